@@ -1,0 +1,57 @@
+# make demo     label the bundled digits and say how many are right
+# make test     the whole test suite       (ARGS="-k weed -x" goes to pytest)
+# make torture  the slow fault tests
+# make lint     format, lint and type checks, as in CI      make format  mend what a machine can mend
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+PIP    := $(PY) -m pip --disable-pip-version-check
+TORCH  := $(shell sed -n 's/^torch==//p' constraints.txt)
+DEMO   := build/demo/labels
+ARGS   ?=
+
+.PHONY: install install-test demo test torture lint format clean
+
+install: $(VENV)/.installed
+install-test: $(VENV)/.installed-test
+
+$(PY):
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps make a second call install nothing; a changed pin or dependency makes it install again.
+# torch goes first and alone, so that a CPU wheel the user's pip is set up to find is taken and not replaced.
+$(VENV)/.installed: constraints.txt pyproject.toml | $(PY)
+	$(PIP) install --quiet torch==$(TORCH) -c constraints.txt
+	$(PIP) install --quiet -e . -c constraints.txt
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) install --quiet -e '.[test]' -c constraints.txt
+	@touch $@
+
+demo: install
+	$(PY) jobs/label.py --input tests/data/digits/shards --output $(DEMO) --model tests/data/digits/model --keep cls --overwrite
+	@$(PY) -c "import pyarrow.parquet as pq; \
+	rows = pq.read_table('$(DEMO)/data', columns=['labels', 'cls']).to_pylist(); \
+	right = sum(r['cls'] == r['labels'][0] for r in rows if r['labels']); \
+	print(f'{right} of {len(rows)} digits are right. The Parquet lies in $(DEMO)/data.')"
+	@echo "Next, your own images: $(PY) jobs/label.py --input FOLDER --output OUT --model MODEL"
+
+test: install-test
+	$(PY) -m pytest -q $(ARGS)
+
+torture: install-test
+	$(PY) -m pytest -q -m torture $(ARGS)
+
+lint: install-test
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+format: install-test
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+clean:
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find beit_core pipeline jobs tests -name __pycache__ -type d -prune -exec rm -rf {} +
