@@ -1,0 +1,34 @@
+"""Every published BEiT, exact, on torch alone.
+
+card = load_card("beit-base-patch16-224")
+model = load_classifier(card)
+pixels = card.pixels.normalize(pictures)         # uint8 (B, H, W, 3) at card.pixels.size
+pooled, logits = model(pixels)
+names = [card.labels[i] for i in logits.argmax(-1)]
+"""
+
+from .checkpoint import (
+    ModelCard,
+    load_card,
+    load_classifier,
+    load_embedder,
+    load_encoder,
+    load_masked,
+    load_model,
+)
+from .config import BeitConfig, CheckpointError, CheckpointMismatch
+from .pixels import PixelSpec
+
+__all__ = [
+    "BeitConfig",
+    "CheckpointError",
+    "CheckpointMismatch",
+    "ModelCard",
+    "PixelSpec",
+    "load_card",
+    "load_classifier",
+    "load_embedder",
+    "load_encoder",
+    "load_masked",
+    "load_model",
+]

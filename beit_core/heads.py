@@ -1,0 +1,118 @@
+"""The questions a BEiT answers about a whole picture, or about its patches.
+
+B images, C channels, H height, W width, N tokens, n patches, D width, K classes, V visual tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+
+from .config import BeitConfig
+from .model import Beit
+
+Pool = Literal["mean", "cls", "cls+mean"]
+
+
+class Pooler(nn.Module):
+    """The checkpoint's own pooled vector: LayerNorm of the mean of the patches, or the (normalised) cls token."""
+
+    def __init__(self, config: BeitConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps) if config.mean_pooling else None
+
+    def forward(self, tokens_BND: Tensor) -> Tensor:
+        """Final tokens (B, N, D) -> (B, D)."""
+        return tokens_BND[:, 0] if self.norm is None else self.norm(tokens_BND[:, 1:].mean(1))
+
+
+class Encoder(nn.Module):
+    """A BEiT without a head of its own; `pooler` is None where the checkpoint has none."""
+
+    def __init__(self, config: BeitConfig) -> None:
+        super().__init__()
+        self.trunk = Beit(config)
+        self.pooler = Pooler(config) if config.pooler else None
+
+    def forward(self, pixels_BCHW: Tensor) -> Tensor:
+        """Normalised pixels -> final tokens (B, N, D)."""
+        tokens_BND: Tensor = self.trunk(pixels_BCHW)
+        return tokens_BND
+
+
+class Classified(NamedTuple):
+    """Both answers of one pass: the pooled vector and the class logits."""
+
+    pooled_BD: Tensor  # noqa: N815 - shape names
+    logits_BK: Tensor  # noqa: N815
+
+
+class Classifier(nn.Module):
+    """Class logits, and the vector they come from."""
+
+    def __init__(self, config: BeitConfig) -> None:
+        super().__init__()
+        self.trunk = Beit(config)
+        self.pooler = Pooler(config)
+        self.classifier = nn.Linear(config.width, config.classes)
+
+    def forward(self, pixels_BCHW: Tensor) -> Classified:
+        """Normalised pixels -> pooled (B, D), logits (B, K)."""
+        pooled_BD = self.pooler(self.trunk(pixels_BCHW))
+        return Classified(pooled_BD, self.classifier(pooled_BD))
+
+
+class MaskedTokenPredictor(nn.Module):
+    """For every patch, which visual token the tokenizer would give it."""
+
+    def __init__(self, config: BeitConfig) -> None:
+        super().__init__()
+        self.trunk = Beit(config)
+        self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+        self.lm_head = nn.Linear(config.width, config.vocab_size)
+
+    def forward(self, pixels_BCHW: Tensor, masked_Bn: Tensor | None = None) -> Tensor:
+        """Normalised pixels, and bool (B, n), true for hidden patches -> logits (B, n, V) for all patches."""
+        tokens_BND = self.trunk(pixels_BCHW, masked_Bn)
+        logits_BnV: Tensor = self.lm_head(self.norm(tokens_BND[:, 1:]))
+        return logits_BnV
+
+
+class Embedder(nn.Module):
+    """One vector per picture.
+
+    `pool` None is the checkpoint's own pooled output; `mean`, `cls` and `cls+mean` (cls first) read the tokens
+    themselves: the final ones, or without any norm those after `layer` (1 is the first). An earlier layer with
+    `pool` None takes the mean or the cls token, whichever the checkpoint pools.
+    """
+
+    def __init__(self, trunk: Beit, pooler: Pooler | None, pool: Pool | None = None, layer: int | None = None) -> None:
+        super().__init__()
+        depth = trunk.config.depth
+        if pool is not None and pool not in get_args(Pool):
+            raise ValueError(f"pool {pool!r} is not one of {', '.join(get_args(Pool))}")
+        if layer is not None and not 1 <= layer <= depth:
+            raise ValueError(f"layer {layer} does not exist: choose 1 to {depth}")
+        self.trunk = trunk
+        self.layer = None if layer == depth else layer
+        self.pooler = pooler if pool is None and self.layer is None else None
+        self.pool = pool or ("mean" if trunk.config.mean_pooling or pooler is None else "cls")
+
+    @property
+    def width(self) -> int:
+        """Length of the vectors."""
+        return self.trunk.config.width * (2 if self.pool == "cls+mean" else 1)
+
+    def forward(self, pixels_BCHW: Tensor) -> Tensor:
+        """Normalised pixels -> (B, width)."""
+        if self.layer is None:
+            tokens_BND: Tensor = self.trunk(pixels_BCHW)
+        else:
+            tokens_BND = self.trunk.hidden(pixels_BCHW, (self.layer,))[self.layer]
+        if self.pooler is not None:
+            pooled_BD: Tensor = self.pooler(tokens_BND)
+            return pooled_BD
+        cls_BD, mean_BD = tokens_BND[:, 0], tokens_BND[:, 1:].mean(1)
+        return {"cls": cls_BD, "mean": mean_BD}.get(self.pool, torch.cat([cls_BD, mean_BD], dim=1))

@@ -1,0 +1,137 @@
+"""From decoded picture to model input: the numbers that travel with the weights.
+
+B images, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .config import CheckpointError
+
+Triple = tuple[float, float, float]
+BILINEAR, BICUBIC = 2, 3  # Pillow's numbers, which preprocessor_config.json uses too
+
+
+@dataclass(frozen=True)
+class PixelSpec:
+    """How a picture becomes pixels: resize, centre crop, rescale, normalise, in this order.
+
+    resize    (height, width): squash to it; int: shorter side, ratio kept; None: leave as it is
+    longest   cap on the longer side of a ratio-keeping resize (rounds as mmsegmentation does)
+    crop      (height, width) cut from the centre, zeros where the picture is smaller; None: no crop
+    resample  Pillow's filter number
+    rescale   factor on 0-255 values, None for none
+    """
+
+    resize: tuple[int, int] | int | None = (224, 224)
+    longest: int | None = None
+    crop: tuple[int, int] | None = None
+    resample: int = BICUBIC
+    rescale: float | None = 1 / 255
+    mean: Triple = (0.5, 0.5, 0.5)
+    std: Triple = (0.5, 0.5, 0.5)
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) that every picture ends up with; None where it depends on the picture."""
+        return self.crop or (self.resize if isinstance(self.resize, tuple) else None)
+
+    def target(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) to resize a picture of this height and width to, before the crop."""
+        if self.resize is None:
+            return height, width
+        if isinstance(self.resize, tuple):
+            return self.resize
+        short, long = sorted((height, width))
+        if self.longest is None:
+            # transformers and torchvision truncate the longer side.
+            cut = int(self.resize * long / short)
+            return (self.resize, cut) if height <= width else (cut, self.resize)
+        factor = min(self.longest / long, self.resize / short)
+        return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+
+    def normalize(self, pixels_BHWC: Tensor) -> Tensor:
+        """uint8 RGB (B, H, W, 3), 0-255 -> float32 (B, 3, H, W) on the same device.
+
+        Bit-equal to transformers' PIL processors: product with `rescale` rounded from float64 to float32, then
+        (x - mean) / std in float32. A byte has 256 values, so all of it is a table look-up.
+        """
+        if pixels_BHWC.dtype != torch.uint8 or pixels_BHWC.ndim != 4 or pixels_BHWC.shape[3] != 3:
+            shape = tuple(pixels_BHWC.shape)
+            raise ValueError(f"normalize takes uint8 of shape (B, H, W, 3), not {pixels_BHWC.dtype} of shape {shape}")
+        table_C256 = _table(self.rescale, self.mean, self.std).to(pixels_BHWC.device)
+        B, H, W, C = pixels_BHWC.shape
+        out_BCHW = torch.empty(B, C, H, W, device=pixels_BHWC.device)
+        for channel in range(C):
+            codes = pixels_BHWC[..., channel].reshape(-1).int()
+            out_BCHW[:, channel] = table_C256[channel].index_select(0, codes).view(B, H, W)
+        return out_BCHW
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any]) -> PixelSpec:
+        """Read a `preprocessor_config.json`, old or new style; {} gives the defaults of transformers' BEiT class.
+
+        Raises CheckpointError for a processor whose defaults are not known here and that leaves some unsaid.
+        """
+        _check_processor(raw)
+        resize = _size(raw.get("size", 224)) if raw.get("do_resize", True) else None
+        crop = _size(raw.get("crop_size", 224)) if raw.get("do_center_crop", False) else None
+        normalise = raw.get("do_normalize", True)
+        return cls(
+            resize=resize,
+            longest=raw.get("longest_edge"),
+            crop=(crop, crop) if isinstance(crop, int) else crop,
+            resample=int(raw.get("resample", BILINEAR if _is_vit(raw) else BICUBIC)),
+            rescale=float(raw.get("rescale_factor", 1 / 255)) if raw.get("do_rescale", True) else None,
+            mean=_triple(raw.get("image_mean", 0.5)) if normalise else (0.0, 0.0, 0.0),
+            std=_triple(raw.get("image_std", 0.5)) if normalise else (1.0, 1.0, 1.0),
+        )
+
+
+@lru_cache(maxsize=32)
+def _table(rescale: float | None, mean: Triple, std: Triple) -> Tensor:
+    levels = torch.arange(256, dtype=torch.float64) * (1.0 if rescale is None else rescale)
+    return (levels.float() - torch.tensor(mean)[:, None]) / torch.tensor(std)[:, None]
+
+
+def _size(value: Any) -> tuple[int, int] | int:
+    if isinstance(value, Mapping):
+        if value.get("shortest_edge"):
+            return int(value["shortest_edge"])
+        if value.get("height") and value.get("width"):
+            return int(value["height"]), int(value["width"])
+        raise CheckpointError(f"size {dict(value)} needs height and width, or shortest_edge")
+    height, width = value if isinstance(value, (list, tuple)) else (value, value)
+    return int(height), int(width)
+
+
+def _triple(value: Any) -> Triple:
+    numbers = [value] * 3 if isinstance(value, (int, float)) else list(value)
+    if len(numbers) != 3:
+        raise CheckpointError(f"image_mean and image_std need three numbers, not {numbers}")
+    return float(numbers[0]), float(numbers[1]), float(numbers[2])
+
+
+def _kind(raw: Mapping[str, Any]) -> str:
+    return str(raw.get("image_processor_type") or raw.get("feature_extractor_type") or "BeitImageProcessor")
+
+
+def _is_vit(raw: Mapping[str, Any]) -> bool:
+    return _kind(raw).startswith("ViT")
+
+
+def _check_processor(raw: Mapping[str, Any]) -> None:
+    if _kind(raw).startswith(("Beit", "ViT", "Data2VecVision")):
+        return
+    unsaid = [name for name in ("size", "resample", "image_mean", "image_std") if name not in raw]
+    if unsaid:
+        raise CheckpointError(
+            f"preprocessor_config.json is for {_kind(raw)}, whose defaults are not known: add {', '.join(unsaid)}"
+        )
