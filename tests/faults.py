@@ -1,0 +1,299 @@
+"""A proxy in front of an S3 server that fails on purpose: `python -m tests.faults --upstream PORT --port PORT`.
+
+Rules are set with PUT /__faults__ (a JSON list of objects with the fields of `Rule`) and read back, with their hits,
+by GET. GET /__counts__ tells what was asked for and how many body bytes GETs delivered; DELETE sets it to zero.
+Host passes through untouched, because the clients' signatures cover it. The first live rule that matches is applied.
+"""
+
+import argparse
+import asyncio
+import json
+import struct
+import threading
+from asyncio import IncompleteReadError, StreamReader, StreamWriter
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from http.client import HTTPConnection
+from socket import SO_LINGER, SOL_SOCKET
+from typing import Any
+from urllib.parse import unquote
+
+from tests.http1 import CHUNK, NO_BODY, Head, body_pieces, read_head, reply, send_body, whole_body
+
+REPLIES = {
+    "503": ("503 Slow Down", "SlowDown"),
+    "500": ("500 Internal Server Error", "InternalError"),
+    "403": ("403 Forbidden", "AccessDenied"),
+    "404": ("404 Not Found", "NoSuchKey"),
+    "expired": ("403 Forbidden", "ExpiredToken"),
+}
+# rst: reset before the server hears of the request. lost: the server carries it out, its reply is reset away.
+# midrst, trunc, stall: reset, end, or silence for `secs` and then end, once `after` bytes of the reply's body are sent
+# (stall with after=0 sends nothing at all). latency: wait `secs` first. slow: `bps` bytes a second.
+KINDS = (*REPLIES, "rst", "lost", "midrst", "trunc", "stall", "latency", "slow")
+COUNTS, FAULTS = "/__counts__", "/__faults__"
+
+
+@dataclass
+class Rule:
+    """What to do to requests whose path (and query) hold these substrings, url-decoded; `times` -1 means for ever."""
+
+    kind: str
+    match: str = ""
+    method: str = ""
+    query: str = ""
+    times: int = -1
+    after: int = 0
+    secs: float = 3600.0
+    bps: int = 65536
+    hits: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown kind of fault {self.kind!r}; known are {', '.join(KINDS)}")
+
+    def fits(self, head: Head) -> bool:
+        path, _, query = head.target.partition("?")
+        live = self.times < 0 or self.hits < self.times
+        return (
+            live and self.method in ("", head.method) and self.match in unquote(path) and self.query in unquote(query)
+        )
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One request, the fault it meets (if any), and the line to the client."""
+
+    head: Head
+    rule: Rule | None
+    reader: StreamReader
+    writer: StreamWriter
+
+    @property
+    def kind(self) -> str:
+        return self.rule.kind if self.rule else ""
+
+    @property
+    def key(self) -> str:
+        return unquote(self.head.target.partition("?")[0]).lstrip("/")
+
+
+class CutError(Exception):
+    """The client's connection ends here, by a reset or in the plain way."""
+
+    def __init__(self, *, reset: bool) -> None:
+        self.reset = reset
+
+
+class Proxy:
+    """The rules, the counts, and one coroutine for each client connection."""
+
+    def __init__(self, upstream: int) -> None:
+        self.upstream = upstream
+        self.rules: list[Rule] = []
+        self.requests: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
+
+    async def serve(self, reader: StreamReader, writer: StreamWriter) -> None:
+        with suppress(OSError, IncompleteReadError, asyncio.CancelledError):  # the client hung up, or we are ending
+            try:
+                while (head := await read_head(reader)) and await self.answer(head, reader, writer):
+                    pass
+            except CutError as end:
+                await asyncio.sleep(0.05)  # what was sent should arrive before the reset does
+                if end.reset:
+                    linger = struct.pack("ii", 1, 0)
+                    writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, linger)
+                    writer.transport.abort()
+        writer.close()
+
+    async def answer(self, head: Head, reader: StreamReader, writer: StreamWriter) -> bool:
+        """Answer one request; True if its connection may be used again."""
+        if head.target in (COUNTS, FAULTS):
+            state = self.control(head, await whole_body(head, reader))
+            await reply(writer, "200 OK", json.dumps(state).encode(), "application/json")
+            return True
+        rule = next((rule for rule in self.rules if rule.fits(head)), None)
+        exchange = Exchange(head, rule, reader, writer)
+        self.requests[f"{head.method} {exchange.key}"] += 1
+        if rule is not None:
+            rule.hits += 1
+            if rule.kind in REPLIES:
+                return await refuse(exchange)
+            await delay(rule, reader)
+        return await self.forward(exchange)
+
+    def control(self, head: Head, body: bytes) -> object:
+        if head.method == "PUT":
+            self.rules = [Rule(**rule) for rule in json.loads(body)]
+        if head.method == "DELETE":
+            self.requests.clear()
+            self.bytes.clear()
+        counts = {"requests": dict(self.requests), "bytes": dict(self.bytes)}
+        return counts if head.target == COUNTS else [asdict(rule) for rule in self.rules]
+
+    async def forward(self, exchange: Exchange) -> bool:
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.upstream, limit=CHUNK)
+        up_writer.write(exchange.head.raw)
+        # In a task of its own: a client that says `Expect: 100-continue` gives its body only after the first reply.
+        sending = asyncio.create_task(send_body(exchange.head, exchange.reader, up_writer))
+        try:
+            answer = await final_head(up_reader, exchange.writer)
+            if answer is None or exchange.kind == "lost":
+                raise CutError(reset=exchange.kind == "lost")
+            exchange.writer.write(answer.raw)
+            if exchange.head.method != "HEAD" and answer.status not in NO_BODY:
+                await self.pass_body(exchange, answer, up_reader)
+            await exchange.writer.drain()
+            return sending.done() and not answer.is_last
+        finally:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            up_writer.close()
+
+    async def pass_body(self, exchange: Exchange, answer: Head, up_reader: StreamReader) -> None:
+        counted = exchange.head.method == "GET" and answer.status in (200, 206)
+        async for piece in faulty(exchange, body_pieces(answer, up_reader)):
+            exchange.writer.write(piece)
+            await exchange.writer.drain()
+            self.bytes[exchange.key] += len(piece) * counted
+
+
+async def final_head(up_reader: StreamReader, writer: StreamWriter) -> Head | None:
+    answer = await read_head(up_reader)
+    while answer is not None and answer.status < 200:
+        writer.write(answer.raw)
+        answer = await read_head(up_reader)
+    return answer
+
+
+async def refuse(exchange: Exchange) -> bool:
+    """An error in S3's form. A client that waits for leave to send its body never gets it: the line then closes."""
+    status, code = REPLIES[exchange.kind]
+    waits = exchange.head.headers.get("expect", "").lower() == "100-continue"
+    if not waits:
+        await whole_body(exchange.head, exchange.reader)
+    xml = f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>injected: {exchange.kind}</Message></Error>'
+    body = b"" if exchange.head.method == "HEAD" else xml.encode()
+    await reply(exchange.writer, status, body, "application/xml", close=waits)
+    return not waits
+
+
+async def delay(rule: Rule, reader: StreamReader) -> None:
+    """The faults that strike before the server is asked."""
+    if rule.kind == "rst":
+        raise CutError(reset=True)
+    if rule.kind == "latency":
+        await asyncio.sleep(rule.secs)
+    if rule.kind == "stall" and not rule.after:
+        await silence(reader, rule.secs)
+
+
+async def silence(reader: StreamReader, secs: float) -> None:
+    """Say nothing until the time is over or the client gives up."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(secs):
+            while await reader.read(CHUNK):
+                pass
+    raise CutError(reset=False)
+
+
+async def faulty(exchange: Exchange, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The body's pieces with what the rule does to them."""
+    rule, sent = exchange.rule, 0
+    async for piece in pieces:
+        if rule is not None and rule.kind == "slow":
+            step = max(1, rule.bps // 10)
+            for start in range(0, len(piece), step):
+                yield piece[start : start + step]
+                await asyncio.sleep(min(step, len(piece)) / rule.bps)
+        elif rule is not None and rule.kind in ("midrst", "trunc", "stall"):
+            part = piece[: rule.after - sent]
+            sent += len(part)
+            yield part
+            if sent >= rule.after:
+                await (silence(exchange.reader, rule.secs) if rule.kind == "stall" else asyncio.sleep(0))
+                raise CutError(reset=rule.kind == "midrst")
+        else:
+            yield piece
+
+
+@dataclass(frozen=True)
+class FaultProxy:
+    """The tests' end of a running proxy."""
+
+    port: int
+
+    def env(self, env: dict[str, str]) -> dict[str, str]:
+        """The same credentials, by way of the proxy."""
+        return env | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}"}
+
+    def fail(self, *rules: Rule) -> None:
+        """Replace all rules by these; none at all means a faultless proxy."""
+        self.ask("PUT", FAULTS, json.dumps([asdict(rule) for rule in rules]))
+
+    def hits(self) -> list[int]:
+        """How often each rule struck, in the order they were given."""
+        return [rule["hits"] for rule in self.ask("GET", FAULTS)]
+
+    def requests(self) -> dict[str, int]:
+        """Number of requests by "METHOD bucket/key"."""
+        return dict(self.ask("GET", COUNTS)["requests"])
+
+    def bytes(self) -> dict[str, int]:
+        """Body bytes that GETs delivered, by "bucket/key"."""
+        return dict(self.ask("GET", COUNTS)["bytes"])
+
+    def reset(self) -> None:
+        self.fail()
+        self.ask("DELETE", COUNTS)
+
+    def ask(self, method: str, target: str, body: str | None = None) -> Any:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request(method, target, body)
+            return json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
+
+
+async def start(upstream: int, port: int = 0) -> asyncio.Server:
+    return await asyncio.start_server(Proxy(upstream).serve, "127.0.0.1", port, limit=CHUNK)
+
+
+async def stop(server: asyncio.Server) -> None:
+    server.close()
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+@contextmanager
+def fault_proxy_server(upstream: int, port: int = 0) -> Iterator[FaultProxy]:
+    """A proxy in a thread of this process, for as long as the block lasts."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="fault-proxy", daemon=True)
+    thread.start()
+    server = asyncio.run_coroutine_threadsafe(start(upstream, port), loop).result(10)
+    try:
+        yield FaultProxy(server.sockets[0].getsockname()[1])
+    finally:
+        asyncio.run_coroutine_threadsafe(stop(server), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
+
+
+async def serve_for_ever(upstream: int, port: int) -> None:
+    async with await start(upstream, port) as server:
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--upstream", type=int, required=True, help="port of the real server on 127.0.0.1")
+    parser.add_argument("--port", type=int, required=True, help="port to listen on")
+    asyncio.run(serve_for_ever(**vars(parser.parse_args())))

@@ -1,0 +1,122 @@
+"""A Ray head on loopback with its job server, ended by its own process id."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.helpers import clean_env
+from tests.ports import free_block
+
+START_SECONDS = 90
+STOP_SECONDS = 10
+WORKER_PORTS = 80
+
+
+@dataclass(frozen=True)
+class RayHead:
+    """`address` is for --ray-address, `api` for `ray job submit`; `env` is needed by both."""
+
+    address: str
+    api: str
+    env: dict[str, str]
+    pid: int
+
+    def submit(
+        self, *entrypoint: str, env: dict[str, str] | None = None, timeout: float = 240
+    ) -> subprocess.CompletedProcess[str]:
+        """`ray job submit --working-dir . -- ENTRYPOINT` from the repository root."""
+        ray = str(Path(sys.executable).parent / "ray")
+        command = [ray, "job", "submit", "--working-dir", ".", "--", *entrypoint]
+        root = Path(__file__).resolve().parent.parent
+        return subprocess.run(
+            command,
+            cwd=root,
+            env=self.env | (env or {}),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+
+def head_env() -> dict[str, str]:
+    """Both sides must agree on having no token; jobs find this interpreter first."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return clean_env({"RAY_AUTH_MODE": "disabled", "PATH": path})
+
+
+def command(temp: str, ports: list[int]) -> list[str]:
+    # No port is left to Ray: its defaults collide with other heads, its random ones with other servers.
+    gcs, dashboard, listen, agent, runtime_env, metrics, nodes, objects, client, first = ports[:10]
+    ray = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=3", f"--temp-dir={temp}"]
+    ray += ["--node-ip-address=127.0.0.1", f"--port={gcs}", f"--object-store-memory={400 << 20}"]
+    ray += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={listen}"]
+    ray += [f"--dashboard-agent-grpc-port={agent}", f"--runtime-env-agent-port={runtime_env}"]
+    ray += [f"--metrics-export-port={metrics}", f"--node-manager-port={nodes}", f"--object-manager-port={objects}"]
+    ray += [f"--ray-client-server-port={client}", f"--min-worker-port={first}", f"--max-worker-port={ports[-1]}"]
+    return ray
+
+
+def wait_for_jobs_api(process: subprocess.Popen[bytes], api: str, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with suppress(urllib.error.URLError, OSError):
+            urllib.request.urlopen(f"{api}/api/jobs/", timeout=5).close()
+            return
+        time.sleep(0.2)
+    raise RuntimeError(f"Ray did not start:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+def descendants(pid: int) -> set[int]:
+    """All processes below one, by /proc."""
+    parents: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    found, edge = set[int](), {pid}
+    while edge:
+        edge = {child for child, parent in parents.items() if parent in edge} - found
+        found |= edge
+    return found
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask first; then kill the head's own group, and what of its children had moved to other groups."""
+    children = descendants(process.pid)
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_SECONDS)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    for child in children:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+    process.wait()
+
+
+@contextmanager
+def ray_head_server() -> Iterator[RayHead]:
+    """Runs in a short folder of its own: a socket's path may have 107 characters only."""
+    ports = list(free_block())[: 9 + WORKER_PORTS]
+    env, api = head_env(), f"http://127.0.0.1:{ports[1]}"
+    with tempfile.TemporaryDirectory(prefix="rh", ignore_cleanup_errors=True) as temp:
+        log = Path(temp) / "head.log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                command(temp, ports), env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+            )
+        try:
+            wait_for_jobs_api(process, api, log)
+            yield RayHead(f"127.0.0.1:{ports[0]}", api, env | {"RAY_API_SERVER_ADDRESS": api}, process.pid)
+        finally:
+            end(process)
