@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,7 +79,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
     made: dict[str, Path] = {}
 
-    def get(kind: str, **overrides: object) -> Path:
+    def get(kind: str, **overrides: Any) -> Path:
         name = repr((kind, sorted(overrides.items())))
         if name not in made:
             made[name] = save_tiny_model(tmp_path_factory.mktemp(kind), kind, **overrides)
