@@ -15,9 +15,11 @@ from .checkpoint import (
     load_encoder,
     load_masked,
     load_model,
+    load_segmenter,
 )
 from .config import BeitConfig, CheckpointError, CheckpointMismatch
 from .pixels import PixelSpec
+from .segmentation import label_map
 
 __all__ = [
     "BeitConfig",
@@ -25,10 +27,12 @@ __all__ = [
     "CheckpointMismatch",
     "ModelCard",
     "PixelSpec",
+    "label_map",
     "load_card",
     "load_classifier",
     "load_embedder",
     "load_encoder",
     "load_masked",
     "load_model",
+    "load_segmenter",
 ]

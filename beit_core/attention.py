@@ -68,14 +68,18 @@ class RelativeBias(PerGrid[list[Tensor | None]]):
 
     def expand(self, table_RH: Tensor, grid: Grid) -> Tensor:
         """One table -> its bias (1, H, N, N) for this grid."""
-        exact = table_RH if table_RH.dtype == torch.float64 else table_RH.float()
-        rows_RH = resample_table(exact, self.config.grid, grid, self.config.bias_resampling)
+        rows_RH = resample_table(widen(table_RH), self.config.grid, grid, self.config.bias_resampling)
         bias_HNN = rows_RH.to(table_RH.dtype)[relative_position_index(grid).to(table_RH.device)].permute(2, 0, 1)
         # Attention kernels copy a mask whose rows are not aligned, on every call: keep it aligned, hand out a view.
         H, N, _ = bias_HNN.shape
         aligned = bias_HNN.new_zeros(1, H, N, -(-N // 16) * 16)
         aligned[0, :, :, :N] = bias_HNN
         return aligned[..., :N]
+
+
+def widen(tensor: Tensor) -> Tensor:
+    """At least float32: what is computed once must not lose what a narrow dtype would cost it."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def table_rows(grid: Grid) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .config import BeitConfig, CheckpointError, Semantics
 from .heads import Classifier, Embedder, Encoder, MaskedTokenPredictor, Pool
 from .pixels import PixelSpec
+from .segmentation import Inference, Segmenter
 from .weights import digest, fill, find_weights, read_json, read_tensors
 
 Head = Literal["encoder", "classifier", "masked", "segmenter", "dvae"]
@@ -68,6 +69,7 @@ def load_model(card: ModelCard) -> nn.Module:
         "encoder": load_encoder,
         "classifier": load_classifier,
         "masked": load_masked,
+        "segmenter": load_segmenter,
     }
     return loaders[card.head](card)
 
@@ -93,6 +95,15 @@ def load_classifier(card: ModelCard) -> Classifier:
 def load_masked(card: ModelCard) -> MaskedTokenPredictor:
     """A checkpoint of masked-image modelling."""
     return cast(MaskedTokenPredictor, _load(card, "masked", MaskedTokenPredictor))
+
+
+def load_segmenter(
+    card: ModelCard, semantics: Semantics | None = None, inference: Inference | None = None
+) -> Segmenter:
+    """A checkpoint of semantic segmentation; `semantics` overrides the card's."""
+    return cast(
+        Segmenter, _load(card, "segmenter", lambda config: Segmenter(config, semantics or card.semantics, inference))
+    )
 
 
 def _load(card: ModelCard, head: Head, build: Callable[[BeitConfig], nn.Module]) -> nn.Module:

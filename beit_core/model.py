@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .attention import PerGrid, RelativeBias, SelfAttention
+from .attention import PerGrid, RelativeBias, SelfAttention, widen
 from .config import BeitConfig, Grid
 
 
@@ -27,7 +27,7 @@ class Positions(PerGrid[Tensor]):
         """(1, N, D) for this grid."""
         if grid == self.trained:
             return self.table.detach()
-        exact = self.table if self.table.dtype == torch.float64 else self.table.float()
+        exact = widen(self.table)
         map_1Dyx = exact[:, 1:].unflatten(1, self.trained).permute(0, 3, 1, 2)
         map_1Dyx = F.interpolate(map_1Dyx, size=grid, mode="bicubic", align_corners=False)
         return torch.cat([exact[:, :1], map_1Dyx.flatten(2).transpose(1, 2)], dim=1).to(self.table.dtype)
@@ -105,7 +105,8 @@ class Beit(nn.Module):
         tokens_BND = torch.cat([self.cls_token.expand(len(patches_BnD), -1, -1), patches_BnD], dim=1)
         if self.positions is None:
             return tokens_BND
-        return tokens_BND + self.positions.for_grid(self.grid(pixels_BCHW))
+        tokens_BND += self.positions.for_grid(self.grid(pixels_BCHW))
+        return tokens_BND
 
     def maps(self, pixels_BCHW: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
         """Backbone features: the patches after each of these layers as a map (B, D, y, x), in the order asked."""
