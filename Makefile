@@ -5,7 +5,8 @@
 PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
-PIP    := $(PY) -m pip --disable-pip-version-check
+# Not compiling ahead saves a minute: of these packages' thousands of files only a few are ever imported.
+PIP    := $(PY) -m pip --disable-pip-version-check install --quiet --no-compile -c constraints.txt
 TORCH  := $(shell sed -n 's/^torch==//p' constraints.txt)
 DEMO   := build/demo/labels
 ARGS   ?=
@@ -21,12 +22,12 @@ $(PY):
 # The stamps make a second call install nothing; a changed pin or dependency makes it install again.
 # torch goes first and alone, so that a CPU wheel the user's pip is set up to find is taken and not replaced.
 $(VENV)/.installed: constraints.txt pyproject.toml | $(PY)
-	$(PIP) install --quiet torch==$(TORCH) -c constraints.txt
-	$(PIP) install --quiet -e . -c constraints.txt
+	$(PIP) torch==$(TORCH)
+	$(PIP) -e .
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(PIP) install --quiet -e '.[test]' -c constraints.txt
+	$(PIP) -e '.[test]'
 	@touch $@
 
 demo: install
