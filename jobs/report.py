@@ -1,0 +1,43 @@
+r"""A page to look at: what the runs did, and pictures of what they found.
+
+    python jobs/report.py OUTPUT [--verify] [--to FILE]
+
+Writes OUTPUT/report.html, one file that needs no network, and prints where it lies. It reads the runs' reports and a
+small sample of rows, whatever the size of the output; `--verify` reads every row and puts the result on the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from _cli import run_simple
+
+from pipeline import page, storage
+from pipeline.page_runs import verified_line
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="report.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("output", metavar="OUTPUT", help="the --output of a job: a path or s3://bucket/prefix")
+    parser.add_argument("--verify", action="store_true", help="read every row: each image is there, and there once")
+    parser.add_argument("--to", metavar="FILE", help="write the page here instead of OUTPUT/report.html")
+    return parser
+
+
+def main(flags: argparse.Namespace) -> int:
+    """Write the page; 1 when `--verify` found the output wanting."""
+    verified = None
+    if flags.verify:
+        from pipeline.audit import verify
+
+        verified = verify(storage.absolute(flags.output))
+        print(verified_line(verified))
+    print(f"The report is {page.write(flags.output, flags.to, verified)}")
+    return 0 if verified is None or verified.green else 1
+
+
+if __name__ == "__main__":
+    run_simple(main, arguments())

@@ -1,0 +1,88 @@
+"""The HTML report: one file, no network, no script. Numbers come from the runs, pictures from a small sample."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from pipeline import page_embed, page_label, page_segment, page_tokens, storage
+from pipeline.page_parts import EMPTY, figure, html, image, joined, key_line, name_of, plural, section, sheet
+from pipeline.page_reader import even
+from pipeline.page_runs import errors, header, runs, settings, summary, timing, title_of
+from pipeline.page_sample import Account, Sample, read_account, take_sample
+from pipeline.page_style import STYLE
+from pipeline.page_tokens import Decoder
+
+if TYPE_CHECKING:
+    from pipeline.audit import Verification
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+PICTURES = 48
+
+
+def write(
+    output: str, to: str | None = None, verified: Verification | None = None, decoder: Decoder | None = None
+) -> str:
+    """Write the report of an output into it, or to `to`, and say where; ConfigError when it is no output of ours.
+
+    `decoder` turns dVAE tokens back into pixels, where one is at hand.
+    """
+    account = read_account(storage.absolute(output).rstrip("/"))
+    target = storage.absolute(to) if to else storage.join(account.output, "report.html")
+    text = render(account, take_sample(account.output), verified, decoder)
+    storage.put(target, text.encode("utf-8", "replace"))
+    return target
+
+
+def render(
+    account: Account, sample: Sample, verified: Verification | None = None, decoder: Decoder | None = None
+) -> str:
+    """The page; the same output gives the same bytes."""
+    parts = [
+        summary(account, verified),
+        *_pictures(sample, decoder),
+        errors(account, sample),
+        timing(account),
+        runs(account),
+        settings(account),
+    ]
+    return html(
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        '<meta http-equiv="Content-Security-Policy" content="{}"><link rel="icon" href="data:,">'
+        "<title>{}</title><style>{}</style></head><body><main>{}\n{}</main>{}</body></html>\n",
+        *(POLICY, title_of(account), Markup(STYLE), header(account), joined(parts), _footer(sample)),
+    )
+
+
+def _pictures(sample: Sample, decoder: Decoder | None) -> list[Markup]:
+    """What the columns call for; rows of a task this page does not know are shown by their images alone."""
+    drawn: list[Markup] = []
+    if "labels" in sample.columns:
+        drawn += page_label.sections(sample)
+    if "embedding" in sample.columns:
+        drawn += page_embed.sections(sample)
+    if "mask" in sample.columns:
+        drawn += page_segment.sections(sample)
+    if "tokens" in sample.columns:
+        drawn += page_tokens.sections(sample, decoder)
+    return drawn or [_images(sample)]
+
+
+def _images(sample: Sample) -> Markup:
+    rows = even(sample.good(), PICTURES)
+    if not rows:
+        return EMPTY
+    cards = (figure(image(sample.thumbnails.get(row["uri"]), name_of(row)), key_line(row)) for row in rows)
+    return section("images", "Images", f"{plural(len(rows), 'image')} of the sample.", sheet(cards))
+
+
+def _footer(sample: Sample) -> Markup:
+    told = (
+        f"Pictures and distributions show a sample: {plural(len(sample.rows), 'row')} of {sample.files:,} "
+        f"of {plural(sample.file_count, 'data file')}, {sample.bytes_read / 1e6:,.1f} MB read. "
+        "Counts are those of the runs."
+    )
+    return html("<footer>{}</footer>", told)
