@@ -1,0 +1,120 @@
+"""Thumbnails from every place an image may lie, and what happens when it cannot be had."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipeline import pictures
+from pipeline.page_reader import Meter
+
+
+def jpeg(red: int, size: tuple[int, int] = (300, 200), **options: object) -> bytes:
+    into = io.BytesIO()
+    Image.new("RGB", size, (red, 0, 0)).save(into, "JPEG", **options)
+    return into.getvalue()
+
+
+def red_of(picture: bytes) -> int:
+    return int(np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))[..., 0].mean())
+
+
+def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("uri", "parts"),
+    [
+        ("/a/b.jpg", ("", "/a/b.jpg")),
+        ("/a/b#1.jpg", ("", "/a/b#1.jpg")),
+        ("s3://b/x.tar#0001.jpg", ("s3://b/x.tar", "0001.jpg")),
+        ("/a/x.tar#dir/a#b.jpg~2", ("/a/x.tar", "dir/a#b.jpg~2")),
+        ("/a/t.parquet#17", ("/a/t.parquet", "17")),
+    ],
+)
+def test_uri_is_split_into_shard_and_member(uri: str, parts: tuple[str, str]) -> None:
+    assert pictures.split(uri) == parts
+
+
+def test_loose_images_of_any_name(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a b#c.jpg", "100 %=ü.jpg")]
+    for path, red in zip(paths, (50, 200), strict=True):
+        path.write_bytes(jpeg(red))
+    found = pictures.thumbnails([str(path) for path in paths], 96)
+    assert [red_of(found[str(path)]) for path in paths] == pytest.approx([50, 200], abs=3)
+    assert pictures.dimensions(found[str(paths[0])]) == (96, 64)
+
+
+def test_tar_members_and_repeated_names(tmp_path: Path) -> None:
+    members = [("x/1.jpg", jpeg(40)), ("x/1.cls", b"3"), ("x/1.jpg", jpeg(220)), ("2.jpg", jpeg(120))]
+    tar = write_tar(tmp_path / "a.tar", members)
+    found = pictures.thumbnails([f"{tar}#2.jpg", f"{tar}#x/1.jpg~2", f"{tar}#x/1.jpg"], 96)
+    assert red_of(found[f"{tar}#x/1.jpg"]) == pytest.approx(40, abs=3)
+    assert red_of(found[f"{tar}#x/1.jpg~2"]) == pytest.approx(220, abs=3)
+    assert red_of(found[f"{tar}#2.jpg"]) == pytest.approx(120, abs=3)
+
+
+def test_tar_is_left_when_all_wanted_are_found(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", [("0.jpg", jpeg(9)), *((f"{i}.bin", bytes(1 << 20)) for i in range(1, 9))])
+    meter = Meter(64 << 20)
+    assert pictures.thumbnails([f"{tar}#0.jpg"], 96, meter)
+    assert meter.spent <= pictures.BUFFER
+
+
+@pytest.mark.parametrize("kind", ["bytes", "struct", "uri"])
+def test_parquet_rows(tmp_path: Path, kind: str) -> None:
+    images = [jpeg(red) for red in (30, 90, 210)]
+    columns: dict[str, list[object]] = {
+        "bytes": [*images],
+        "struct": [{"bytes": data, "path": None} for data in images],
+        "uri": [str(tmp_path / f"{i}.jpg") for i in range(3)],
+    }
+    for i, data in enumerate(images):
+        (tmp_path / f"{i}.jpg").write_bytes(data)
+    path = tmp_path / "t.parquet"
+    name = "url" if kind == "uri" else "image"
+    pq.write_table(pa.table({"caption": ["a", "b", "c"], name: columns[kind]}), path, row_group_size=2)
+    found = pictures.thumbnails([f"{path}#2", f"{path}#0"], 96)
+    assert red_of(found[f"{path}#0"]) == pytest.approx(30, abs=3)
+    assert red_of(found[f"{path}#2"]) == pytest.approx(210, abs=3)
+
+
+def test_what_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "cut.jpg").write_bytes(jpeg(80)[:400])
+    (tmp_path / "broken.tar").write_bytes(b"no tar" * 300)
+    (tmp_path / "broken.parquet").write_bytes(b"no parquet")
+    good = tmp_path / "good.jpg"
+    good.write_bytes(jpeg(80))
+    names = ("cut.jpg", "absent.jpg", "broken.tar#1.jpg", "absent.tar#1.jpg", "broken.parquet#0", "broken.parquet#x")
+    found = pictures.thumbnails([*(str(tmp_path / name) for name in names), str(good)], 96)
+    assert list(found) == [str(good)]
+
+
+def test_budget_bounds_what_is_read(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (400, 400, 3), dtype=np.uint8)
+    into = io.BytesIO()
+    Image.fromarray(noise).save(into, "PNG")
+    tar = write_tar(tmp_path / "a.tar", [(f"{i}.png", into.getvalue()) for i in range(20)])
+    meter = Meter(2 << 20)
+    found = pictures.thumbnails([f"{tar}#{i}.png" for i in range(20)], 96, meter)
+    assert 1 <= len(found) < 5
+    assert meter.spent <= 2 << 20
+
+
+def test_orientation_is_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    small = pictures.thumbnail(jpeg(10, exif=exif), 96)
+    assert small is not None
+    assert pictures.dimensions(small) == (64, 96)
