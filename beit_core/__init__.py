@@ -2,7 +2,7 @@
 
 card = load_card("beit-base-patch16-224")
 model = load_classifier(card)
-pixels = card.pixels.normalize(pictures)         # uint8 (B, H, W, 3) at card.pixels.size
+pixels = card.pixels.normalize(pictures)  # uint8 RGB (B, H, W, 3), resized and cropped as card.pixels says
 pooled, logits = model(pixels)
 names = [card.labels[i] for i in logits.argmax(-1)]
 """
@@ -11,6 +11,7 @@ from .checkpoint import (
     ModelCard,
     load_card,
     load_classifier,
+    load_dvae,
     load_embedder,
     load_encoder,
     load_masked,
@@ -18,7 +19,9 @@ from .checkpoint import (
     load_segmenter,
 )
 from .config import BeitConfig, CheckpointError, CheckpointMismatch
+from .convert import convert
 from .pixels import PixelSpec
+from .presets import Preset, presets
 from .segmentation import label_map
 
 __all__ = [
@@ -27,12 +30,16 @@ __all__ = [
     "CheckpointMismatch",
     "ModelCard",
     "PixelSpec",
+    "Preset",
+    "convert",
     "label_map",
     "load_card",
     "load_classifier",
+    "load_dvae",
     "load_embedder",
     "load_encoder",
     "load_masked",
     "load_model",
     "load_segmenter",
+    "presets",
 ]

@@ -16,7 +16,7 @@ from torch import Tensor
 from .config import CheckpointError
 
 Triple = tuple[float, float, float]
-BILINEAR, BICUBIC = 2, 3  # Pillow's numbers, which preprocessor_config.json uses too
+LANCZOS, BILINEAR, BICUBIC = 1, 2, 3  # Pillow's numbers, which preprocessor_config.json uses too
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,28 @@ class PixelSpec:
             mean=_triple(raw.get("image_mean", 0.5)) if normalise else (0.0, 0.0, 0.0),
             std=_triple(raw.get("image_std", 0.5)) if normalise else (1.0, 1.0, 1.0),
         )
+
+    def to_hf(self) -> dict[str, Any]:
+        """The `preprocessor_config.json` that `from_hf` reads as this."""
+        size = {"shortest_edge": self.resize} if isinstance(self.resize, int) else _hw(self.resize or (224, 224))
+        return {
+            "image_processor_type": "BeitImageProcessor",
+            "do_resize": self.resize is not None,
+            "size": size,
+            "longest_edge": self.longest,
+            "resample": self.resample,
+            "do_center_crop": self.crop is not None,
+            "crop_size": _hw(self.crop or (224, 224)),
+            "do_rescale": self.rescale is not None,
+            "rescale_factor": 1 / 255 if self.rescale is None else self.rescale,
+            "do_normalize": True,
+            "image_mean": list(self.mean),
+            "image_std": list(self.std),
+        }
+
+
+def _hw(size: tuple[int, int]) -> dict[str, int]:
+    return {"height": size[0], "width": size[1]}
 
 
 @lru_cache(maxsize=32)

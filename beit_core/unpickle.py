@@ -1,0 +1,106 @@
+"""Reading files that others pickled, without running what is in them.
+
+A pickle may name anything importable and have it called. Here it can name tensors' own constructors, containers, and
+a few classes that become inert shells of their attributes; every other name is refused.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .config import CheckpointError
+
+
+class Shell:
+    """Stands for an object of a class that is not imported: holds what it was pickled with and does nothing."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            self.__dict__.update(state)
+
+
+# Modules of the published dVAE pickles, and the settings that training scripts leave in theirs.
+SHELLS = re.compile(r"(dall_e\.(encoder|decoder|utils)|torch\.nn\.modules\.\w+|argparse)\.\w+|functools\.partial")
+REAL = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("builtins", "set"): set,
+    ("torch", "device"): torch.device,
+    ("torch", "Size"): torch.Size,
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+}
+
+
+class Unpickler(pickle.Unpickler):
+    """Refuses every name that is not known to be harmless."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What a pickle means by `module.name`, or an UnpicklingError."""
+        module = "builtins" if module == "__builtin__" else module
+        if (module, name) in REAL:
+            return REAL[module, name]
+        if SHELLS.fullmatch(f"{module}.{name}"):
+            return Shell
+        raise pickle.UnpicklingError(f"it asks to import {module}.{name}")
+
+
+def load(file: Any, **options: Any) -> Any:
+    """`pickle.load`, restricted; this module can stand in for `pickle` in torch.load."""
+    return Unpickler(file, **options).load()
+
+
+def read_pickle(path: Path) -> Any:
+    """Content of a `torch.save` file of either format. Raises CheckpointError naming what it must not contain."""
+    if zipfile.is_zipfile(path) and any(name.endswith("constants.pkl") for name in zipfile.ZipFile(path).namelist()):
+        raise CheckpointError(f"{path} is a TorchScript program, not weights: ask for its state_dict")
+    try:
+        # The plain loader is torch's own allow-list; only what it does not know comes to ours.
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        pass
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is not a readable weights file: {error}") from error
+    try:
+        with path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=False, pickle_module=_this_module())
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} is refused, it holds more than tensors: {error}") from error
+    except Exception as error:
+        raise CheckpointError(f"{path} is not a readable weights file: {error!r}") from error
+
+
+def _this_module() -> Any:
+    import sys
+
+    return sys.modules[__name__]
+
+
+def module_tensors(content: Any) -> dict[str, Tensor]:
+    """Named tensors of a state dict, wrapped or not, or of a shell of a pickled module."""
+    if isinstance(content, Shell):
+        return dict(_walk(content, ""))
+    for key in ("model", "module", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict):
+        raise CheckpointError(f"the file holds a {type(content).__name__}, not named tensors")
+    return {str(name): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+
+
+def _walk(shell: Shell, prefix: str) -> Any:
+    held = vars(shell)
+    for kind in ("_parameters", "_buffers"):
+        yield from ((prefix + name, value.data) for name, value in held.get(kind, {}).items() if value is not None)
+    for name, child in held.get("_modules", {}).items():
+        yield from _walk(child, f"{prefix}{name}.")
