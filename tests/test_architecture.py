@@ -19,8 +19,8 @@ BELOW = {"beit_core": (), "pipeline": ("beit_core",), "jobs": ("pipeline", "beit
 # The only files that know a library, lazily or not.
 OWNERS = {
     "ray": ("pipeline/run.py",),
-    "fsspec": ("pipeline/storage.py",),
-    "s3fs": ("pipeline/storage.py",),
+    "fsspec": ("pipeline/storage.py", "pipeline/s3.py"),
+    "s3fs": ("pipeline/s3.py",),
     "PIL": ("pipeline/decode.py", "pipeline/masks.py", "pipeline/page*.py", "pipeline/pictures.py"),
 }
 # What the models are made of; everything else is foreign to them.
