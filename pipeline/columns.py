@@ -1,0 +1,51 @@
+"""The columns of an output: fixed before the first image is read, whatever the images turn out to be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.errors import ConfigError
+
+BASE = [
+    pa.field("uri", pa.string(), nullable=False),
+    pa.field("key", pa.string(), nullable=False),
+    pa.field("status", pa.string(), nullable=False),
+    pa.field("error", pa.string()),
+    pa.field("width", pa.int32()),
+    pa.field("height", pa.int32()),
+]
+OK = "ok"
+STATUSES = (OK, "fetch_error", "decode_error", "too_large", "predict_error", "quarantined")
+TEXT_MEMBERS = {"cls", "cls2", "txt", "json", "caption", "text"}  # tar members kept as string; others are binary
+
+
+def schema_of(task_columns: dict[str, pa.DataType], kept: dict[str, pa.DataType]) -> pa.Schema:
+    """Base columns, then the task's, then the kept ones; a kept name that is taken raises ConfigError."""
+    taken = {field.name for field in BASE} | set(task_columns)
+    if clash := sorted(taken & set(kept)):
+        raise ConfigError(f"--keep {clash[0]}: the output has a column of that name already; rename it in the source")
+    extra = [pa.field(name, type_) for name, type_ in {**task_columns, **kept}.items()]
+    return pa.schema([*BASE, *extra])
+
+
+def member_type(extension: str) -> pa.DataType:
+    """The type of a kept tar member: text for labels and captions, else binary."""
+    return pa.string() if extension.lower() in TEXT_MEMBERS else pa.binary()
+
+
+def to_array(values: Sequence[Any] | np.ndarray, valid: np.ndarray, type_: pa.DataType) -> pa.Array:
+    """One column: `values` hold an entry per row, rows outside `valid` (bool per row) become null.
+
+    A fixed-size-list column takes a 2-D array and keeps it as one flat buffer, with no Python object per number.
+    """
+    if pa.types.is_fixed_size_list(type_) and isinstance(values, np.ndarray):
+        flat = np.ascontiguousarray(values).reshape(-1)
+        items = pa.array(flat.astype(type_.value_type.to_pandas_dtype(), copy=False), type_.value_type)
+        mask = None if valid.all() else pa.array(~valid)
+        return pa.FixedSizeListArray.from_arrays(items, type=type_, mask=mask)
+    rows = values.tolist() if isinstance(values, np.ndarray) else values
+    return pa.array([row if good else None for row, good in zip(rows, valid, strict=True)], type_)

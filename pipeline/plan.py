@@ -1,0 +1,261 @@
+"""What is to be done: sources turned into spans, new ones planned on storage, finished ones passed by.
+
+Loose images are listed in numbered parts, so new objects never shift spans that exist, wherever their names sort. An
+image that changed is listed again in a later part and its span is written again. Shards are their own plan until a
+reader has seen their end. Memory: 32 bytes per loose image, and the names of finished spans.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import plan_parts
+from pipeline.ledger import Ledger
+from pipeline.plan_parts import PART_SCHEMA, PlannedSpan, ShardEntry, combined_version, short_version
+from pipeline.readers import count_images
+from pipeline.settings import JobSpec
+from pipeline.sources import Source, Sources
+from pipeline.spans import Span, images_name, shard_name, span_name
+from pipeline.storage import Entry
+
+PART_SPANS = 64  # spans listed in one plan part
+CHUNK = 20_000  # sources compared with the plan at a time
+
+
+@dataclass
+class Planned:
+    """A span of loose images as all parts together have it: its rows, and the version its file should have."""
+
+    part: str
+    span: PlannedSpan
+    version: str
+    later: dict[str, str] = field(default_factory=dict)  # uri -> version, of images that changed since
+
+
+class _Known:
+    """Loose images in the plan: by URI, and by URI and version. 16 bytes each, as sorted arrays."""
+
+    def __init__(self) -> None:
+        self.uris = np.empty(0, "S16")
+        self.pairs = np.empty(0, "S16")
+
+    def add(self, uris: list[str], versions: list[str]) -> None:
+        """Take in images of a part."""
+        self.uris = np.union1d(self.uris, _digests(uris))
+        self.pairs = np.union1d(self.pairs, _digests([f"{u}\t{v}" for u, v in zip(uris, versions, strict=True)]))
+
+    def status(self, uris: list[str], versions: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Per image whether the URI is known, and whether URI and version are."""
+        pairs = [f"{u}\t{v}" for u, v in zip(uris, versions, strict=True)]
+        return _contains(self.uris, _digests(uris)), _contains(self.pairs, _digests(pairs))
+
+
+def _digests(texts: list[str]) -> np.ndarray:
+    raw = [hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=15).digest() for text in texts]
+    return np.array([digest + b"\1" for digest in raw], "S16")  # NumPy would strip a zero byte at the end
+
+
+def _contains(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    if not len(known):
+        return np.zeros(len(wanted), bool)
+    place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    found: np.ndarray = known[place] == wanted
+    return found
+
+
+class Planner:
+    """Iterate it for the dataset's rows. Afterwards it knows what the output should hold."""
+
+    def __init__(
+        self, sources: Sources, spec: JobSpec, ledger: Ledger, *, limit: int | None, retry_failed: bool
+    ) -> None:
+        self.sources, self.spec, self.ledger = sources, spec, ledger
+        self.limit, self.retry_failed = limit, retry_failed
+        self.parts, self.shards = plan_parts.listing(spec.output)
+        self.loose: dict[str, Planned] = {}
+        self.visited: set[str] = set()  # shards of this listing
+        self.issued: set[str] = set()  # spans of loose images planned by this very run
+        self.changed: dict[str, str] = {}  # uri -> version as listed now, where the plan has another
+        self.latest: dict[str, str] = {}  # the same, as earlier parts of changes have it
+        self.known = _Known()
+        self.planned = sum(entry.images for entry in self.shards.values())
+        for part in self.parts:
+            self._learn(part)
+
+    def __iter__(self) -> Iterator[Span]:
+        """Rows that are not finished: shards as they are found, new loose images once their part is written."""
+        fresh: dict[str, Source] = {}
+        part_size = PART_SPANS * self.spec.span_size
+        stream = iter(self.sources)
+        while chunk := list(itertools.islice(stream, CHUNK)):
+            for source in chunk:
+                if source.kind != "images":
+                    yield from self._shard(source)
+            fresh.update(self._compare([source for source in chunk if source.kind == "images"]))
+            while len(fresh) >= part_size:
+                yield from self._plan(fresh, part_size)
+        while fresh:
+            yield from self._plan(fresh, part_size)
+        self._plan_changes()
+        yield from self._unfinished_loose()
+
+    def _room(self) -> int:
+        return 1 << 62 if self.limit is None else max(0, self.limit - self.planned)
+
+    def _learn(self, part: Entry) -> None:
+        """Take in a part, our own or another run's."""
+        spans, changes = plan_parts.read_part(part)
+        table = plan_parts.read_images(part, ["uri", "version"])
+        uris, versions = table["uri"].to_pylist(), table["version"].to_pylist()
+        self.known.add(uris, versions)
+        for span in spans:
+            if changes:
+                planned = self.loose[span.name]
+                planned.version = span.version
+                planned.later.update(zip(uris[span.start : span.stop], versions[span.start : span.stop], strict=True))
+                self.latest.update(planned.later)
+            else:
+                self.loose[span.name] = Planned(part.uri, span, span.version)
+                self.planned += span.stop - span.start
+
+    def _compare(self, sources: list[Source]) -> dict[str, Source]:
+        """Loose images that the plan does not know; those whose version changed are noted for later."""
+        uris, versions = [s.entry.uri for s in sources], [s.entry.version for s in sources]
+        known, same = self.known.status(uris, versions)
+        for uri, version, was, is_same in zip(uris, versions, known, same, strict=True):
+            if was and (not is_same or self.latest.get(uri, version) != version):
+                self.changed[uri] = version
+        return {source.entry.uri: source for source, was in zip(sources, known, strict=True) if not was}
+
+    def _plan(self, fresh: dict[str, Source], size: int) -> Iterator[Span]:
+        """Write the next part with the first `size` fresh images; takes them out of `fresh`."""
+        taken = list(itertools.islice(fresh.values(), min(size, self._room())))
+        if not taken:
+            fresh.clear()
+            return
+        spans = list(_cut(taken, self.spec.span_size))
+        number = len(self.parts)
+        if not plan_parts.write_part(self.spec.output, number, spans):
+            self._adopt()
+            for uri in [uri for uri in fresh if self.known.status([uri], [""])[0][0]]:
+                del fresh[uri]
+            return
+        self._adopt()
+        for source in taken:
+            del fresh[source.entry.uri]
+        for span, _ in spans:
+            self.issued.add(span.name)
+            yield self._loose_span(self.loose[span.name])
+
+    def _adopt(self) -> None:
+        """Take in parts that have appeared: ours, and those of another run at the same time."""
+        there, _ = plan_parts.listing(self.spec.output)
+        for part in there[len(self.parts) :]:
+            self._learn(part)
+        self.parts = there
+
+    def _plan_changes(self) -> None:
+        """List the images that changed in a part of their own, by span, with the versions their spans now have."""
+        while self.changed:
+            spans = []
+            row = 0
+            for planned in self.loose.values():
+                table = plan_parts.read_rows(planned.part, planned.span.start, planned.span.stop)
+                uris = table["uri"].to_pylist()
+                touched = [index for index, uri in enumerate(uris) if uri in self.changed]
+                if touched:
+                    now = {**dict(zip(uris, table["version"].to_pylist(), strict=True)), **planned.later}
+                    now.update((uris[index], self.changed[uris[index]]) for index in touched)
+                    version = plan_parts.combined_version(uris, [now[uri] for uri in uris])
+                    rows = table.take(pa.array(touched))
+                    rows = rows.set_column(2, "version", pa.array([now[uri] for uri in rows["uri"].to_pylist()]))
+                    spans.append((PlannedSpan(planned.span.name, row, row + len(rows), version), rows))
+                    row += len(rows)
+            mine = plan_parts.write_part(self.spec.output, len(self.parts), spans, changes=True)
+            self._adopt()
+            self.changed = {} if mine else {u: v for u, v in self.changed.items() if self.latest.get(u) != v}
+
+    def _unfinished_loose(self) -> Iterator[Span]:
+        there = [n for n, p in self.loose.items() if n in self.ledger.files and (p.later or self.retry_failed)]
+        seen = dict(self.ledger.look(there))
+        for name, planned in self.loose.items():
+            if name in self.issued:
+                continue
+            if name not in self.ledger.files:
+                yield self._loose_span(planned)
+            elif name in seen and planned.later and seen[name].version != planned.version:
+                yield self._loose_span(planned, redo="changed", changed=tuple(sorted(planned.later)))
+            elif name in seen and self.retry_failed and seen[name].ok < seen[name].images:
+                yield self._loose_span(planned, redo="failed")
+
+    def _loose_span(self, planned: Planned, *, redo: str = "", changed: tuple[str, ...] = ()) -> Span:
+        span = planned.span
+        return Span(
+            "images", planned.part, span.name, planned.version, span.start, span.stop, redo=redo, changed=changed
+        )
+
+    def _shard(self, source: Source) -> Iterator[Span]:
+        """An unread shard whole; of a finished one the spans that are missing."""
+        name = shard_name(source.entry.uri)
+        if name in self.visited:
+            return
+        self.visited.add(name)
+        entry = self.shards.get(name)
+        if entry is not None and entry.version == short_version(source.entry.version):
+            yield from self._missing(source, entry)
+        elif entry is not None:
+            yield self._unread(source, entry, most=entry.images if self.limit is not None else 0)
+        elif (room := self._room()) > 0:
+            most = 0
+            if self.limit is not None:
+                most = count_images(self.spec, source.kind, source.entry, room)
+                self.planned += most
+            yield self._unread(source, None, most=most)
+
+    def _unread(self, source: Source, entry: ShardEntry | None, *, most: int = 0, redo: str = "") -> Span:
+        shard = source.entry
+        number, known = (entry.number + 1, entry.told) if entry else (0, "")
+        return Span(
+            source.kind, shard.uri, shard_name(shard.uri), shard.version, 0, None, shard.size, redo=redo, most=most,
+            number=number, known=known,
+        )  # fmt: skip
+
+    def _missing(self, source: Source, entry: ShardEntry) -> Iterator[Span]:
+        names = [span_name(entry.name, start) for start in range(0, entry.images, self.spec.span_size)]
+        there = [name for name in names if name in self.ledger.files]
+        if self.retry_failed and any(seen.ok < seen.images for _, seen in self.ledger.look(there)):
+            yield self._unread(source, entry, redo="failed", most=entry.images if self.limit is not None else 0)
+            return
+        version = source.entry.version
+        stale = {n for n in there if n in self.ledger.seen and self.ledger.seen[n].version != version}
+        wanted = {name for name in names if name not in self.ledger.files or name in stale}
+        if not wanted:
+            return
+        body = plan_parts.read_shard_entry(entry)
+        if body["repeated_names"]:
+            # What a repeated member is called depends on all before it, so the whole tar is walked again.
+            yield self._unread(source, entry)
+            return
+        for piece in body["spans"]:
+            if span_name(entry.name, piece["start"]) in wanted:
+                yield Span(
+                    source.kind, source.entry.uri, entry.name, version, piece["start"],
+                    piece["start"] + piece["images"], source.entry.size, piece["offset"], piece["skip"],
+                )  # fmt: skip
+
+
+def _cut(sources: list[Source], size: int) -> Iterator[tuple[PlannedSpan, pa.Table]]:
+    """Spans of `size` images with their rows in the part."""
+    for start in range(0, len(sources), size):
+        piece = sources[start : start + size]
+        uris, versions = [s.entry.uri for s in piece], [s.entry.version for s in piece]
+        name = images_name(uris)
+        columns = [uris, [s.key for s in piece], versions, [name] * len(piece)]
+        table = pa.Table.from_arrays([pa.array(column, pa.string()) for column in columns], schema=PART_SCHEMA)
+        yield PlannedSpan(name, start, start + len(piece), combined_version(uris, versions)), table

@@ -1,0 +1,158 @@
+"""The plan on storage: numbered parts that list loose images, and one entry for every shard that was read to its end.
+
+Each file is created exclusively and never changed. A part holds one row per image and one row group per span; what its
+spans are is in its metadata, so a finished one costs a footer. A shard's counts are in its entry's *name*, so finished
+shards cost one listing:
+
+    plan/part-000012.parquet                           loose images, or later versions of images of earlier parts
+    plan/shard-NAME.NUMBER-VERSION-IMAGES.json         the latest number of a shard counts
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.errors import ObjectUnreadable
+from pipeline.output import SpanFacts
+from pipeline.spans import Span, digest
+from pipeline.storage import Entry
+from pipeline.tar import Item
+
+PART_SCHEMA = pa.schema([("uri", pa.string()), ("key", pa.string()), ("version", pa.string()), ("span", pa.string())])
+META = b"beit"
+PART = re.compile(r"part-(\d{6})\.parquet$")
+SHARD = re.compile(r"shard-(.+)\.(\d+)-([0-9a-f]{8})-(\d+)\.json$")
+
+
+@dataclass(frozen=True)
+class PlannedSpan:
+    """A span of loose images: rows [start, stop) of its part, and the digest of their versions when planned."""
+
+    name: str
+    start: int
+    stop: int
+    version: str
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """What an entry's name tells: which version of the shard was read to its end, and how many images it holds."""
+
+    name: str
+    number: int
+    version: str
+    images: int
+    uri: str
+
+    @property
+    def told(self) -> str:
+        """Version and images as the name tells them."""
+        return f"{self.version}-{self.images}"
+
+
+def listing(output: str) -> tuple[list[Entry], dict[str, ShardEntry]]:
+    """All parts by number, and the latest entry of every shard by its name."""
+    parts: list[Entry] = []
+    shards: dict[str, ShardEntry] = {}
+    for entry in storage.listing(storage.join(output, "plan")):
+        if PART.search(entry.uri):
+            parts.append(entry)
+        elif match := SHARD.search(entry.uri):
+            name, number, version, images = match.groups()
+            found = ShardEntry(name, int(number), version, int(images), entry.uri)
+            if name not in shards or (shards[name].number, shards[name].images) < (found.number, found.images):
+                shards[name] = found
+    return sorted(parts, key=lambda part: part.uri), shards
+
+
+def short_version(version: str) -> str:
+    """A version as it stands in an entry's name."""
+    return digest(version, 8)
+
+
+def combined_version(uris: Sequence[str], versions: Sequence[str]) -> str:
+    """The version of a span of loose images: a digest of all of theirs."""
+    return digest("\n".join(f"{uri}\t{version}" for uri, version in zip(uris, versions, strict=True)))
+
+
+def write_part(output: str, number: int, spans: list[tuple[PlannedSpan, pa.Table]], *, changes: bool = False) -> bool:
+    """Create part `number` with these spans' images; False when another run has taken that number."""
+    meta = {"spans": [asdict(span) for span, _ in spans], "changes": changes}
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, PART_SCHEMA.with_metadata({META: json.dumps(meta)}), compression="zstd") as writer:
+        for _, table in spans:
+            writer.write_table(table, row_group_size=max(1, len(table)))
+    return storage.create(storage.join(output, "plan", f"part-{number:06d}.parquet"), sink.getvalue().to_pybytes())
+
+
+def read_part(part: Entry) -> tuple[list[PlannedSpan], bool]:
+    """The spans of a part from its footer, and whether it lists later versions of images planned before."""
+    with storage.open_stream(part) as stream:
+        meta = json.loads(pq.read_metadata(stream).metadata[META])
+    return [PlannedSpan(**span) for span in meta["spans"]], meta["changes"]
+
+
+def read_images(part: Entry, columns: list[str] | None = None) -> pa.Table:
+    """All rows of a part."""
+    with storage.open_stream(part) as stream:
+        return pq.read_table(stream, columns=columns)
+
+
+def read_rows(uri: str, start: int, stop: int) -> pa.Table:
+    """Rows [start, stop) of a part, which are a row group of their own."""
+    entry = storage.stat(uri)
+    if entry is None:
+        raise ObjectUnreadable(f"{uri} is gone: the plan of this output is damaged")
+    with storage.open_stream(entry) as stream:
+        file = pq.ParquetFile(stream)
+        begin = 0
+        for group in range(file.num_row_groups):
+            if begin == start:
+                return file.read_row_group(group).slice(0, stop - start)
+            begin += file.metadata.row_group(group).num_rows
+    raise ObjectUnreadable(f"{uri} has no span at row {start}: the plan of this output is damaged")
+
+
+def read_items(span: Span, passed_by: frozenset[str]) -> Iterator[Item]:
+    """The loose images of a span with their bytes, in order; those `passed_by` are not fetched (empty bytes)."""
+    table = read_rows(span.source, span.start, span.stop or 0)
+    uris, keys = table["uri"].to_pylist(), table["key"].to_pylist()
+    contents = storage.read_many([uri for uri in uris if uri not in passed_by])
+    for uri, key in zip(uris, keys, strict=True):
+        yield Item(uri, key, b"" if uri in passed_by else next(contents))
+
+
+def write_shard_entry(output: str, span: Span, spans: list[dict[str, Any]], *, repeated: bool) -> None:
+    """Add the entry of a shard that was read to its end; `spans` says where each begins and its number of images."""
+    images = sum(piece["images"] for piece in spans)
+    body = {
+        "uri": span.source,
+        "version": span.version,
+        "size": span.size,
+        "images": images,
+        "repeated_names": repeated,
+        "spans": spans,
+    }
+    told = f"{short_version(span.version)}-{images}"
+    if told != span.known:
+        name = f"shard-{span.name}.{span.number}-{told}.json"
+        storage.create(storage.join(output, "plan", name), json.dumps(body).encode())
+
+
+def read_shard_entry(entry: ShardEntry) -> dict[str, Any]:
+    """The whole entry: uri, version, size, images, repeated_names, spans."""
+    body: dict[str, Any] = json.loads(storage.read(entry.uri))
+    return body
+
+
+def where(facts: SpanFacts) -> dict[str, Any]:
+    """A span's line in its shard's entry."""
+    return {"start": facts.start, "images": facts.images, "offset": facts.offset, "skip": facts.skip}

@@ -1,0 +1,70 @@
+"""The question asked of every image: the only interface a new job implements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from beit_core import ModelCard, PixelSpec
+
+Columns = Mapping[str, "Tensor | Sequence[Any]"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step of the model. Every field has one entry per image; padding is black images and empty strings."""
+
+    uris: Sequence[str]
+    sizes: Sequence[tuple[int, int]]  # (height, width) of the upright original, (0, 0) for padding
+    views: tuple[Tensor, ...]  # one per `Task.views`: (B, 3, H, W) float32, normalised, on the model's device
+    dtype: torch.dtype  # what the model computes in
+
+    @property
+    def pixels(self) -> Tensor:
+        """The first view in the model's own dtype: (B, 3, H, W)."""
+        return self.views[0].to(self.dtype)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A frozen dataclass whose fields are the task's flags, and three verbs.
+
+    `columns` is answered on the driver from the card alone, `load` once per predictor, `predict` for every batch. What
+    `predict` returns has one entry per image: tensors on any device, or sequences of plain values, per column.
+    """
+
+    name: ClassVar[str]
+
+    def check(self, card: ModelCard) -> None:
+        """Raise ConfigError when this checkpoint cannot answer the question; says which job can."""
+
+    def settings(self, card: ModelCard) -> dict[str, Any]:
+        """What the output is bound to: the flags, with defaults that the card decides filled in."""
+        return dict(vars(self))
+
+    def views(self, card: ModelCard) -> tuple[PixelSpec, ...]:
+        """How every image is resized and normalised, once per input the model takes; most models take one."""
+        return (card.pixels,)
+
+    def columns(self, card: ModelCard) -> dict[str, pa.DataType]:
+        """The task's columns and their types, in order."""
+        raise NotImplementedError
+
+    def load(self, card: ModelCard) -> nn.Module:
+        """The model, on the CPU in float32; the predictor moves it."""
+        raise NotImplementedError
+
+    def predict(self, model: Any, batch: Batch) -> Columns:
+        """The answers for one batch, still on the device."""
+        raise NotImplementedError
+
+    def encode(self, card: ModelCard, columns: Columns) -> Columns:
+        """Device answers, moved to the CPU, as column values; runs beside the next batch, off the device's path."""
+        return columns
