@@ -1,0 +1,137 @@
+"""From a dataclass's fields to flags, from errors to one sentence and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # an uninstalled checkout works, also under `ray job submit`
+
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.settings import RunConfig
+from pipeline.task import Task
+
+
+class Parser(argparse.ArgumentParser):
+    """Argparse without abbreviations, whose errors are one sentence and name the flag that was meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit 2."""
+        wrong = message.partition("unrecognized arguments: ")[2].split(" ")[0]
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        close = difflib.get_close_matches(wrong, flags, 1) if wrong.startswith("-") else []
+        advice = f"; did you mean {close[0]}?" if close else "; --help lists the flags"
+        self.exit(2, f"{self.prog}: {message}{advice}\n")
+
+
+def main(task: type[Task], doc: str | None) -> NoReturn:
+    """Run a task's job: parse, run, exit with the code of the contract."""
+    parser = _parser(task, doc or "")
+
+    def job(flags: argparse.Namespace) -> int:
+        from pipeline.job import run
+
+        given = vars(flags)
+        config = RunConfig(**_pick(RunConfig, given))
+        return run(config, task(**_pick(task, given)))
+
+    run_simple(job, parser, verbose="--verbose" in sys.argv)
+
+
+def run_simple(
+    main: Callable[[argparse.Namespace], int], parser: argparse.ArgumentParser, *, verbose: bool = False
+) -> NoReturn:
+    """Parse and call `main`; a known error becomes one sentence on standard error and its exit code."""
+    from beit_core import CheckpointError
+
+    parser.allow_abbrev = False
+    flags = _parse(parser)
+    try:
+        code = main(flags)
+    except (PipelineError, CheckpointError) as error:
+        if verbose:
+            raise
+        sys.stderr.write(f"{parser.prog}: {' '.join(str(error).split())}\n")
+        code = getattr(error, "exit_code", ConfigError.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{parser.prog}: interrupted before anything was begun\n")
+        code = 1
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Flags from the command line, over those of `--config FILE` (JSON: flag names without dashes in front)."""
+    raw = sys.argv[1:]
+    if "--config" in raw[:-1]:
+        place = raw.index("--config")
+        raw = [*_from_file(parser, raw[place + 1]), *raw[:place], *raw[place + 2 :]]
+    return parser.parse_args(raw)
+
+
+def _from_file(parser: argparse.ArgumentParser, name: str) -> Iterator[str]:
+    try:
+        flags = json.loads(Path(name).read_text())
+        items = flags.items()
+    except (OSError, ValueError, AttributeError) as error:
+        parser.error(f"--config {name}: not a readable JSON object of flags ({error})")
+    for flag, value in items:
+        dashed = "--" + flag.replace("_", "-")
+        if isinstance(value, bool):
+            yield dashed if value else f"--no-{dashed[2:]}" if flag == "compile" else ""
+        elif value is not None:
+            yield dashed
+            yield from map(str, value if isinstance(value, list) else [value])
+
+
+def _parser(task: type[Task], doc: str) -> Parser:
+    parser = Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE", help="JSON file with any of these flags")
+    for owner, title in ((task, f"{task.name} flags"), (RunConfig, "shared flags")):
+        group = parser.add_argument_group(title)
+        hints = typing.get_type_hints(owner)
+        for field in dataclasses.fields(owner):
+            _add(group, field, hints[field.name])
+    return parser
+
+
+def _add(group: argparse._ArgumentGroup, field: dataclasses.Field[Any], hint: Any) -> None:
+    """One field as one flag; its type decides the form, its metadata the help."""
+    options: dict[str, Any] = {"dest": field.name, "help": field.metadata["help"]}
+    inner = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+    kind = inner[0] if typing.get_origin(hint) in (types.UnionType, typing.Union) else hint
+    if field.default is dataclasses.MISSING:
+        options["required"] = True
+    else:
+        options["default"] = field.default
+        if field.default not in (None, False, ()) and "(" not in options["help"]:
+            options["help"] += f" ({field.default})"
+    if typing.get_origin(kind) is tuple:
+        options |= {"nargs": "+", "metavar": "URI" if field.name == "input" else "COLUMN"}
+    elif kind is bool:
+        options["action"] = argparse.BooleanOptionalAction if field.default is None else "store_true"
+    elif typing.get_origin(kind) is typing.Literal:
+        options["choices"] = typing.get_args(kind)
+    else:
+        options |= {
+            "type": kind if kind in (int, float) else str,
+            "metavar": field.metadata.get("metavar", _metavar(kind)),
+        }
+    group.add_argument("--" + field.name.replace("_", "-"), **options)
+
+
+def _metavar(kind: Any) -> str:
+    return {int: "N", float: "X"}.get(kind, "TEXT")
+
+
+def _pick(owner: type, given: dict[str, Any]) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(owner)]
+    return {name: tuple(v) if isinstance(v := given[name], list) else v for name in names}

@@ -1,0 +1,58 @@
+r"""One vector per image.
+
+    python jobs/embed.py --input PHOTOS --output vectors --model microsoft/beit-base-patch16-224
+    ray job submit --working-dir . -- python jobs/embed.py --input s3://bucket/shards --output s3://bucket/vectors \
+        --model s3://bucket/beit-base
+
+Columns: uri, key, status, error, width, height, embedding (fixed-size list).
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from _cli import main
+
+import pyarrow as pa
+import torch
+
+from beit_core import ModelCard, load_embedder
+from pipeline.errors import ConfigError
+from pipeline.task import Batch, Columns, Task
+
+TYPES = {"float32": pa.float32(), "float16": pa.float16()}
+
+
+@dataclass(frozen=True)
+class Embed(Task):
+    """The checkpoint's own pooled output, or another pooling of any layer's tokens."""
+
+    name: ClassVar[str] = "embed"
+    pool: Literal["mean", "cls", "cls+mean"] | None = field(
+        default=None, metadata={"help": "how tokens become a vector (the checkpoint's own)"}
+    )
+    layer: int | None = field(default=None, metadata={"help": "take the tokens after this layer, from 1 (the last)"})
+    unit_length: bool = field(default=False, metadata={"help": "divide each vector by its L2 norm"})
+    embedding_type: Literal["float32", "float16"] = field(default="float32", metadata={"help": "numbers of the column"})
+
+    def check(self, card: ModelCard) -> None:
+        if card.head == "dvae":
+            raise ConfigError(f"--model {card.name} is a tokenizer and has no embedding: use jobs/tokens.py")
+        if self.layer is not None and not 1 <= self.layer <= card.config.depth:
+            raise ConfigError(f"--layer {self.layer}: {card.name} has layers 1 to {card.config.depth}")
+
+    def columns(self, card: ModelCard) -> dict[str, pa.DataType]:
+        width = card.config.width * (2 if self.pool == "cls+mean" else 1)
+        return {"embedding": pa.list_(TYPES[self.embedding_type], width)}
+
+    def load(self, card: ModelCard) -> Any:
+        return load_embedder(card, self.pool, self.layer)
+
+    def predict(self, model: Any, batch: Batch) -> Columns:
+        vectors_BD = model(batch.pixels).float()
+        if self.unit_length:
+            vectors_BD = torch.nn.functional.normalize(vectors_BD, dim=-1)
+        return {"embedding": vectors_BD.half() if self.embedding_type == "float16" else vectors_BD}
+
+
+if __name__ == "__main__":
+    main(Embed, __doc__)

@@ -1,0 +1,71 @@
+r"""The most likely classes of every image, from a BEiT classifier.
+
+    python jobs/label.py --input PHOTOS --output labels --model microsoft/beit-base-patch16-224
+    ray job submit --working-dir . -- python jobs/label.py --input s3://bucket/shards --output s3://bucket/labels \
+        --model s3://bucket/beit-base --keep cls
+
+Columns: uri, key, status, error, width, height, label_ids, labels, scores (descending), and embedding if asked for.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from _cli import main
+
+import numpy as np
+import pyarrow as pa
+
+from beit_core import ModelCard, load_classifier
+from pipeline.errors import ConfigError
+from pipeline.task import Batch, Columns, Task
+
+
+@dataclass(frozen=True)
+class Label(Task):
+    """Softmax over the checkpoint's classes; the best k."""
+
+    name: ClassVar[str] = "label"
+    top_k: int = field(default=5, metadata={"help": "classes per image"})
+    threshold: float | None = field(default=None, metadata={"help": "drop classes with a lower score (none)"})
+    with_embedding: bool = field(default=False, metadata={"help": "the image's vector too, from the same pass"})
+
+    def check(self, card: ModelCard) -> None:
+        if card.head != "classifier":
+            job = {"segmenter": "segment.py", "masked": "tokens.py", "dvae": "tokens.py"}.get(card.head, "embed.py")
+            raise ConfigError(f"--model {card.name} has no classes (it is a {card.head}): use jobs/{job}")
+        if self.top_k < 1:
+            raise ConfigError(f"--top-k {self.top_k}: give a number above 0")
+
+    def columns(self, card: ModelCard) -> dict[str, pa.DataType]:
+        columns = {
+            "label_ids": pa.list_(pa.int32()),
+            "labels": pa.list_(pa.string()),
+            "scores": pa.list_(pa.float32()),
+        }
+        return columns | ({"embedding": pa.list_(pa.float32(), card.config.width)} if self.with_embedding else {})
+
+    def load(self, card: ModelCard) -> Any:
+        return load_classifier(card)
+
+    def predict(self, model: Any, batch: Batch) -> Columns:
+        pooled_BD, logits_BK = model(batch.pixels)
+        answers = {"scores": logits_BK.float().softmax(-1)}
+        return answers | ({"embedding": pooled_BD.float()} if self.with_embedding else {})
+
+    def encode(self, card: ModelCard, columns: Columns) -> Columns:
+        scores_BK = np.asarray(columns["scores"])
+        ids_BK = np.argsort(-scores_BK, axis=1, kind="stable")[:, : self.top_k]  # stable: ties by id
+        kept = [
+            [i for i in row if self.threshold is None or s[i] >= self.threshold]
+            for row, s in zip(ids_BK, scores_BK, strict=True)
+        ]
+        return {
+            **columns,
+            "label_ids": kept,
+            "labels": [[card.labels[i] for i in ids] for ids in kept],
+            "scores": [scores[ids].tolist() if len(ids) else [] for ids, scores in zip(kept, scores_BK, strict=True)],
+        }
+
+
+if __name__ == "__main__":
+    main(Label, __doc__)

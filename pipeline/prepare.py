@@ -1,0 +1,182 @@
+"""Everything that can be refused is refused here, before anything is written; then the output is bound."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from pipeline import columns, models, settings, storage, tables
+from pipeline.decode import extensions
+from pipeline.decoder import DecodeSettings
+from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
+from pipeline.progress import say
+from pipeline.settings import JobSpec, RunConfig
+from pipeline.sources import MAGIC, Source, Sources
+from pipeline.spans import TYPICAL_IMAGE, auto_span_size
+from pipeline.tar import Members
+from pipeline.task import Task
+
+if TYPE_CHECKING:
+    from beit_core import ModelCard
+
+LOOK = 1000  # sources looked at before anything starts: the first page of a listing
+VERSIONED = ("torch", "ray", "pyarrow", "pillow", "numpy")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command that can work: its inputs exist, its model fits the task, its output is not somebody else's."""
+
+    config: RunConfig
+    task: Task
+    card: ModelCard
+    output: str
+    sources: Sources
+    first: list[Source]
+    keep: dict[str, pa.DataType]
+    schema: pa.Schema
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the first look has seen the whole source."""
+        return len(self.first) < LOOK
+
+
+def check(config: RunConfig, task: Task) -> Request:
+    """Raise ConfigError for whatever makes the command hopeless; reads the model's card and one page of listing."""
+    storage.be_quick(True)
+    try:
+        output = storage.absolute(config.output).rstrip("/")
+        card = _card(config.model, task)
+        sources = Sources(list(config.input), config.input_format, extensions())
+        first = _first_look(sources, output)
+        keep = _kept_types(config, first)
+        schema = columns.schema_of(task.columns(card), keep)
+        _check_output(config, output)
+    except CredentialsLost as error:
+        raise ConfigError(str(error)) from error
+    finally:
+        storage.be_quick(False)
+    return Request(config, task, card, output, sources, first, keep, schema)
+
+
+def _card(model: str, task: Task) -> ModelCard:
+    from beit_core import CheckpointError, load_card
+
+    try:
+        card = load_card(models.fetch(model))
+        task.check(card)
+    except CheckpointError as error:
+        raise ConfigError(f"--model {model}: {error}") from error
+    return card
+
+
+def _first_look(sources: Sources, output: str) -> list[Source]:
+    for given in sources.inputs:
+        root = storage.absolute(given).rstrip("/") + "/"
+        if (output + "/").startswith(root) and not MAGIC.search(root):
+            raise ConfigError(f"--output {output} lies below --input {given}: the next run would read its own result")
+    first = list(itertools.islice(sources, LOOK))
+    if not first:
+        skipped = ", ".join(f"{count} {ending}" for ending, count in sources.skipped.most_common(5))
+        seen = f"only other files ({skipped})" if skipped else "nothing there"
+        raise ConfigError(f"--input {' '.join(sources.inputs)}: no image and no shard found, {seen}")
+    return first
+
+
+def _kept_types(config: RunConfig, first: list[Source]) -> dict[str, pa.DataType]:
+    shard = next((source for source in first if source.kind != "images"), None)
+    if not config.keep:
+        return {}
+    if shard is None:
+        raise ConfigError(f"--keep {' '.join(config.keep)}: loose images carry no columns; tar and Parquet shards do")
+    if shard.kind == "tar":
+        return {name: columns.member_type(name) for name in config.keep}
+    try:
+        return tables.kept_types(shard.entry, config.keep)
+    except ObjectUnreadable as error:
+        raise ConfigError(f"--input {shard.entry.uri}: {error}") from error
+
+
+def _check_output(config: RunConfig, output: str) -> None:
+    bound = settings.read_bound(output)
+    if bound is not None:
+        return
+    try:
+        there = next(iter(storage.listing(output)), None)
+    except FileNotFoundError as error:
+        raise ConfigError(f"--output {output}: {error}") from error
+    except (OSError, ObjectUnreadable) as error:
+        raise ConfigError(f"--output {output}: {storage.reason(error)}") from error
+    if there is not None:
+        advice = "nothing of it is deleted" if config.overwrite else "choose an empty place"
+        raise ConfigError(f"--output {output} holds files that are not ours (such as {there.uri}): {advice}")
+
+
+def bind(request: Request, resolve_dtype: Callable[[], str]) -> JobSpec:
+    """Fix what `auto` means for this output, once, and create or check `_run.json`."""
+    config, task, card = request.config, request.task, request.card
+    if config.overwrite and settings.read_bound(request.output) is not None:
+        storage.delete_below(request.output)
+    there = settings.read_bound(request.output)
+    dtype = config.dtype if config.dtype != "auto" else None
+    wanted: dict[str, Any] = {
+        "schema": settings.SCHEMA_VERSION,
+        "task": task.name,
+        "settings": task.settings(card),
+        "model": {"name": card.name, "head": card.head, "fingerprint": card.fingerprint, "semantics": card.semantics},
+        "dtype": dtype or (resolve_dtype() if there is None else None),
+        "compile": bool(config.compile) if there is None else config.compile,
+        "exact": config.exact,
+        "keep": list(config.keep),
+        "limit": config.limit,
+        "span_size": config.span_size or (_auto_span_size(request) if there is None else None),
+        "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
+    }
+    bound = settings.bind(request.output, wanted)
+    _warn_of_versions(bound, wanted)
+    return _spec(request, bound)
+
+
+def _auto_span_size(request: Request) -> int:
+    views = request.task.views(request.card)
+    sides = [spec.size or request.card.config.image_size for spec in views]
+    bytes_per_image = sum(
+        3 * height * width * (1 if spec.size else 2) for spec, (height, width) in zip(views, sides, strict=True)
+    )
+    loose = sum(source.kind == "images" for source in request.first)
+    packed = sum(source.entry.size for source in request.first if source.kind != "images") // TYPICAL_IMAGE
+    return auto_span_size(bytes_per_image, loose + packed if request.is_small else None)
+
+
+def _spec(request: Request, bound: dict[str, Any]) -> JobSpec:
+    config = request.config
+    endings = frozenset(ending.removeprefix(".") for ending in request.sources.extensions)
+    return JobSpec(
+        output=request.output,
+        task=request.task,
+        model=config.model if not storage.is_local(storage.absolute(config.model)) else str(request.card.path),
+        fingerprint=request.card.fingerprint,
+        dtype=bound["dtype"],
+        compile=bound["compile"],
+        batch_size=config.batch_size,
+        span_size=bound["span_size"],
+        decode=DecodeSettings(request.task.views(request.card), config.max_pixels, config.exact),
+        members=Members(endings, config.image_column, tuple(config.keep)),
+        image_column=config.image_column,
+        keep=request.keep,
+        schema=request.schema,
+        bound=bound,
+    )
+
+
+def _warn_of_versions(bound: dict[str, Any], wanted: dict[str, Any]) -> None:
+    then, now = bound.get("versions", {}), wanted["versions"]
+    changed = [f"{name} {then[name]} -> {now[name]}" for name in now if name in then and then[name] != now[name]]
+    if changed:
+        say(f"warning: the output was begun with other versions ({', '.join(changed)}); last bits may differ")

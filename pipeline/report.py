@@ -1,0 +1,118 @@
+"""What came out: a receipt per span, and the bill of the run."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.columns import OK
+from pipeline.output import SpanFacts
+
+EXAMPLES = 5  # failed rows shown per kind of error
+POINTS = 240  # of the throughput curve
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a finished span reports. `written` is False for one that was found finished on the way."""
+
+    facts: SpanFacts
+    written: bool
+    examples: tuple[tuple[str, str, str], ...] = ()  # (uri, status, error)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @staticmethod
+    def of_finished(facts: SpanFacts) -> Receipt:
+        """For a span that was there already."""
+        return Receipt(facts, written=False)
+
+    @staticmethod
+    def of_written(facts: SpanFacts, rows: pa.Table, seconds: dict[str, float]) -> Receipt:
+        """For a span just written, with its first failed rows."""
+        failed = rows.filter(pc.not_equal(rows["status"], OK)).slice(0, EXAMPLES)
+        columns = [failed[name].to_pylist() for name in ("uri", "status", "error")]
+        return Receipt(facts, True, tuple(zip(*columns, strict=True)), seconds)
+
+    def to_json(self) -> str:
+        """For the way through a Ray dataset."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> Receipt:
+        """The inverse of `to_json`."""
+        raw = json.loads(text)
+        examples = tuple((uri, status, error) for uri, status, error in raw["examples"])
+        return Receipt(SpanFacts(**raw["facts"]), raw["written"], examples, raw["seconds"])
+
+
+class RunReport:
+    """Adds up receipts as they come; `as_dict` is `runs/<run id>.json`."""
+
+    def __init__(self, run: str, task: str) -> None:
+        self.run, self.task = run, task
+        self.began = time.time()
+        self.facts: dict[str, SpanFacts] = {}
+        self.images = 0
+        self.statuses: Counter[str] = Counter()
+        self.seconds: Counter[str] = Counter()
+        self.examples: dict[str, list[dict[str, str]]] = {}
+        self.curve: list[tuple[float, int]] = [(0.0, 0)]
+
+    def add(self, receipt: Receipt) -> None:
+        """Count a span once, however often a retried Ray task reports it."""
+        if receipt.facts.name in self.facts:
+            return
+        self.facts[receipt.facts.name] = receipt.facts
+        if not receipt.written:
+            return
+        self.images += receipt.facts.images
+        self.statuses.update(receipt.facts.statuses)
+        self.seconds.update(receipt.seconds)
+        for uri, status, error in receipt.examples:
+            shown = self.examples.setdefault(status, [])
+            if len(shown) < EXAMPLES:
+                shown.append({"uri": uri, "status": status, "error": error})
+        self.curve.append((round(time.time() - self.began, 2), self.images))
+        if len(self.curve) > 2 * POINTS:
+            self.curve = self.curve[::2] + self.curve[-1:]
+
+    @property
+    def failed(self) -> int:
+        """Failed rows written by this run."""
+        return self.images - self.statuses[OK]
+
+    def as_dict(self, **more: Any) -> dict[str, Any]:
+        """The report, with what only the run knows (mode, audit, exit code, ...)."""
+        now = time.time()
+        return {
+            "run": self.run,
+            "task": self.task,
+            "started": _iso(self.began),
+            "finished": _iso(now),
+            "seconds": round(now - self.began, 2),
+            "images_per_second": round(self.images / max(now - self.began, 1e-9), 2),
+            "images": {"done": self.images, "ok": self.statuses[OK], "failed": self.failed},
+            "errors": {status: count for status, count in sorted(self.statuses.items()) if status != OK},
+            "examples": [example for shown in self.examples.values() for example in shown],
+            "steps": {f"{step}_s": round(spent, 3) for step, spent in self.seconds.items()},
+            "throughput": self.curve,
+            **more,
+        }
+
+
+def run_id() -> str:
+    """Sorts by time and is unique enough for runs that start in the same second."""
+    import os
+    import secrets
+
+    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid():x}{secrets.token_hex(2)}"
+
+
+def _iso(moment: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
