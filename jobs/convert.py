@@ -1,0 +1,35 @@
+r"""Any published BEiT, DiT or dVAE file becomes a model folder that every job reads.
+
+    python jobs/convert.py beit_base_patch16_224_pt22k_ft22kto1k.pth models/beit-base
+    python jobs/convert.py finetuned.pth models/mine --preset beit-base-patch16-224
+
+SOURCE is a file (unilm `.pth`, timm or Hugging Face `.safetensors` and `.bin`, flax `.msgpack`, `encoder.pkl`) or a
+folder (Hugging Face's, or the two dVAE pickles). DEST must not exist, or be empty. Code inside pickles never runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from _cli import run_simple
+
+from beit_core import convert
+
+
+def main(flags: argparse.Namespace) -> int:
+    """Convert, and say what came out."""
+    card = convert(flags.source, flags.dest, flags.preset, flags.processor, flags.model_config)
+    pixels = card.pixels.size or f"shorter side {card.pixels.resize}"
+    print(f"{flags.dest}: {card.name}, a {card.head} with {card.semantics} semantics")
+    print(f"pixels {pixels}, {len(card.labels)} labels, fingerprint {card.fingerprint}")
+    return 0
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", metavar="SOURCE", help="weights file or model folder")
+    parser.add_argument("dest", metavar="DEST", help="folder to write, absent or empty")
+    parser.add_argument("--preset", metavar="NAME", help="published checkpoint whose pixels and labels it shares")
+    parser.add_argument("--processor", metavar="FILE", help="preprocessor_config.json for weights that have none")
+    parser.add_argument("--model-config", metavar="FILE", help="config.json for weights whose shapes leave it open")
+    run_simple(main, parser)
