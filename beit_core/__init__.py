@@ -7,22 +7,26 @@ pooled, logits = model(pixels)
 names = [card.labels[i] for i in logits.argmax(-1)]
 """
 
-from .checkpoint import (
-    ModelCard,
-    load_card,
-    load_classifier,
-    load_dvae,
-    load_embedder,
-    load_encoder,
-    load_masked,
-    load_model,
-    load_segmenter,
-)
-from .config import BeitConfig, CheckpointError, CheckpointMismatch
-from .convert import convert
-from .pixels import PixelSpec
-from .presets import Preset, presets
-from .segmentation import label_map
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .checkpoint import (
+        ModelCard,
+        load_card,
+        load_classifier,
+        load_dvae,
+        load_embedder,
+        load_encoder,
+        load_masked,
+        load_model,
+        load_segmenter,
+    )
+    from .config import BeitConfig, CheckpointError, CheckpointMismatch
+    from .conversion import convert
+    from .pixels import PixelSpec
+    from .published import Preset, presets
+    from .segmentation import label_map
 
 __all__ = [
     "BeitConfig",
@@ -43,3 +47,23 @@ __all__ = [
     "load_segmenter",
     "presets",
 ]
+
+_HOME = {
+    "BeitConfig": "config",
+    "CheckpointError": "config",
+    "CheckpointMismatch": "config",
+    "PixelSpec": "pixels",
+    "Preset": "published",
+    "convert": "conversion",
+    "label_map": "segmentation",
+    "presets": "published",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names on first use: a process that only decodes pictures must not wait for torch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME.get(name, 'checkpoint')}", __name__), name)
+    globals()[name] = value
+    return value

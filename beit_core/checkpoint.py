@@ -15,7 +15,7 @@ from .dvae import Dvae
 from .foreign import infer_config, read_foreign
 from .heads import Classifier, Embedder, Encoder, MaskedTokenPredictor, Pool
 from .pixels import LANCZOS, PixelSpec
-from .presets import TRAINED_EPS, Preset, find_preset
+from .published import TRAINED_EPS, Preset, find_preset
 from .segmentation import Inference, Segmenter
 from .weights import digest, fill, find_weights, read_json, read_tensors
 

@@ -19,7 +19,7 @@ class CheckpointError(Exception):
     """The checkpoint cannot be used as it is."""
 
 
-class CheckpointMismatch(CheckpointError):  # noqa: N818 - says what is wrong, as its users read it
+class CheckpointMismatch(CheckpointError):
     """The tensors of a checkpoint differ from what its configuration promises."""
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from .config import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Triple = tuple[float, float, float]
 LANCZOS, BILINEAR, BICUBIC = 1, 2, 3  # Pillow's numbers, which preprocessor_config.json uses too
@@ -63,6 +63,8 @@ class PixelSpec:
         Bit-equal to transformers' PIL processors: product with `rescale` rounded from float64 to float32, then
         (x - mean) / std in float32. A byte has 256 values, so all of it is a table look-up.
         """
+        import torch  # here and below: a process that only resizes needs the numbers, not two seconds of torch
+
         if pixels_BHWC.dtype != torch.uint8 or pixels_BHWC.ndim != 4 or pixels_BHWC.shape[3] != 3:
             shape = tuple(pixels_BHWC.shape)
             raise ValueError(f"normalize takes uint8 of shape (B, H, W, 3), not {pixels_BHWC.dtype} of shape {shape}")
@@ -119,6 +121,8 @@ def _hw(size: tuple[int, int]) -> dict[str, int]:
 
 @lru_cache(maxsize=32)
 def _table(rescale: float | None, mean: Triple, std: Triple) -> Tensor:
+    import torch
+
     levels = torch.arange(256, dtype=torch.float64) * (1.0 if rescale is None else rescale)
     return (levels.float() - torch.tensor(mean)[:, None]) / torch.tensor(std)[:, None]
 

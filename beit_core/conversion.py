@@ -35,7 +35,7 @@ from .dvae import Dvae
 from .flax import unpack
 from .foreign import from_flax, infer_config, read_foreign
 from .pixels import PixelSpec
-from .presets import TRAINED_EPS, Preset, find_preset, preset_named
+from .published import TRAINED_EPS, Preset, find_preset, preset_named
 from .weights import check, find_weights, read_json, read_tensors
 
 FLAX_FILE = "flax_model.msgpack"
