@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 PICTURES = 48
+NO_PICTURES = "The images themselves cannot be read from here, so their places are left empty."
 
 
 def write(
@@ -60,6 +61,8 @@ def render(
 def _pictures(sample: Sample, decoder: Decoder | None) -> list[Markup]:
     """What the columns call for; rows of a task this page does not know are shown by their images alone."""
     drawn: list[Markup] = []
+    if sample.good() and not sample.thumbnails:
+        drawn.append(html('<p class="notice">{}</p>', NO_PICTURES))
     if "labels" in sample.columns:
         drawn += page_label.sections(sample)
     if "embedding" in sample.columns:
@@ -68,7 +71,7 @@ def _pictures(sample: Sample, decoder: Decoder | None) -> list[Markup]:
         drawn += page_segment.sections(sample)
     if "tokens" in sample.columns:
         drawn += page_tokens.sections(sample, decoder)
-    return drawn or [_images(sample)]
+    return drawn if any("<section" in part for part in drawn) else [*drawn, _images(sample)]
 
 
 def _images(sample: Sample) -> Markup:

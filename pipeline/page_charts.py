@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 
+import numpy as np
 from markupsafe import Markup
 
-from pipeline.page_parts import EMPTY, count, data_uri, duration, html, joined, share
+from pipeline.page_parts import EMPTY, data_uri, duration, html, joined, share
 
-POINTS = 80  # of a line
+POINTS = 48  # of a line
 
 
 def stacked_bar(title: str, parts: Sequence[tuple[str, float]]) -> Markup:
@@ -61,20 +61,24 @@ def bars(title: str, entries: Sequence[tuple[str, float, str]], colours: Sequenc
 
 
 def rates(progress: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
-    """(seconds, images per second) from (seconds, images so far), thinned to what a chart can show."""
-    clean = sorted((float(t), float(n)) for t, n in progress if math.isfinite(t) and math.isfinite(n))
-    clean = clean if clean and clean[0][0] == 0 else [(0.0, 0.0), *clean]
-    step = max(1, math.ceil(len(clean) / POINTS))
-    thinned = [*clean[:-1:step], clean[-1]]
-    pairs = itertools.pairwise(thinned)
-    return [(b[0], max(0.0, (b[1] - a[1]) / (b[0] - a[0]))) for a, b in pairs if b[0] > a[0]]
+    """(seconds, images per second) over equal times, from (seconds, images so far); images come in whole spans."""
+    clean = sorted((float(t), float(n)) for t, n in progress if math.isfinite(t) and math.isfinite(n) and t > 0)
+    if not clean:
+        return []
+    times, images = np.array([(0.0, 0.0), *clean]).T
+    marks = np.linspace(0, times[-1], min(max(len(clean) // 3, 4), POINTS) + 1)
+    speeds = np.diff(np.interp(marks, times, images)) / np.diff(marks)
+    return [(float(t), max(0.0, float(speed))) for t, speed in zip(marks[1:], speeds, strict=True)]
 
 
 def line(title: str, points: Sequence[tuple[float, float]], mean: float) -> Markup:
     """Images per second over time, with the mean as a dashed line."""
     last = points[-1][0] or 1.0
     top = _round_up(max(max(value for _, value in points), mean))
-    steps = [(0.0, points[0][1]), *points]
+    starts = [0.0, *(t for t, _ in points)]
+    steps = [
+        place for start, (end, value) in zip(starts, points, strict=False) for place in ((start, value), (end, value))
+    ]
     path = " ".join(f"{100 * t / last:.2f},{100 - 100 * value / top:.2f}" for t, value in steps)
     level = 100 - 100 * mean / top
     drawing = html(
@@ -108,7 +112,7 @@ def scatter(title: str, spots: Sequence[tuple[float, float, str, bytes | None]],
             shape = html(
                 '<image x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" href="{}"/>', *place, data_uri(picture)
             )
-        drawn.append(html("<g>{}<title>{}</title></g>", shape, name))
+        drawn.append(html("<g><title>{}</title>{}</g>", name, shape))
     frame = html('<svg class="map" viewBox="0 0 1200 800" role="img" aria-label="{}">{}</svg>', title, joined(drawn))
     return html('<div class="scroll wide" role="region" aria-label="{}" tabindex="0">{}</div>', title, frame)
 
@@ -122,4 +126,4 @@ def _round_up(value: float) -> float:
 
 
 def _short(value: float) -> str:
-    return count(value) if value >= 10 else f"{value:g}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:g}"

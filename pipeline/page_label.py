@@ -69,7 +69,7 @@ def _card(row: dict[str, Any], sample: Sample) -> Markup:
         '<rect class="fill" width="{:.1f}%" height="100%" rx="2"/></svg>',
         100 * min(max(score, 0.0), 1.0),
     )
-    others = joined(html("<span>{} <b>{}</b></span>", other, share(value)) for other, value in rest)
+    others = joined(html("<span><i>{}</i> <b>{}</b></span>", other, share(value)) for other, value in rest)
     caption = html(
         '<p class="answer"><strong title="{}">{}</strong></p><p class="score">{}<b>{}</b></p>'
         '<p class="others">{}</p>{}',

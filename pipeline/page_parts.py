@@ -101,8 +101,11 @@ def name_of(row: dict[str, Any]) -> str:
 
 
 def key_line(row: dict[str, Any]) -> Markup:
-    """The row's key, cut by the style sheet when long, whole in the tooltip with the uri."""
-    return html('<span class="key" title="{}">{}</span>', row.get("uri", ""), name_of(row))
+    """The last part of the row's key; the tooltip has the uri."""
+    name = name_of(row)
+    return html(
+        '<span class="key" title="{}">{}</span>', row.get("uri", ""), name.rstrip("/").rpartition("/")[2] or name
+    )
 
 
 def count(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 TITLES = {"embed": "Embeddings", "label": "Labels", "segment": "Segmentation", "tokens": "Visual tokens"}
 STEPS = {"read_s": "Read", "decode_s": "Decode", "predict_s": "Predict", "write_s": "Write"}
+DIGEST = re.compile("[0-9a-f]{40,}")  # a long checksum, of which the beginning is enough
 SHOWN_RUNS, SHOWN_BARS, SHOWN_EXAMPLES = 20, 4, 12
 
 
@@ -141,7 +143,8 @@ def _plain(value: object) -> str:
         return ", ".join(map(_plain, value))
     if isinstance(value, dict):
         return ", ".join(f"{name} {_plain(item)}" for name, item in value.items())
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    text = f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{text[:12]}..." if DIGEST.fullmatch(text) else text
 
 
 def runs(account: Account) -> Markup:
@@ -149,7 +152,7 @@ def runs(account: Account) -> Markup:
     shown = account.runs[: -SHOWN_RUNS - 1 : -1]
     if not shown:
         return section("runs", "Runs", "No run has ended yet.")
-    heads = ("Started", "Mode", "Workers", "Device", "Images", "Failed", "Time", "Images/s", "Exit")
+    heads = ("Started (UTC)", "Mode", "Workers", "Device", "Images", "Failed", "Time", "Images/s", "Exit")
     lead = "" if len(shown) == account.run_count else f"The newest {len(shown)} of {account.run_count:,}."
     return section("runs", "Runs", lead, table("Runs, newest first", heads, map(_run_cells, shown), range(4, 9)))
 
@@ -220,8 +223,6 @@ def errors(account: Account, sample: Sample) -> Markup:
         kinds.update({name: int(value) for name, value in _numbers(run, "errors").items()})
         skipped.update({name: int(value) for name, value in _numbers(run, "skipped").items()})
     examples = _examples(account, sample)
-    if not kinds and not examples and not skipped:
-        return section("errors", "Errors", "None.")
     body = []
     if kinds:
         entries = [(name, float(number), f"{number:,}") for name, number in kinds.most_common()]
@@ -230,16 +231,16 @@ def errors(account: Account, sample: Sample) -> Markup:
         body.append(table("Failed images", ("Image", "Status", "Why"), [[*example] for example in examples]))
     if skipped:
         passed = ", ".join(f"{number:,} x {name or 'no extension'}" for name, number in skipped.most_common(12))
-        body.append(html('<p class="lead">Passed over while listing, for they are no images: {}.</p>', passed))
+        body.append(html('<p class="lead">Passed over while listing: {}.</p>', passed))
     lead = (
         "As the runs met them: an image that was tried again counts each time."
         if len(account.runs) > 1 and kinds
-        else ""
+        else ("" if kinds or examples else "None.")
     )
     return section("errors", "Errors", lead, *body)
 
 
-def _examples(account: Account, sample: Sample) -> list[tuple[Markup, str, str]]:
+def _examples(account: Account, sample: Sample) -> list[tuple[Markup, Markup, str]]:
     told = [
         example for run in reversed(account.runs) for example in run.get("examples") or [] if isinstance(example, dict)
     ]
@@ -247,6 +248,10 @@ def _examples(account: Account, sample: Sample) -> list[tuple[Markup, str, str]]
     unique = {str(example.get("uri")): example for example in reversed(told)}
     newest = list(reversed(unique.values()))[:SHOWN_EXAMPLES]
     return [
-        (html('<span class="uri">{}</span>', e.get("uri")), str(e.get("status") or DASH), str(e.get("error") or DASH))
+        (
+            html('<span class="uri">{}</span>', e.get("uri")),
+            html("<code>{}</code>", e.get("status") or DASH),
+            str(e.get("error") or DASH),
+        )
         for e in newest
     ]

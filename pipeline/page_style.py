@@ -53,15 +53,16 @@ figure { min-width: 0; margin: 0; }
 .card img.whole { object-fit: contain; } .wide img, .wide .tile { border-radius: 6px; }
 .card img.pixels { image-rendering: pixelated; }
 .tile { background: repeating-linear-gradient(135deg, var(--track) 0 8px, var(--line) 8px 9px); }
+.notice { margin-bottom: 32px; color: var(--warn); }
 .pair { display: grid; grid-auto-flow: column; grid-auto-columns: 1fr; gap: 6px; }
 figcaption { margin-top: 9px; font-size: .875rem; line-height: 1.45; }
 .answer { display: flex; justify-content: space-between; gap: 8px; }
 .answer strong { display: -webkit-box; min-width: 0; overflow: hidden; overflow-wrap: anywhere; line-height: 1.3;
   -webkit-box-orient: vertical; -webkit-line-clamp: 2; }
 .answer b { flex: none; } .answer.none { color: var(--soft); }
-.others { display: flex; flex-wrap: wrap; gap: 0 10px; color: var(--soft); font-size: .8125rem; }
-.others span { max-width: 100%; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.others b { font-weight: 400; }
+.others { color: var(--soft); font-size: .75rem; }
+.others span { display: flex; justify-content: space-between; gap: 6px; } .others b { flex: none; font-weight: 400; }
+.others i { overflow: hidden; font-style: normal; text-overflow: ellipsis; white-space: nowrap; }
 .key { display: block; overflow: hidden; color: var(--soft); font-size: .75rem; text-overflow: ellipsis;
   white-space: nowrap; }
 svg { display: block; }
@@ -114,7 +115,7 @@ th { color: var(--soft); font-size: .8125rem; font-weight: 500; text-align: left
 th, td { padding: 10px 18px 10px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td:last-child, th:last-child { padding-right: 0; }
 td { min-width: 5em; overflow-wrap: anywhere; } td.n, th.n { min-width: 0; text-align: right; }
-time { white-space: nowrap; }
+time, code { font: inherit; white-space: nowrap; }
 .facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 230px), 1fr));
   gap: 18px 28px; margin: 20px 0 0; }
 .facts dt { color: var(--soft); font-size: .8125rem; } .facts dd { margin: 0; overflow-wrap: anywhere; }
@@ -126,6 +127,7 @@ footer { padding-bottom: 72px; color: var(--soft); font-size: .8125rem; }
   .tiles div:last-child:nth-child(odd) { grid-column: 1 / -1; }
   .sheet { grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 20px 10px; } .sheet .others { display: none; }
   .sheet.pairs { grid-template-columns: 1fr; }
+  .bars li { grid-template-columns: minmax(0, 9em) 1fr auto; }
   .near { grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 16px 12px; padding: 20px 0; }
   .near .query::after { content: none; }
   .near + .near { border-top: 1px solid var(--line); } }

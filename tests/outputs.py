@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
+from pipeline import output as output_files
+from pipeline.columns import schema_of
+from pipeline.output import SpanFacts
 from tests.helpers import DATA
 
-BASE = [("uri", pa.string()), ("key", pa.string()), ("status", pa.string()), ("error", pa.string())]
-BASE += [("width", pa.int32()), ("height", pa.int32())]
 SPAN = 64
 COLOURS = [(38, 40, 46), (228, 87, 86), (76, 120, 168), (84, 162, 75), (238, 202, 59), (178, 121, 162), (255, 157, 166)]
 COLOURS += [(157, 117, 93), (114, 183, 178), (245, 133, 24), (186, 176, 172)]
@@ -127,9 +128,9 @@ TASKS: dict[str, tuple[Callable[[Path], list[dict[str, Any]]], Path, dict[str, p
 
 def write_output(folder: Path, task: str, rows: list[dict[str, Any]], columns: dict[str, pa.DataType]) -> Path:
     """An output of two runs in the contract's format, its rows in spans of 64."""
-    schema = pa.schema([*BASE, *columns.items()])
+    schema = schema_of(columns, {})
     for first in range(0, len(rows), SPAN):
-        write_span(folder / f"data/span-{first:09d}.parquet", rows[first : first + SPAN], schema, first)
+        write_span(folder, f"span-{first:09d}", rows[first : first + SPAN], schema, first)
     failed = [row for row in rows if row["status"] != "ok"]
     total, good = len(rows), len(rows) - len(failed)
     put(folder / "_run.json", setup(task))
@@ -149,10 +150,11 @@ def write_output(folder: Path, task: str, rows: list[dict[str, Any]], columns: d
     return folder
 
 
-def write_span(path: Path, rows: list[dict[str, Any]], schema: pa.Schema, start: int = 0) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    note = {"images": len(rows), "ok": len(rows), "failed": 0, "source": "digits", "start": start}
-    pq.write_table(pa.Table.from_pylist(rows, schema.with_metadata({"beit": json.dumps(note)})), path)
+def write_span(output: Path, name: str, rows: list[dict[str, Any]], schema: pa.Schema, start: int = 0) -> None:
+    statuses = Counter(row["status"] for row in rows)
+    facts = SpanFacts(name, "digits", "1", start, len(rows), statuses["ok"], dict(statuses))
+    (output / "data").mkdir(parents=True, exist_ok=True)
+    output_files.write_span(str(output), pa.Table.from_pylist(rows, schema), facts, setup("label"))
 
 
 def setup(task: str) -> dict[str, Any]:

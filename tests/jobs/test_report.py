@@ -1,9 +1,17 @@
 """The command, as a user types it."""
 
+from argparse import Namespace
 from pathlib import Path
+
+import pytest
+from report import arguments, main
 
 from tests.helpers import run_job
 from tests.outputs import example
+
+
+def flags(output: Path, **values: object) -> Namespace:
+    return Namespace(**({"output": str(output), "verify": False, "to": None} | values))
 
 
 def test_report_says_where_the_page_is(tmp_path: Path) -> None:
@@ -11,8 +19,6 @@ def test_report_says_where_the_page_is(tmp_path: Path) -> None:
     done = run_job("report.py", output, code=0)
     assert str(output / "report.html") in done.stdout
     assert "Labels of 361 images" in (output / "report.html").read_text()
-    run_job("report.py", output, "--to", tmp_path / "page.html", code=0)
-    assert (tmp_path / "page.html").exists()
 
 
 def test_other_folder_is_refused_in_one_sentence(tmp_path: Path) -> None:
@@ -22,5 +28,23 @@ def test_other_folder_is_refused_in_one_sentence(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_abbreviated_flag_is_refused(tmp_path: Path) -> None:
-    run_job("report.py", tmp_path, "--ver", code=2)
+def test_page_goes_where_to_says(tmp_path: Path) -> None:
+    output = example(tmp_path / "out", "label")
+    assert main(flags(output, to=str(tmp_path / "page.html"))) == 0
+    assert (tmp_path / "page.html").exists()
+    assert not (output / "report.html").exists()
+
+
+def test_verify_that_finds_harm_exits_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = example(tmp_path, "label")
+    span = min(output.glob("data/*.parquet"))
+    (output / "data/copy.parquet").write_bytes(span.read_bytes())
+    assert main(flags(output, verify=True)) == 1
+    assert "64 rows twice" in capsys.readouterr().out
+    assert "64 rows twice" in (output / "report.html").read_text()
+
+
+def test_abbreviated_flag_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        arguments().parse_args(["out", "--ver"])
+    assert "--ver" in capsys.readouterr().err

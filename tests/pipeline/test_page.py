@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipeline import page, page_sample, storage
 from pipeline.audit import Verification
+from pipeline.columns import schema_of
 from pipeline.errors import ConfigError
 from pipeline.page_charts import rates
 from pipeline.page_embed import nearest, plane
@@ -19,7 +20,7 @@ from pipeline.page_parts import duration, share
 from pipeline.page_reader import fair_shares, spread
 from pipeline.page_segment import overlay, palette
 from pipeline.page_tokens import mosaic, predictions
-from tests.outputs import BASE, LABELS, TASKS, example, put, run_report, setup, write_output, write_span
+from tests.outputs import LABELS, TASKS, example, put, run_report, setup, write_output, write_span
 from tests.weed import Weed
 
 EVIL = "<script>alert(1)</script>"
@@ -113,6 +114,12 @@ def test_task_unknown_to_the_page_is_shown_by_its_images(tmp_path: Path) -> None
     assert "<img" in text
 
 
+def test_images_out_of_reach_are_said_to_be(tmp_path: Path) -> None:
+    text = text_of(write_output(tmp_path, "label", [labelled(i) for i in range(3)], LABELS))
+    assert text.count("cannot be read from here") == 1
+    assert text.count("picture not available") == 3
+
+
 def test_verification_is_on_the_page(tmp_path: Path) -> None:
     example(tmp_path, "label")
     good, bad = Verification(6, 361, 360, 0, ()), Verification(6, 361, 360, 1, ("a.parquet: cut",))
@@ -128,11 +135,11 @@ def test_page_goes_where_it_is_told(tmp_path: Path) -> None:
 
 
 def test_large_output_is_sampled(tmp_path: Path) -> None:
-    schema = pa.schema([*BASE, *LABELS.items()])
+    schema = schema_of(LABELS, {})
     for shard in range(150):
         for start in (0, 30):
             rows = [labelled(shard * 100 + start + i) for i in range(30)]
-            write_span(tmp_path / f"data/s{shard:04d}-{start:09d}.parquet", rows, schema, start)
+            write_span(tmp_path, f"s{shard:04d}-{start:09d}", rows, schema, start)
     put(tmp_path / "_run.json", setup("label"))
     last = run_report("20261122-000000-aaaa", "2026-11-22T00:00:00", 10_000_000)
     last["images"] |= {"planned": 10_000_000, "ok": 10_000_000, "failed": 0}
@@ -150,8 +157,8 @@ def test_large_output_is_sampled(tmp_path: Path) -> None:
 def test_long_file_is_read_in_part(tmp_path: Path) -> None:
     random = np.random.default_rng(0).normal(size=(20_000, 64))
     rows = [row(i, embedding=vector.tolist()) for i, vector in enumerate(random)]
-    schema = pa.schema([*BASE, ("embedding", pa.list_(pa.float32(), 64))])
-    write_span(tmp_path / "data/a.parquet", rows, schema)
+    schema = schema_of({"embedding": pa.list_(pa.float32(), 64)}, {})
+    write_span(tmp_path, "a", rows, schema)
     sample = page_sample.take_sample(str(tmp_path))
     assert len(sample.rows) == page_sample.ROWS
     assert sample.bytes_read < (tmp_path / "data/a.parquet").stat().st_size / 2
@@ -221,7 +228,8 @@ def test_numbers_read_well() -> None:
     assert [share(value) for value in (0, 0.0001, 0.5, 0.99999, 1)] == ["0 %", "< 0.1 %", "50.0 %", "99.9 %", "100 %"]
     said = [duration(value) for value in (0.25, 59.6, 61, 3599.9, 86_399.7, float("nan"))]
     assert said == ["0.2 s", "1 min 0 s", "1 min 1 s", "1 h 0 min", "24 h 0 min", "\N{EN DASH}"]
-    assert rates([[2, 20], [1, 10], [1, 10], [3, 20]]) == [(1, 10), (2, 10), (3, 0)]
+    assert rates([[0, 0], [2, 20], [4, 20]]) == [(1, 10), (2, 10), (3, 0), (4, 0)]
+    assert rates([[0, 0]]) == []
 
 
 def test_samples_are_spread_and_fair() -> None:
