@@ -50,7 +50,7 @@ figure { min-width: 0; margin: 0; }
 .card img, .tile { display: block; width: 100%; height: auto; aspect-ratio: 1; object-fit: cover;
   border-radius: 10px;
   background: var(--track); }
-.card img.whole { object-fit: contain; } .wide img, .wide .tile { border-radius: 6px; }
+.card img.whole { aspect-ratio: auto; } .wide img, .wide .tile { border-radius: 6px; }
 .card img.pixels { image-rendering: pixelated; }
 .tile { background: repeating-linear-gradient(135deg, var(--track) 0 8px, var(--line) 8px 9px); }
 .notice { margin-bottom: 32px; color: var(--warn); }
