@@ -1,5 +1,6 @@
 """Small outputs written by hand, in the contract's format, about the bundled digits: something to report on."""
 
+import functools
 import io
 import json
 import tarfile
@@ -54,6 +55,7 @@ def pictures(shards: Path) -> Iterator[Picture]:
             yield Picture(f"{shard}#{key}.png", key, parts.pop("png"), parts)
 
 
+@functools.cache
 def label_rows(shards: Path) -> list[dict[str, Any]]:
     """Nearest class mean on raw pixels, the true digits known: right most of the time."""
     items = list(pictures(shards))
@@ -69,11 +71,13 @@ def label_rows(shards: Path) -> list[dict[str, Any]]:
     ]
 
 
+@functools.cache
 def embed_rows(shards: Path) -> list[dict[str, Any]]:
     """The pixels themselves as vectors."""
     return [item.row() | {"embedding": (item.pixels.ravel() / 255 - 0.3).tolist()} for item in pictures(shards)]
 
 
+@functools.cache
 def segment_rows(shards: Path) -> list[dict[str, Any]]:
     """The true masks as palette PNGs."""
     return [item.row() | _mask(item.beside["mask.png"]) for item in pictures(shards)]
@@ -90,6 +94,7 @@ def _mask(data: bytes) -> dict[str, Any]:
     return {"mask": into.getvalue(), "classes": [{"id": i, "label": names[i], "fraction": part} for part, i in found]}
 
 
+@functools.cache
 def token_rows(shards: Path) -> list[dict[str, Any]]:
     """Patches rounded to few values as tokens, a block of them hidden, some of it guessed right."""
     rows, random = [], np.random.default_rng(0)
