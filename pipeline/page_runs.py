@@ -78,7 +78,7 @@ def summary(account: Account, verified: Verification | None) -> Markup:
         ("with an answer", count(images.get("ok")), ""),
         ("failed", count(images.get("failed")), share(failed / planned) if planned and failed else ""),
         ("images per second", rate(_numbers(best, "images").get("done"), best.get("seconds")), ""),
-        ("runs", count(account.run_count), ""),
+        ("run" if account.run_count == 1 else "runs", count(account.run_count), ""),
     ]
     drawn = [
         html("<div><dt>{}</dt><dd>{}<small>{}</small></dd></div>", name, value, note) for name, value, note in tiles
