@@ -132,10 +132,12 @@ def spline_matrix(source: int, target: int) -> Tensor:
     The spline has the knots of FITPACK's interpolation (none at the second and the second last point); beyond
     the outermost point it keeps that point's value. Fewer than four points are joined by lines.
     """
+    if source == 1:
+        return torch.ones(target, 1, dtype=torch.float64)
     points = _geometric_offsets(source, target)
     wanted = torch.arange(target, dtype=torch.float64) - target // 2
     wanted = wanted.clamp(points[0].item(), points[-1].item())
-    degree = 3 if source >= 4 else min(1, source - 1)
+    degree = 3 if source >= 4 else 1
     inner = points[2:-2] if degree == 3 else points[1:-1]
     knots = torch.cat([points[:1].repeat(degree + 1), inner, points[-1:].repeat(degree + 1)])
     through = _spline_basis(knots, points, degree)

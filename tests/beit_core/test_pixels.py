@@ -1,0 +1,112 @@
+"""Pixels bit-equal to transformers' PIL processor, and every form of its configuration."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers.models.beit.image_processing_pil_beit import BeitImageProcessorPil
+
+from beit_core import CheckpointError, PixelSpec
+
+IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+
+
+def picture(height: int, width: int, mode: str) -> Image.Image:
+    values = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values).convert(mode)
+
+
+def prepared(image: Image.Image, spec: PixelSpec) -> torch.Tensor:
+    height, width = spec.target(image.height, image.width)
+    resized = np.array(image.convert("RGB").resize((width, height), spec.resample) if spec.resize else image)
+    return spec.normalize(torch.from_numpy(resized)[None])
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB"])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {},
+        {"size": 32, "resample": 2, "feature_extractor_type": "BeitFeatureExtractor"},
+        {"size": {"height": 20, "width": 50}, **IMAGENET},
+        {"size": {"shortest_edge": 33}, "rescale_factor": 0.01},
+        {"do_normalize": False, "size": {"height": 32, "width": 32}},
+        {"do_rescale": False, "image_mean": 127.5, "image_std": 127.5, "size": {"height": 8, "width": 8}},
+    ],
+)
+def test_pixels_are_the_references_to_the_last_bit(mode: str, raw: dict[str, object]) -> None:
+    image = picture(60, 90, mode)
+    known = {key: value for key, value in raw.items() if key != "feature_extractor_type"}
+    right = BeitImageProcessorPil(**known)(image.convert("RGB"), return_tensors="pt").pixel_values
+    ours = prepared(image, PixelSpec.from_hf(raw))
+    assert ours.dtype == torch.float32
+    assert torch.equal(ours, right)
+
+
+def test_all_bytes_are_normalised_to_the_last_bit() -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
+    processor = BeitImageProcessorPil(do_resize=False, **IMAGENET)
+    right = processor(Image.fromarray(levels), return_tensors="pt").pixel_values
+    assert torch.equal(
+        PixelSpec.from_hf({"do_resize": False, **IMAGENET}).normalize(torch.from_numpy(levels)[None]), right
+    )
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected_spec"),
+    [
+        ({}, PixelSpec()),
+        ({"size": 224, "do_center_crop": True, "crop_size": 200}, PixelSpec(crop=(200, 200))),
+        ({"size": [30, 40]}, PixelSpec(resize=(30, 40))),
+        ({"size": {"height": 30, "width": 40}}, PixelSpec(resize=(30, 40))),
+        ({"size": {"shortest_edge": 30}, "crop_size": {"height": 9, "width": 8}}, PixelSpec(resize=30)),
+        ({"do_resize": False}, PixelSpec(resize=None)),
+        ({"do_rescale": False}, PixelSpec(rescale=None)),
+        ({"image_processor_type": "ViTImageProcessor"}, PixelSpec(resample=2)),
+        ({"do_normalize": False}, PixelSpec(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))),
+    ],
+)
+def test_configurations_old_and_new(raw: dict[str, object], expected_spec: PixelSpec) -> None:
+    assert PixelSpec.from_hf(raw) == expected_spec
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [PixelSpec(), PixelSpec(640, 2560), PixelSpec(256, None, (224, 224), 2), PixelSpec(None, rescale=None)],
+)
+def test_written_configurations_read_back(spec: PixelSpec) -> None:
+    assert PixelSpec.from_hf(spec.to_hf()) == spec
+
+
+def test_target_sizes() -> None:
+    assert PixelSpec((30, 40)).target(7, 9) == (30, 40)
+    assert PixelSpec(None).target(7, 9) == (7, 9)
+    assert PixelSpec(256).target(333, 500) == (256, 384)
+    assert PixelSpec(256).target(500, 333) == (384, 256)
+    # mmsegmentation: both sides times min(2560 / longer, 640 / shorter), rounded.
+    assert PixelSpec(640, 2560).target(512, 683) == (640, 854)
+    assert PixelSpec(640, 2560).target(100, 1000) == (256, 2560)
+
+
+def test_size_is_known_unless_it_varies() -> None:
+    assert PixelSpec(256, crop=(224, 224)).size == (224, 224)
+    assert PixelSpec((30, 40)).size == (30, 40)
+    assert PixelSpec(640, 2560).size is None
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"size": {"width": 3}}, "needs height and width"),
+        ({"image_mean": [0.5]}, "three numbers"),
+        ({"image_processor_type": "CLIPImageProcessor", "size": 8}, "CLIPImageProcessor.*add resample, image_mean"),
+    ],
+)
+def test_unusable_configurations_say_why(raw: dict[str, object], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        PixelSpec.from_hf(raw)
+
+
+def test_wrong_pixels_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"uint8 of shape \(B, H, W, 3\)"):
+        PixelSpec().normalize(torch.zeros(1, 3, 4, 4, dtype=torch.uint8))
