@@ -114,6 +114,9 @@ def _bare(tensors: dict[str, Tensor], raw: dict[str, Any]) -> dict[str, Tensor]:
 
 def _describe(found: Found, name: str | None, processor: dict[str, Any] | None) -> tuple[ModelCard, dict[str, Any]]:
     """The card to be, and the files that say it. A Hugging Face folder that is no preset keeps what it says."""
+    if (found.path / CARD_FILE).is_file() and name is None and processor is None:
+        card = load_card(found.path)  # converted before: it stays what it is
+        return card, _files(found, card, None) | {CARD_FILE: read_json(found.path / CARD_FILE)}
     card = card_from_hf(found.path, found.config, PixelSpec.from_hf(processor or found.processor or {}))
     preset = preset_named(name) if name else fitting_preset(find_preset(found.path), card)
     if preset is None and not found.by_hf and processor is None:

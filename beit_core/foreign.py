@@ -8,13 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor
 
 from .config import CheckpointError
 from .flax import unpack
-from .unpickle import module_tensors, read_pickle
-from .weights import TABLE
+from .weights import TABLE, read_tensors
 
 # unilm's and timm's names -> published names; None drops what is not part of the encoder and its head.
 UNILM_NAMES: tuple[tuple[str, str | None], ...] = (
@@ -50,13 +48,9 @@ def read_foreign(path: Path) -> dict[str, Tensor]:
 
     Raises CheckpointError for files that are not weights, hold more than tensors, or are of no known origin.
     """
-    if path.suffix == ".safetensors":
-        tensors = load_file(path)
-    elif path.suffix == ".msgpack":
+    if path.suffix == ".msgpack":
         return dict(from_flax(unpack(path.read_bytes())))
-    else:
-        tensors = module_tensors(read_pickle(path))
-    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    tensors = {name.removeprefix("module."): tensor for name, tensor in read_tensors(path).items()}
     if "blocks.input.w" in tensors or "blocks.input.weight" in tensors:
         return dict(_from_dalle(tensors))
     if any(name.endswith("patch_embed.proj.weight") for name in tensors):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -21,6 +22,8 @@ from .config import CheckpointError
 
 class Shell:
     """Stands for an object of a class that is not imported: holds what it was pickled with and does nothing."""
+
+    dump_patches = False  # asked by torch's reader of the old format, which compares sources of classes
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments = arguments
@@ -72,7 +75,8 @@ def read_pickle(path: Path) -> Any:
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} is not a readable weights file: {error}") from error
     try:
-        with path.open("rb") as file:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a shell's source is not that of the class it stands for
             return torch.load(file, map_location="cpu", weights_only=False, pickle_module=_this_module())
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} is refused, it holds more than tensors: {error}") from error

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .config import CheckpointError, CheckpointMismatch
+from .unpickle import module_tensors, read_pickle
 
 WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")
 WEIGHT_FILES = tuple(file for name in WHOLE_FILES for file in (name, f"{name}.index.json"))
@@ -78,25 +78,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_tensors(path: Path) -> dict[str, Any]:
-    """Content of one `.safetensors` file, or of a pickle of plain tensors. Raises CheckpointError, never runs code."""
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Named tensors of a `.safetensors` file or of a pickle. Raises CheckpointError, never runs code."""
+    if path.suffix != ".safetensors":
+        return module_tensors(read_pickle(path))
     try:
-        if path.suffix == ".safetensors":
-            tensors: dict[str, Any] = load_file(path)
-            return tensors
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=None)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path} holds more than tensors and is refused: {_reason(error)}") from error
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is not a readable weights file: {_reason(error)}") from error
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not named tensors")
-    return dict(content)
-
-
-def _reason(error: Exception) -> str:
-    found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-    return f"it asks to import {found[1]}" if found else (str(error).strip().splitlines() or [repr(error)])[0]
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
+    return tensors
 
 
 def digest(paths: list[Path], meaning: str) -> str:

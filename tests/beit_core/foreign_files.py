@@ -1,0 +1,83 @@
+"""The same weights as other programs would have saved them."""
+
+import re
+from pathlib import Path
+
+import msgpack
+import numpy as np
+import torch
+from torch import Tensor
+
+UNILM = (
+    (r"^beit\.embeddings\.(cls_token|mask_token)", r"\1"),
+    (r"^beit\.embeddings\.position_embeddings", "pos_embed"),
+    (r"^beit\.embeddings\.patch_embeddings\.projection", "patch_embed.proj"),
+    (r"^beit\.encoder\.relative_position_bias\.", "rel_pos_bias."),
+    (r"^beit\.encoder\.layer\.", "blocks."),
+    (r"\.attention\.attention\.relative_position_bias\.", ".attn."),
+    (r"\.attention\.attention\.(query|value)\.bias", lambda found: f".attn.{found[1][0]}_bias"),
+    (r"\.attention\.output\.dense", ".attn.proj"),
+    (r"\.intermediate\.dense", ".mlp.fc1"),
+    (r"\.output\.dense", ".mlp.fc2"),
+    (r"\.layernorm_before", ".norm1"),
+    (r"\.layernorm_after", ".norm2"),
+    (r"\.lambda_", ".gamma_"),
+    (r"^beit\.pooler\.layernorm", "fc_norm"),
+    (r"^(beit\.)?layernorm", "norm"),
+    (r"^(decode_head|auxiliary_head)\.classifier", r"\1.conv_seg"),
+    (r"^classifier", "head"),
+)
+
+
+def as_unilm(tensors: dict[str, Tensor], index: bool = True) -> dict[str, Tensor]:
+    """unilm's names: fused projections and, as in its files, the index buffers."""
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if found := re.fullmatch(r"beit\.encoder\.layer\.(\d+)\.attention\.attention\.query\.weight", name):
+            parts = [tensors[name.replace("query", part)] for part in ("query", "key", "value")]
+            renamed[f"blocks.{found[1]}.attn.qkv.weight"] = torch.cat(parts)
+        elif not re.search(r"\.(key|value)\.weight", name):
+            for pattern, replacement in UNILM:
+                name = re.sub(pattern, replacement, name)
+            renamed[name] = tensor
+            if index and name.endswith("_table"):
+                renamed[name.replace("bias_table", "index")] = torch.zeros(17, 17, dtype=torch.int64)
+    return renamed
+
+
+def as_mmseg(tensors: dict[str, Tensor]) -> dict[str, object]:
+    heads = ("decode_head.", "auxiliary_head.")
+    named = as_unilm(tensors).items()
+    state = {name if name.startswith(heads) else f"backbone.{name}": tensor for name, tensor in named}
+    return {"meta": {"epoch": 1, "CLASSES": ("a", "b")}, "state_dict": state}
+
+
+def save_flax(tensors: dict[str, Tensor], path: Path) -> None:
+    """A flax_model.msgpack: transposed kernels, scales, arrays as extension type 1; one array in chunks."""
+    tree: dict[str, object] = {}
+    for name, tensor in tensors.items():
+        *parents, leaf = name.split(".")
+        array = tensor.numpy()
+        if leaf == "weight":
+            leaf = "scale" if "norm" in parents[-1] else "kernel"
+            array = array if leaf == "scale" else array.T if array.ndim == 2 else array.transpose(2, 3, 1, 0)
+        branch = tree
+        for parent in parents:
+            branch = branch.setdefault(parent, {})  # type: ignore[assignment]
+        branch[leaf] = chunked(array) if leaf == "cls_token" else packed(array)
+    path.write_bytes(msgpack.packb(tree))
+
+
+def packed(array: np.ndarray) -> msgpack.ExtType:
+    content = (array.shape, array.dtype.name, np.ascontiguousarray(array).tobytes())
+    return msgpack.ExtType(1, msgpack.packb(content))
+
+
+def chunked(array: np.ndarray) -> dict[str, object]:
+    flat = array.reshape(-1)
+    cuts = [flat[:10], flat[10:]]
+    return {
+        "__msgpack_chunked_array__": True,
+        "shape": {str(i): side for i, side in enumerate(array.shape)},
+        "chunks": {str(i): packed(cut) for i, cut in enumerate(cuts)},
+    }

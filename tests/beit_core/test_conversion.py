@@ -1,0 +1,248 @@
+"""Every format becomes the same folder, and nothing in a file is ever run."""
+
+import json
+import os
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from beit_core import CheckpointError, CheckpointMismatch, convert, load_card, load_dvae, load_model
+from beit_core.conversion import FLAX_FILE
+from beit_core.dvae import Dvae
+from tests.beit_core.foreign_files import as_mmseg, as_unilm, save_flax
+from tests.beit_core.test_dvae import SMALL, seeded
+from tests.helpers import run_job
+
+CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
+    "own bias": ("classifier", {}),
+    "absolute positions, cls pooling": (
+        "classifier",
+        {"use_relative_position_bias": False, "use_absolute_position_embeddings": True, "use_mean_pooling": False,
+         "num_attention_heads": 1, "layer_scale_init_value": 0.0},
+    ),
+    "masked": (
+        "masked",
+        {"use_relative_position_bias": False, "use_shared_relative_position_bias": True, "use_mean_pooling": True},
+    ),
+    "encoder": ("encoder", {}),
+}  # fmt: skip
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def full_names(folder: Path) -> dict[str, Tensor]:
+    tensors = load_file(folder / "model.safetensors")
+    return {name if "beit." in name or "." not in name or name.split(".")[0] in
+            ("classifier", "lm_head", "layernorm", "fpn1", "fpn2", "decode_head", "auxiliary_head")
+            else f"beit.{name}": tensor for name, tensor in tensors.items()}  # fmt: skip
+
+
+def save_as(origin: str, folder: Path, tensors: dict[str, Tensor], target: Path) -> Path:
+    """A source of this origin; for Hugging Face's formats a folder with the configuration."""
+    target.mkdir()
+    if origin in ("bin", "sharded", "flax"):
+        for name in ("config.json", "preprocessor_config.json"):
+            (target / name).write_text((folder / name).read_text())
+    on_disk = load_file(folder / "model.safetensors")
+    if origin == "bin":
+        index = {"encoder.relative_position_bias.relative_position_index": torch.zeros(3, 3, dtype=torch.int64)}
+        torch.save({**on_disk, **index}, target / "pytorch_model.bin")
+    elif origin == "sharded":
+        model = getattr(transformers, json.loads((folder / "config.json").read_text())["architectures"][0])
+        model.from_pretrained(folder).save_pretrained(target, max_shard_size="100KB")
+        assert not (target / "model.safetensors").exists()
+    elif origin == "flax":
+        save_flax(on_disk, target / FLAX_FILE)
+    elif origin == "unilm":
+        torch.save({"model": as_unilm(tensors), "epoch": 3}, target / "weights.pth")
+    elif origin == "beitv2":
+        torch.save({"module": as_unilm(tensors)}, target / "weights.pth")
+    elif origin == "timm":
+        save_file(as_unilm(tensors, index=False), target / "weights.safetensors")
+    files = list(target.glob("weights.*"))
+    return files[0] if files else target
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_all_formats_convert_to_identical_weights(name: str, tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    kind, config = CONFIGS[name]
+    folder = tiny_model(kind, **config)
+    convert(folder, tmp_path / "canonical")
+    transformers_reads(tmp_path / "canonical", folder)
+    for origin in ("bin", "sharded", "flax", "unilm", "beitv2", "timm"):
+        source = save_as(origin, folder, full_names(folder), tmp_path / origin)
+        processor = folder / "preprocessor_config.json" if source.is_file() else None
+        card = convert(source, tmp_path / f"{origin}-converted", processor=processor)
+        assert weights(tmp_path / f"{origin}-converted") == weights(tmp_path / "canonical"), origin
+        assert card.semantics == ("original" if source.is_file() else "hf")
+        assert card.config.layer_norm_eps == (1e-6 if source.is_file() else 1e-12)
+        assert card.pixels == load_card(folder).pixels
+        assert card.config.grid == load_card(folder).config.grid
+
+
+@torch.inference_mode()
+def transformers_reads(canonical: Path, folder: Path) -> None:
+    name = json.loads((folder / "config.json").read_text())["architectures"][0]
+    before, after = (getattr(transformers, name).from_pretrained(path).eval() for path in (folder, canonical))
+    for one, other in zip(before.state_dict().values(), after.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_segmentation_checkpoints_of_mmsegmentation(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tiny_model("segmenter", num_hidden_layers=6, out_indices=[1, 2, 3, 5])
+    torch.save(as_mmseg(full_names(folder)), tmp_path / "weights.pth")
+    card = convert(tmp_path / "weights.pth", tmp_path / "new", processor=folder / "preprocessor_config.json")
+    assert card.config.feature_layers("original") == (2, 3, 4, 6)
+    assert load_file(tmp_path / "new/model.safetensors").keys() == load_file(folder / "model.safetensors").keys()
+    assert load_model(card)(torch.zeros(1, 3, 64, 64)).shape == (1, 5, 32, 32)
+
+
+def test_a_preset_gives_pixels_and_labels(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tiny_model("classifier", num_labels=1000)
+    torch.save(as_unilm(full_names(folder)), tmp_path / "weights.pth")
+    card = convert(tmp_path / "weights.pth", tmp_path / "new", preset="beitv2-base-patch16-224")
+    assert card.pixels.mean == (0.485, 0.456, 0.406)
+    assert card.pixels.resize == 256
+    assert card.labels[281] == "tabby, tabby cat"
+    assert load_card(tmp_path / "new") == card
+
+
+def test_converting_a_converted_folder_changes_nothing(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tiny_model("classifier")
+    torch.save(as_unilm(full_names(folder)), tmp_path / "weights.pth")
+    first = convert(tmp_path / "weights.pth", tmp_path / "one", processor=folder / "preprocessor_config.json")
+    second = convert(tmp_path / "one", tmp_path / "two")
+    assert second.fingerprint == first.fingerprint
+    assert second.semantics == "original"
+
+
+class Touch:
+    """Runs a command when unpickled by a loader that runs what it is told."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("name", ["encoder.pkl", "weights.pth", "pytorch_model.bin"])
+def test_malicious_pickles_are_refused_with_their_reason(name: str, legacy: bool, tmp_path: Path) -> None:
+    trace = tmp_path / "was here"
+    content = {"model": {"cls_token": torch.zeros(1)}, "args": Touch(trace)}
+    torch.save(content, tmp_path / name, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(CheckpointError, match=r"refused.*asks to import (posix|nt)\.system"):
+        convert(tmp_path / name, tmp_path / "new")
+    (tmp_path / "config.json").write_text('{"architectures": ["BeitModel"]}')
+    if name == "pytorch_model.bin":
+        with pytest.raises(CheckpointError, match=r"refused.*asks to import (posix|nt)\.system"):
+            load_model(load_card(tmp_path))
+    assert not trace.exists()
+    assert not (tmp_path / "new").exists()
+
+
+def test_files_that_are_no_weights_say_so(tmp_path: Path) -> None:
+    (tmp_path / "broken.pth").write_bytes(b"no pickle at all")
+    (tmp_path / "broken.msgpack").write_bytes(b"\xc4")
+    torch.save({"other.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    torch.jit.save(torch.jit.script(nn.ReLU()), tmp_path / "script.pth")
+    for name, reason in {
+        "broken.pth": "not a readable weights file|refused",
+        "broken.msgpack": "not a flax weights file",
+        "other.pth": "no BEiT that is known here; its first tensors are other.weight",
+        "list.pth": "holds a list",
+        "script.pth": "TorchScript program",
+        "absent.pth": "does not exist",
+    }.items():
+        with pytest.raises(CheckpointError, match=reason):
+            convert(tmp_path / name, tmp_path / "new")
+
+
+def test_what_cannot_be_known_must_be_said(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tiny_model("classifier")
+    tensors = as_unilm(full_names(folder))
+    torch.save(tensors, tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match=r"--preset.*--processor"):
+        convert(tmp_path / "weights.pth", tmp_path / "new")
+    with pytest.raises(CheckpointError, match="no preset is called 'beit'; there are beit-base"):
+        convert(tmp_path / "weights.pth", tmp_path / "new", preset="beit")
+    for name in [name for name in tensors if "relative" in name]:
+        del tensors[name]
+    torch.save(tensors, tmp_path / "bare.pth")
+    with pytest.raises(CheckpointError, match="picture size cannot be read off"):
+        convert(tmp_path / "bare.pth", tmp_path / "new", preset="beit-base-patch16-224")
+
+
+def test_nothing_is_written_unless_every_tensor_fits(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tiny_model("classifier")
+    tensors = as_unilm(full_names(folder))
+    del tensors["blocks.1.norm2.weight"]
+    tensors["head.bias"] = torch.zeros(3)
+    tensors["extra"] = torch.zeros(3)
+    torch.save(tensors, tmp_path / "weights.pth")
+    with pytest.raises(CheckpointMismatch) as found:
+        convert(tmp_path / "weights.pth", tmp_path / "new", processor=folder / "preprocessor_config.json")
+    for part in ("1 missing: beit.encoder.layer.1.layernorm_after.weight", "1 unexpected: extra",
+                 "classifier.bias is (3,), not (7,)"):  # fmt: skip
+        assert part in str(found.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.pth"]
+
+
+def published_pickles(folder: Path, model: Dvae) -> None:
+    """encoder.pkl and decoder.pkl as whole modules of classes that the reader does not have."""
+    fake = types.ModuleType("dall_e.encoder")
+    fake.Encoder = type("Encoder", (nn.Module,), {"__module__": "dall_e.encoder"})  # type: ignore[attr-defined]
+    sys.modules.update({"dall_e": types.ModuleType("dall_e"), "dall_e.encoder": fake})
+    try:
+        for half, legacy in ((model.encoder, True), (model.decoder, False)):
+            top = fake.Encoder()
+            for name, weight in half.state_dict().items():  # type: ignore[union-attr]
+                owner = top
+                *parents, leaf = name.split(".")
+                for parent in parents:
+                    if not hasattr(owner, parent):
+                        owner.add_module(parent, nn.Sequential())
+                    owner = getattr(owner, parent)
+                setattr(owner, leaf[0], nn.Parameter(weight))
+            name = "encoder.pkl" if legacy else "decoder.pkl"
+            torch.save(top, folder / name, _use_new_zipfile_serialization=not legacy)
+    finally:
+        del sys.modules["dall_e"], sys.modules["dall_e.encoder"]
+
+
+@torch.inference_mode()
+def test_the_tokenizers_pickles(tmp_path: Path) -> None:
+    model, pictures = seeded(), torch.rand(1, 3, 112, 112)
+    published_pickles(tmp_path, model)
+    card = convert(tmp_path, tmp_path / "both")
+    assert card.head == "dvae"
+    assert card.config == load_card(tmp_path / "both").config
+    assert (card.config.width, card.config.depth, card.config.vocab_size) == (SMALL.width, SMALL.depth, 40)
+    assert card.pixels.size == (112, 112)
+    found = load_dvae(card)
+    assert torch.equal(found.encode(pictures), model.encode(pictures))
+    tokens = found.encode(pictures)
+    assert torch.equal(found.decode(tokens), model.decode(tokens))
+    assert torch.equal(load_dvae(tmp_path / "encoder.pkl").encode(pictures), tokens)
+    with pytest.raises(CheckpointError, match="encoder is missing"):
+        convert(tmp_path / "decoder.pkl", tmp_path / "half")
+
+
+def test_the_job_converts_and_refuses_a_full_folder(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tiny_model("classifier")
+    done = run_job("convert.py", folder, tmp_path / "new", code=0)
+    assert load_card(tmp_path / "new").fingerprint in done.stdout
+    done = run_job("convert.py", folder, tmp_path / "new", code=2)
+    assert "is not an empty folder" in done.stderr
+    assert "Traceback" not in done.stderr
