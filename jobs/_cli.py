@@ -70,10 +70,14 @@ def run_simple(
 
 def _parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Flags from the command line, over those of `--config FILE` (JSON: flag names without dashes in front)."""
-    raw = sys.argv[1:]
+    raw = [part for word in sys.argv[1:] for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
     if "--config" in raw[:-1]:
         place = raw.index("--config")
         raw = [*_from_file(parser, raw[place + 1]), *raw[:place], *raw[place + 2 :]]
+    known = {flag for action in parser._actions for flag in action.option_strings}
+    for flag in (word.partition("=")[0] for word in raw if word.startswith("--")):
+        if flag not in known:
+            parser.error(f"unrecognized arguments: {flag}")  # before argparse complains of what is missing
     return parser.parse_args(raw)
 
 
@@ -86,7 +90,7 @@ def _from_file(parser: argparse.ArgumentParser, name: str) -> Iterator[str]:
     for flag, value in items:
         dashed = "--" + flag.replace("_", "-")
         if isinstance(value, bool):
-            yield dashed if value else f"--no-{dashed[2:]}" if flag == "compile" else ""
+            yield from [dashed] if value else [f"--no-{dashed[2:]}"] if flag == "compile" else []
         elif value is not None:
             yield dashed
             yield from map(str, value if isinstance(value, list) else [value])

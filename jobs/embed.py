@@ -7,15 +7,16 @@ r"""One vector per image.
 Columns: uri, key, status, error, width, height, embedding (fixed-size list).
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from _cli import main
 
 import pyarrow as pa
-import torch
 
-from beit_core import ModelCard, load_embedder
+import beit_core
 from pipeline.errors import ConfigError
 from pipeline.task import Batch, Columns, Task
 
@@ -34,23 +35,23 @@ class Embed(Task):
     unit_length: bool = field(default=False, metadata={"help": "divide each vector by its L2 norm"})
     embedding_type: Literal["float32", "float16"] = field(default="float32", metadata={"help": "numbers of the column"})
 
-    def check(self, card: ModelCard) -> None:
+    def check(self, card: beit_core.ModelCard) -> None:
         if card.head == "dvae":
             raise ConfigError(f"--model {card.name} is a tokenizer and has no embedding: use jobs/tokens.py")
         if self.layer is not None and not 1 <= self.layer <= card.config.depth:
             raise ConfigError(f"--layer {self.layer}: {card.name} has layers 1 to {card.config.depth}")
 
-    def columns(self, card: ModelCard) -> dict[str, pa.DataType]:
+    def columns(self, card: beit_core.ModelCard) -> dict[str, pa.DataType]:
         width = card.config.width * (2 if self.pool == "cls+mean" else 1)
         return {"embedding": pa.list_(TYPES[self.embedding_type], width)}
 
-    def load(self, card: ModelCard) -> Any:
-        return load_embedder(card, self.pool, self.layer)
+    def load(self, card: beit_core.ModelCard) -> Any:
+        return beit_core.load_embedder(card, self.pool, self.layer)
 
     def predict(self, model: Any, batch: Batch) -> Columns:
         vectors_BD = model(batch.pixels).float()
         if self.unit_length:
-            vectors_BD = torch.nn.functional.normalize(vectors_BD, dim=-1)
+            vectors_BD = vectors_BD / vectors_BD.norm(dim=-1, keepdim=True).clamp_min(1e-12)
         return {"embedding": vectors_BD.half() if self.embedding_type == "float16" else vectors_BD}
 
 

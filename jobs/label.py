@@ -7,6 +7,8 @@ r"""The most likely classes of every image, from a BEiT classifier.
 Columns: uri, key, status, error, width, height, label_ids, labels, scores (descending), and embedding if asked for.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -15,7 +17,7 @@ from _cli import main
 import numpy as np
 import pyarrow as pa
 
-from beit_core import ModelCard, load_classifier
+import beit_core
 from pipeline.errors import ConfigError
 from pipeline.task import Batch, Columns, Task
 
@@ -29,14 +31,14 @@ class Label(Task):
     threshold: float | None = field(default=None, metadata={"help": "drop classes with a lower score (none)"})
     with_embedding: bool = field(default=False, metadata={"help": "the image's vector too, from the same pass"})
 
-    def check(self, card: ModelCard) -> None:
+    def check(self, card: beit_core.ModelCard) -> None:
         if card.head != "classifier":
             job = {"segmenter": "segment.py", "masked": "tokens.py", "dvae": "tokens.py"}.get(card.head, "embed.py")
             raise ConfigError(f"--model {card.name} has no classes (it is a {card.head}): use jobs/{job}")
         if self.top_k < 1:
             raise ConfigError(f"--top-k {self.top_k}: give a number above 0")
 
-    def columns(self, card: ModelCard) -> dict[str, pa.DataType]:
+    def columns(self, card: beit_core.ModelCard) -> dict[str, pa.DataType]:
         columns = {
             "label_ids": pa.list_(pa.int32()),
             "labels": pa.list_(pa.string()),
@@ -44,15 +46,15 @@ class Label(Task):
         }
         return columns | ({"embedding": pa.list_(pa.float32(), card.config.width)} if self.with_embedding else {})
 
-    def load(self, card: ModelCard) -> Any:
-        return load_classifier(card)
+    def load(self, card: beit_core.ModelCard) -> Any:
+        return beit_core.load_classifier(card)
 
     def predict(self, model: Any, batch: Batch) -> Columns:
         pooled_BD, logits_BK = model(batch.pixels)
         answers = {"scores": logits_BK.float().softmax(-1)}
         return answers | ({"embedding": pooled_BD.float()} if self.with_embedding else {})
 
-    def encode(self, card: ModelCard, columns: Columns) -> Columns:
+    def encode(self, card: beit_core.ModelCard, columns: Columns) -> Columns:
         scores_BK = np.asarray(columns["scores"])
         ids_BK = np.argsort(-scores_BK, axis=1, kind="stable")[:, : self.top_k]  # stable: ties by id
         kept = [

@@ -82,7 +82,7 @@ def audit(planner: Planner, ledger: Ledger) -> Audit:
         failed=images - ok,
         missing=max(0, planned - images),
         duplicates=max(0, images - planned),
-        unfinished=tuple(sorted(planner.visited - shards.keys())),
+        unfinished=tuple(sorted(planner.wanted - shards.keys())),
         incomplete=tuple(name for name in expected if name not in good),
     )
 

@@ -23,8 +23,6 @@ import numpy as np
 from pipeline.decode import MAX_PIXELS, Decoded, decode
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from beit_core import PixelSpec
 
 FRESH_TRIES = 2  # deaths of a fresh child, alone with the image, that quarantine it
@@ -57,9 +55,7 @@ class Decoder:
     def __enter__(self) -> Decoder:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -131,12 +131,12 @@ def _work(spec: JobSpec, planner: Planner, engine: _Later, report: RunReport) ->
         storage.delete(storage.join(spec.output, "_SUCCESS"))
         for receipt in engine.start().execute(spec, _again(first, rows)):
             report.add(receipt)
-            progress.advance(receipt.facts.images)
+            progress.advance(receipt.facts)
 
 
 def _watched(planner: Planner, progress: Progress) -> Iterator[Span]:
     for row in planner:
-        progress.expect(None if row.stop is None else row.stop - row.start)
+        progress.expect(row)
         yield row
 
 

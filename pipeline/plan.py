@@ -80,6 +80,7 @@ class Planner:
         self.parts, self.shards = plan_parts.listing(spec.output)
         self.loose: dict[str, Planned] = {}
         self.visited: set[str] = set()  # shards of this listing
+        self.wanted: set[str] = set()  # those of them that the output should hold (with --limit not all)
         self.issued: set[str] = set()  # spans of loose images planned by this very run
         self.changed: dict[str, str] = {}  # uri -> version as listed now, where the plan has another
         self.latest: dict[str, str] = {}  # the same, as earlier parts of changes have it
@@ -100,6 +101,8 @@ class Planner:
             fresh.update(self._compare([source for source in chunk if source.kind == "images"]))
             while len(fresh) >= part_size:
                 yield from self._plan(fresh, part_size)
+            if not self._room() and self.shards.keys() <= self.visited:
+                break  # --limit is reached: the rest of a long listing can tell nothing new
         while fresh:
             yield from self._plan(fresh, part_size)
         self._plan_changes()
@@ -207,14 +210,17 @@ class Planner:
             return
         self.visited.add(name)
         entry = self.shards.get(name)
+        if entry is None and self._room() == 0:
+            return
+        self.wanted.add(name)
         if entry is not None and entry.version == short_version(source.entry.version):
             yield from self._missing(source, entry)
         elif entry is not None:
             yield self._unread(source, entry, most=entry.images if self.limit is not None else 0)
-        elif (room := self._room()) > 0:
+        else:
             most = 0
             if self.limit is not None:
-                most = count_images(self.spec, source.kind, source.entry, room)
+                most = count_images(self.spec, source.kind, source.entry, self._room())
                 self.planned += most
             yield self._unread(source, None, most=most)
 

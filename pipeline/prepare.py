@@ -52,12 +52,12 @@ def check(config: RunConfig, task: Task) -> Request:
     storage.be_quick(True)
     try:
         output = storage.absolute(config.output).rstrip("/")
-        card = _card(config.model, task)
         sources = Sources(list(config.input), config.input_format, extensions())
         first = _first_look(sources, output)
+        _check_output(config, output)
+        card = _card(config.model, task, fresh=settings.read_bound(output) is None)
         keep = _kept_types(config, first)
         schema = columns.schema_of(task.columns(card), keep)
-        _check_output(config, output)
     except CredentialsLost as error:
         raise ConfigError(str(error)) from error
     finally:
@@ -65,12 +65,15 @@ def check(config: RunConfig, task: Task) -> Request:
     return Request(config, task, card, output, sources, first, keep, schema)
 
 
-def _card(model: str, task: Task) -> ModelCard:
+def _card(model: str, task: Task, *, fresh: bool) -> ModelCard:
+    """The model's card; for a fresh output the weights are loaded once too, as only that shows that they fit."""
     from beit_core import CheckpointError, load_card
 
     try:
         card = load_card(models.fetch(model))
         task.check(card)
+        if fresh:
+            task.load(card)
     except CheckpointError as error:
         raise ConfigError(f"--model {model}: {error}") from error
     return card

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
 from typing import Any
+
+from pipeline.output import SpanFacts
+from pipeline.spans import Span
 
 INTERVAL_S = 10.0
 
@@ -22,12 +24,13 @@ def answer(text: str) -> None:
 
 
 class Progress:
-    """Counts images done; `expect` raises the total as planning goes on, None in it means not known yet."""
+    """Images done of those expected; the images of unread shards are estimated from the bytes read of them so far."""
 
     def __init__(self, task: str) -> None:
         self.task = task
-        self.done = self.total = 0
-        self.unknown = 0  # shards whose images nobody has counted
+        self.done = self.known = 0
+        self.unread: dict[str, int] = {}  # bytes of each shard whose images nobody has counted
+        self.read_bytes = self.read_images = 0
         self.began = self.last = time.monotonic()
         self.bar: Any = None
         self.row: Any = None
@@ -38,13 +41,9 @@ class Progress:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-            )
-            self.bar = Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+            text, rate = TextColumn("{task.description}"), TextColumn("{task.fields[rate]}")
+            columns = (text, BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+            self.bar = Bar(*columns, console=Console(stderr=True), transient=True)
             self.bar.start()
             self.row = self.bar.add_task(self.task, total=None, rate="")
         return self
@@ -55,39 +54,38 @@ class Progress:
         if self.bar is not None:
             self.bar.stop()
 
-    def expect(self, images: int | None) -> None:
+    def expect(self, row: Span) -> None:
         """A row of the dataset has been handed out."""
-        if images is None:
-            self.unknown += 1
+        if row.stop is None:
+            self.unread[row.source] = row.size
         else:
-            self.total += images
+            self.known += row.stop - row.start
 
-    def found(self, images: int) -> None:
-        """A shard turned out to hold this many images."""
-        self.unknown -= 1
-        self.total += images
-
-    def advance(self, images: int) -> None:
-        """Images of a finished span."""
-        self.done += images
-        self.total = max(self.total, self.done)
+    def advance(self, facts: SpanFacts) -> None:
+        """A span is finished."""
+        self.done += facts.images
+        if facts.source in self.unread:
+            self.read_bytes += max(0, facts.next_offset - facts.offset)
+            self.read_images += facts.images
         now = time.monotonic()
         rate = self.done / max(now - self.began, 1e-9)
         if self.bar is not None:
-            total = None if self.unknown else self.total
-            self.bar.update(self.row, completed=self.done, total=total, rate=f"{rate:,.0f} images/s")
+            self.bar.update(self.row, completed=self.done, total=self.total, rate=f"{rate:,.0f} images/s")
         elif now - self.last >= INTERVAL_S:
             self.last = now
             say(self._line(rate))
 
+    @property
+    def total(self) -> int:
+        """Images expected by now; more may be planned yet."""
+        per_byte = self.read_images / self.read_bytes if self.read_bytes else 0.0
+        left = max(0, sum(self.unread.values()) - self.read_bytes)
+        return max(self.done, self.known + self.read_images + int(left * per_byte))
+
     def _line(self, rate: float) -> str:
-        if self.unknown:
-            return (
-                f"{self.task}: {self.done:,} images, {rate:,.1f}/s, {self.unknown:,} shards not read to their end yet"
-            )
-        left = (self.total - self.done) / max(rate, 1e-9)
-        share = f"{self.done:,} of {self.total:,} images ({self.done / max(self.total, 1):.0%})"
-        return f"{self.task}: {share}, {rate:,.1f}/s, {_duration(left)} left"
+        about = "about " if self.unread else ""
+        share = f"{self.done:,} of {about}{self.total:,} images ({self.done / max(self.total, 1):.0%})"
+        return f"{self.task}: {share}, {rate:,.1f}/s, {_duration((self.total - self.done) / max(rate, 1e-9))} left"
 
 
 def _duration(seconds: float) -> str:

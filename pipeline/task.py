@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from beit_core import ModelCard, PixelSpec
 
-Columns = Mapping[str, "Tensor | Sequence[Any]"]
+Columns = Mapping[str, "Tensor | np.ndarray | Sequence[Any]"]
 
 
 @dataclass(frozen=True)

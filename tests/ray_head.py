@@ -1,5 +1,6 @@
 """A Ray head on loopback with its job server, ended by its own process id."""
 
+import json
 import os
 import signal
 import subprocess
@@ -33,14 +34,15 @@ class RayHead:
     def submit(
         self, *entrypoint: str, env: dict[str, str] | None = None, timeout: float = 240
     ) -> subprocess.CompletedProcess[str]:
-        """`ray job submit --working-dir . -- ENTRYPOINT` from the repository root."""
+        """`ray job submit --working-dir . -- ENTRYPOINT` from the repository root; `env` is for driver and workers."""
         ray = str(Path(sys.executable).parent / "ray")
-        command = [ray, "job", "submit", "--working-dir", ".", "--", *entrypoint]
+        runtime = ["--runtime-env-json", json.dumps({"env_vars": env or {}})]
+        command = [ray, "job", "submit", "--working-dir", ".", *runtime, "--", *entrypoint]
         root = Path(__file__).resolve().parent.parent
         return subprocess.run(
             command,
             cwd=root,
-            env=self.env | (env or {}),
+            env=self.env,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -58,7 +60,15 @@ def head_env() -> dict[str, str]:
 def command(temp: str, ports: list[int]) -> list[str]:
     # No port is left to Ray: its defaults collide with other heads, its random ones with other servers.
     gcs, dashboard, listen, agent, runtime_env, metrics, nodes, objects, client, first = ports[:10]
-    ray = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=3", f"--temp-dir={temp}"]
+    ray = [
+        str(Path(sys.executable).parent / "ray"),
+        "start",
+        "--head",
+        "--block",
+        "--num-cpus=2",
+        "--num-gpus=2",
+        f"--temp-dir={temp}",
+    ]
     ray += ["--node-ip-address=127.0.0.1", f"--port={gcs}", f"--object-store-memory={400 << 20}"]
     ray += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={listen}"]
     ray += [f"--dashboard-agent-grpc-port={agent}", f"--runtime-env-agent-port={runtime_env}"]

@@ -1,0 +1,55 @@
+"""What the command line refuses: one sentence, exit 2, no traceback, nothing written."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.flow import DIGITS
+from tests.helpers import run_job
+
+INPUT, MODEL = f"{DIGITS}/shards", f"{DIGITS}/model"
+
+
+def refused(*args: object, env: dict[str, str] | None = None) -> str:
+    done = run_job("label.py", *args, env=env, timeout=60)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    return done.stderr
+
+
+def test_a_misspelt_flag_is_an_error_that_names_the_right_one(tmp_path: Path) -> None:
+    assert "did you mean --output?" in refused("--input", INPUT, "--outptu", tmp_path / "o", "--model", MODEL)
+
+
+def test_an_abbreviated_flag_is_an_error(tmp_path: Path) -> None:
+    assert "--out" in refused("--input", INPUT, "--out", tmp_path / "o", "--model", MODEL)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--workers", "none"], "--workers none"),
+        (["--max-failed", "7"], "--max-failed 7"),
+        (["--ray-address", "ray://127.0.0.1:10001"], "ray:// is refused"),
+        (["--limit", "0"], "--limit 0"),
+        (["--top-k", "0"], "--top-k 0"),
+        (["--dtype", "int8"], "invalid choice"),
+        (["--keep", "label_ids"], "label_ids"),
+    ],
+)
+def test_flags_that_cannot_work_are_named(flags: list[str], said: str, tmp_path: Path) -> None:
+    message = refused("--input", INPUT, "--output", tmp_path / "o", "--model", MODEL, "--local", *flags)
+    assert said.replace(" is refused", "") in message
+    assert not (tmp_path / "o").exists()
+
+
+def test_flags_may_come_from_a_file_and_the_command_line_wins(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(
+        json.dumps({"input": [INPUT], "model": MODEL, "top_k": 2, "limit": 3, "local": True, "keep": ["cls"]})
+    )
+    run_job("label.py", "--config", config, "--output", tmp_path / "o", "--top-k", "1", code=0)
+    bound = json.loads((tmp_path / "o/_run.json").read_text())
+    assert (bound["settings"]["top_k"], bound["limit"], bound["keep"]) == (1, 3, ["cls"])

@@ -1,0 +1,52 @@
+"""The same command in every mode: one process, Ray on this machine, a submitted job; local files and S3."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from tests.flow import DIGITS
+from tests.helpers import rows, run_job, tree_bytes
+from tests.ray_head import RayHead
+from tests.weed import Weed
+
+FLAGS = ["--input", DIGITS / "shards", "--model", DIGITS / "model", "--keep", "cls"]
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("modes") / "local"
+    run_job("label.py", *FLAGS, "--output", output, "--local", code=0)
+    return output
+
+
+def right(table: pa.Table) -> int:
+    return sum(a[0] == b for a, b in zip(table["labels"].to_pylist(), table["cls"].to_pylist(), strict=True))
+
+
+def test_ray_writes_the_bytes_that_one_process_writes(local: Path, tmp_path: Path) -> None:
+    done = run_job("label.py", *FLAGS, "--output", tmp_path / "out", "--workers", 2, code=0)
+    assert tree_bytes(tmp_path / "out/data") == tree_bytes(local / "data")
+    assert right(rows(tmp_path / "out")) == 357
+    assert "planned 360 = ok 360 + failed 0, missing 0, duplicates 0" in done.stdout
+    loud = [line for line in done.stderr.splitlines() if not line.startswith("label: ")]
+    assert loud == []  # Ray keeps quiet
+
+
+def test_input_output_and_model_on_s3_in_one_process_and_as_a_job_on_gpu_nodes(
+    weed: Weed, ray_head: RayHead, tmp_path: Path
+) -> None:
+    """The head has two CPUs and fake GPUs: readers, predictors and writers are steps of their own, and fit."""
+    weed.put_tree(DIGITS / "shards", "inb/digits")
+    weed.put_tree(DIGITS / "model", "inb/model")
+    flags = ["--input", "s3://inb/digits", "--model", "s3://inb/model/", "--keep", "cls"]
+    env = weed.env | {"XDG_CACHE_HOME": str(tmp_path)}
+    run_job("label.py", *flags, "--output", "s3://outb/local", "--local", env=env, code=0)
+    done = ray_head.submit("python", "jobs/label.py", *flags, "--output", "s3://outb/job", env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert tree_bytes("outb/job/data", weed.fs()) == tree_bytes("outb/local/data", weed.fs())
+    table = rows("outb/job", weed.fs())
+    assert right(table) == 357
+    assert table["uri"][0].as_py() == "s3://inb/digits/digits-00000.tar#0039.png"
+    again = run_job("label.py", *flags, "--output", "s3://outb/job", env=env, code=0)
+    assert "nothing to do" in again.stdout

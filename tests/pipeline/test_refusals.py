@@ -1,0 +1,121 @@
+"""What makes a run hopeless is said before anything is written."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ConfigError
+from tests.flow import DIGITS, make_tar, png, run_here
+from tests.weed import Weed
+
+SHARDS = DIGITS / "shards"
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def refused(match: str, source: object, output: object, **flags: object) -> None:
+    with pytest.raises(ConfigError, match=match):
+        run_here(source, output, **flags)
+    assert not Path(str(output)).exists() or not list(Path(str(output)).glob("_run.json"))
+
+
+def test_input_that_is_not_there(output: Path, tmp_path: Path) -> None:
+    refused("nowhere: no image and no shard found, nothing there", tmp_path / "nowhere", output)
+
+
+def test_input_without_an_image(output: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/notes.md").write_text("x")
+    refused(r"only other files \(1 \.md\)", tmp_path / "in", output)
+
+
+def test_a_model_that_is_not_there(output: Path, tmp_path: Path) -> None:
+    refused("no such folder or file", SHARDS, output, model=tmp_path / "none")
+
+
+def test_a_folder_that_is_no_model(output: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    refused("config.json", SHARDS, output, model=tmp_path / "model")
+
+
+def test_a_model_that_cannot_answer_names_the_job_that_can(output: Path, tiny_model: Callable[..., Path]) -> None:
+    refused("use jobs/embed.py", SHARDS, output, model=tiny_model("encoder"))
+    refused("use jobs/segment.py", SHARDS, output, model=tiny_model("segmenter"))
+
+
+def test_a_checkpoint_whose_keys_do_not_fit(output: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(DIGITS / "model", tmp_path / "model")
+    tensors = load_file(tmp_path / "model/model.safetensors")
+    tensors["stranger.weight"] = tensors.pop("classifier.weight")
+    save_file(tensors, tmp_path / "model/model.safetensors")
+    refused("stranger.weight|classifier.weight", SHARDS, output, model=tmp_path / "model")
+
+
+def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    refused("cannot be", SHARDS, tmp_path / "file/out")
+
+
+def test_an_output_full_of_other_files_is_left_alone(output: Path) -> None:
+    output.mkdir()
+    (output / "precious.txt").write_text("x")
+    refused("files that are not ours", SHARDS, output)
+    refused("nothing of it is deleted", SHARDS, output, overwrite=True)
+    assert (output / "precious.txt").read_text() == "x"
+
+
+def test_an_output_below_its_own_input(tmp_path: Path) -> None:
+    make_tar(tmp_path / "in/s.tar", [("a.png", png(1))])
+    refused("read its own result", tmp_path / "in", tmp_path / "in/out")
+
+
+def test_a_column_to_keep_that_would_clash_or_does_not_exist(output: Path, tmp_path: Path) -> None:
+    refused("--keep scores", SHARDS, output, keep=("scores",))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.png").write_bytes(png(1))
+    refused("loose images carry no columns", tmp_path / "in", output, keep=("cls",))
+
+
+@pytest.mark.usefixtures("s3_env")
+@pytest.mark.parametrize(
+    ("source", "match"),
+    [("s3://no-such-bucket/x", "no such bucket|nothing there"), ("s3://inb/nothing-here/", "nothing there")],
+)
+def test_a_bucket_or_prefix_that_is_not_there(source: str, match: str, output: Path) -> None:
+    refused(match, source, output)
+
+
+def test_wrong_keys(weed: Weed, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline import s3
+
+    for name, value in (weed.env | {"AWS_SECRET_ACCESS_KEY": "wrongwrongwrong1"}).items():
+        monkeypatch.setenv(name, value)
+    s3.client.cache_clear()
+    s3.s3fs.S3FileSystem.clear_instance_cache()
+    try:
+        refused("credentials", "s3://inb/x/", output)
+    finally:
+        s3.client.cache_clear()
+        s3.s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_an_output_bucket_one_may_only_read(weed: Weed, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline import s3
+
+    for name, value in (weed.env | weed.reader_env).items():
+        monkeypatch.setenv(name, value)
+    s3.client.cache_clear()
+    s3.s3fs.S3FileSystem.clear_instance_cache()
+    try:
+        with pytest.raises(ConfigError, match="access denied"):
+            run_here(SHARDS, "s3://inb/out")
+    finally:
+        s3.client.cache_clear()
+        s3.s3fs.S3FileSystem.clear_instance_cache()
