@@ -102,7 +102,7 @@ class Dvae(nn.Module):
         if channels != 3 or height % 8 or width % 8 or not pictures_B3HW.is_floating_point():
             shape = tuple(pictures_B3HW.shape)
             raise ValueError(f"the tokenizer takes floats (B, 3, H, W), sides divisible by 8, not {shape}")
-        with _float32(pictures_B3HW.device):
+        with _float32(pictures_B3HW.device.type):
             squeezed = (1 - 2 * MARGIN) * pictures_B3HW.float() + MARGIN
             logits_BVhw: Tensor = self.encoder(self.encoder.entry(squeezed), _halve)
             return logits_BVhw
@@ -111,7 +111,7 @@ class Dvae(nn.Module):
         """Tokens (B, h, w), integers in 0 .. V - 1 -> RGB (B, 3, 8 h, 8 w) in [0, 1]."""
         if self.decoder is None:
             raise CheckpointError("this tokenizer folder has no decoder: convert decoder.pkl together with encoder.pkl")
-        with _float32(tokens_Bhw.device):
+        with _float32(tokens_Bhw.device.type):
             entry = self.decoder.entry
             # A 1 x 1 convolution of one-hot vectors picks columns of its weight.
             picked_BhwD = F.embedding(tokens_Bhw.long(), entry.weight[:, :, 0, 0].T) + cast(Tensor, entry.bias)
@@ -134,7 +134,7 @@ def _double(map_BDhw: Tensor) -> Tensor:
 
 
 @contextmanager
-def _float32(device: torch.device) -> Iterator[None]:
+def _float32(device_type: str) -> Iterator[None]:
     cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-    with torch.autocast(device.type, enabled=False), cudnn:
+    with torch.autocast(device_type, enabled=False), cudnn:
         yield

@@ -58,10 +58,11 @@ def presets() -> dict[str, Preset]:
 
 
 def find_preset(path: Path) -> Preset | None:
-    """The preset a path speaks of: a preset's own name, a published file's, or a hub cache's folder."""
-    names = {part.removeprefix("models--").rpartition("--")[2] for part in path.resolve().parts[-3:]}
-    names |= {path.name, path.name.removesuffix(path.suffix)}
-    return next((p for p in presets().values() if names & {p.name, *p.files}), None)
+    """The preset a path speaks of: a preset's own name, a published file's, or the folder of a hub's cache."""
+    path = path.resolve()
+    cached = [part.rpartition("--")[2] for part in path.parts[-3:] if part.startswith("models--")]
+    names = {path.name, path.name.removesuffix(path.suffix), *cached}
+    return next((preset for preset in presets().values() if names & {preset.name, *preset.files}), None)
 
 
 def preset_named(name: str) -> Preset:

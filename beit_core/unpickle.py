@@ -6,8 +6,10 @@ a few classes that become inert shells of their attributes; every other name is 
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import re
+import sys
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -68,26 +70,20 @@ def read_pickle(path: Path) -> Any:
     if zipfile.is_zipfile(path) and any(name.endswith("constants.pkl") for name in zipfile.ZipFile(path).namelist()):
         raise CheckpointError(f"{path} is a TorchScript program, not weights: ask for its state_dict")
     try:
-        # The plain loader is torch's own allow-list; only what it does not know comes to ours.
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        pass
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is not a readable weights file: {error}") from error
-    try:
-        with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a shell's source is not that of the class it stands for
-            return torch.load(file, map_location="cpu", weights_only=False, pickle_module=_this_module())
+        return _load(path)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} is refused, it holds more than tensors: {error}") from error
-    except Exception as error:
+    except Exception as error:  # damaged files fail in as many ways as there are bytes in them
         raise CheckpointError(f"{path} is not a readable weights file: {error!r}") from error
 
 
-def _this_module() -> Any:
-    import sys
-
-    return sys.modules[__name__]
+def _load(path: Path) -> Any:
+    with contextlib.suppress(pickle.UnpicklingError):
+        # torch's own allow-list reads state dicts, and faster; only what it does not know comes to ours.
+        return torch.load(path, map_location="cpu", weights_only=True)
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a shell's source is not that of the class it stands for
+        return torch.load(file, map_location="cpu", weights_only=False, pickle_module=sys.modules[__name__])
 
 
 def module_tensors(content: Any) -> dict[str, Tensor]:

@@ -104,6 +104,7 @@ def test_segmentation_checkpoints_of_mmsegmentation(tiny_model: Callable[..., Pa
     assert card.config.feature_layers("original") == (2, 3, 4, 6)
     assert load_file(tmp_path / "new/model.safetensors").keys() == load_file(folder / "model.safetensors").keys()
     assert load_model(card)(torch.zeros(1, 3, 64, 64)).shape == (1, 5, 32, 32)
+    transformers_reads(tmp_path / "new", folder)
 
 
 def test_a_preset_gives_pixels_and_labels(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
