@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import colorsys
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,19 @@ GOLDEN = 0.618033988749895  # turn of the hue from class to class: neighbours in
 STEP = 1 << 20  # pixels counted at a time
 
 
+def drawn(to_map: Callable[[Any, int, int], Any], given: Iterable[Any], sizes: Sequence[tuple[int, int]]) -> list[Any]:
+    """`to_map` of every image's logits or pixels: empty for padding, None where the model's answer is not finite."""
+    maps: list[Any] = []
+    for one, (height, width) in zip(given, sizes, strict=True):
+        try:
+            maps.append(to_map(one, height, width) if height and width else one.new_empty(0).byte())
+        except ValueError:
+            maps.append(None)
+    return maps
+
+
 def columns(maps: Any, labels: Sequence[str], palette: Sequence[Color] | None) -> dict[str, Any]:
-    """Column values from a label map per image, None where the model had no finite answer."""
+    """Column values from the maps that `drawn` made, now on the CPU."""
     arrays = [np.asarray([] if one is None else one) for one in maps]
     return {
         "mask": [to_png(one, palette or default_palette(labels)) for one in arrays],

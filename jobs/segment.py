@@ -1,0 +1,77 @@
+"""One class for every pixel.
+
+    python jobs/segment.py --input PHOTOS --output masks --model microsoft/beit-base-finetuned-ade-640-640
+    ray job submit --working-dir . -- python jobs/segment.py --input s3://b/photos --output s3://b/masks --model s3://b/ade
+
+Columns: uri, key, status, error, width, height, mask (palette PNG: pixel = class id), classes (largest first).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from _cli import main
+
+import pyarrow as pa
+
+import beit_core
+from pipeline import masks
+from pipeline.errors import ConfigError
+from pipeline.task import Batch, Columns, Task
+
+CLASSES = pa.list_(pa.struct([("id", pa.int32()), ("label", pa.string()), ("fraction", pa.float32())]))
+
+
+@dataclass(frozen=True)
+class Segment(Task):
+    """The likeliest class of each pixel of the upright image."""
+
+    name: ClassVar[str] = "segment"
+    semantics: Literal["original", "hf"] | None = field(
+        default=None, metadata={"help": "read the checkpoint as in its training, or as transformers does (the card's)"}
+    )
+    inference: Literal["whole", "slide"] | None = field(
+        default=None, metadata={"help": "one look, or overlapping windows (whole for hf, slide for original)"}
+    )
+
+    def check(self, card: beit_core.ModelCard) -> None:
+        if card.head != "segmenter":
+            job = {"classifier": "label.py", "masked": "tokens.py", "dvae": "tokens.py"}.get(card.head, "embed.py")
+            raise ConfigError(f"--model {card.name} has no class per pixel (it is a {card.head}): use jobs/{job}")
+
+    def settings(self, card: beit_core.ModelCard) -> dict[str, Any]:
+        meant = self.semantics or card.semantics
+        return {"semantics": meant, "inference": self.inference or ("whole" if meant == "hf" else "slide")}
+
+    def views(self, card: beit_core.ModelCard) -> tuple[beit_core.PixelSpec, ...]:
+        return (self._meant(card).pixels,)
+
+    def columns(self, card: beit_core.ModelCard) -> dict[str, pa.DataType]:  # noqa: ARG002 - the same for all
+        return {"mask": pa.binary(), "classes": CLASSES}
+
+    def load(self, card: beit_core.ModelCard) -> Any:
+        return beit_core.load_segmenter(self._meant(card), inference=self.settings(card)["inference"])
+
+    def predict(self, model: Any, batch: Batch) -> Columns:
+        at_once = (model.semantics, model.inference) == ("hf", "whole")  # else each is padded or cut up its own way
+        given, to_map = (model(batch.pixels), beit_core.label_map) if at_once else (batch.pixels, model.segment)
+        return {"mask": masks.drawn(to_map, given, batch.sizes)}
+
+    def encode(self, card: beit_core.ModelCard, columns: Columns) -> Columns:
+        return masks.columns(columns.get("mask", ()), card.labels, card.palette)
+
+    def _meant(self, card: beit_core.ModelCard) -> beit_core.ModelCard:
+        """The card under --semantics, which decides on pixels too."""
+        return card if self.semantics in (None, card.semantics) else _reread(card.path, self.semantics)
+
+
+@cache
+def _reread(path: Path, semantics: Literal["original", "hf"] | None) -> beit_core.ModelCard:
+    return beit_core.load_card(path, semantics)
+
+
+if __name__ == "__main__":
+    main(Segment, __doc__)
