@@ -147,7 +147,7 @@ def _side(tensors: Mapping[str, Tensor], tables: list[Tensor]) -> int:
         side = math.isqrt(count)
         fits = side > 0 and side * side == count
     if not fits:
-        raise CheckpointError("the trained picture size cannot be read off the tensors: give a config.json (--config)")
+        raise CheckpointError("the trained picture size cannot be read off the tensors: give --model-config")
     return side
 
 

@@ -117,6 +117,18 @@ def test_a_preset_gives_pixels_and_labels(tiny_model: Callable[..., Path], tmp_p
     assert load_card(tmp_path / "new") == card
 
 
+def test_a_given_configuration_decides_what_shapes_leave_open(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tiny_model("classifier", image_size=(32, 48))
+    processor = tmp_path / "preprocessor_config.json"
+    processor.write_text('{"size": {"height": 32, "width": 48}, "image_mean": 0.25}')
+    torch.save(as_unilm(full_names(folder)), tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match="--model-config"):
+        convert(tmp_path / "weights.pth", tmp_path / "new", processor=processor)
+    card = convert(tmp_path / "weights.pth", tmp_path / "new", processor=processor, config=folder / "config.json")
+    assert card.config.image_size == (32, 48)
+    assert card.pixels.mean == (0.25, 0.25, 0.25)
+
+
 def test_converting_a_converted_folder_changes_nothing(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
     folder = tiny_model("classifier")
     torch.save(as_unilm(full_names(folder)), tmp_path / "weights.pth")
