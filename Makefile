@@ -31,12 +31,12 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	@touch $@
 
 demo: install
-	$(PY) jobs/label.py --input tests/data/digits/shards --output $(DEMO) --model tests/data/digits/model --keep cls --overwrite
-	@$(PY) -c "import pyarrow.parquet as pq; \
-	rows = pq.read_table('$(DEMO)/data', columns=['labels', 'cls']).to_pylist(); \
-	right = sum(r['cls'] == r['labels'][0] for r in rows if r['labels']); \
-	print(f'{right} of {len(rows)} digits are right. The Parquet lies in $(DEMO)/data.')"
-	@echo "Next, your own images: $(PY) jobs/label.py --input FOLDER --output OUT --model MODEL"
+	@$(PY) jobs/label.py --input tests/data/digits/shards --output $(DEMO) --model tests/data/digits/model --keep cls --overwrite
+	@$(PY) jobs/evaluate.py $(DEMO) --truth cls
+	@$(PY) jobs/report.py $(DEMO)
+	@echo
+	@echo "Next, your own images (a folder, tars or s3://...), with a published BEiT:"
+	@echo "  $(PY) jobs/label.py --input FOLDER --output OUT --model microsoft/beit-base-patch16-224"
 
 test: install-test
 	$(PY) -m pytest -q $(ARGS)

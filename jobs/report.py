@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 
-from _cli import run_simple
+from _cli import Parser, run_simple
 
 from pipeline import page, storage
 from pipeline.page_runs import verified_line
@@ -18,7 +18,7 @@ from pipeline.page_runs import verified_line
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="report.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("output", metavar="OUTPUT", help="the --output of a job: a path or s3://bucket/prefix")

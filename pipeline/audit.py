@@ -115,21 +115,24 @@ class Verification:
     ok: int
     duplicates: int
     damaged: tuple[str, ...]
+    missing: int = 0  # images of the plan without a row
 
     @property
     def green(self) -> bool:
-        """Whether every file is whole, its counts true and every URI unique."""
-        return not (self.duplicates or self.damaged)
+        """Whether every planned image has a row, every file is whole, its counts true and every URI unique."""
+        return not (self.duplicates or self.damaged or self.missing)
 
 
 def verify(output_uri: str) -> Verification:
-    """Read every row: counts must be what each file says, URIs unique over all. 16 bytes of memory per row."""
-    if read_bound(output_uri) is None:
+    """Read every row: counts must be what plan and files say, URIs unique over all. 16 bytes of memory per row."""
+    bound = read_bound(output_uri)
+    if bound is None:
         raise ConfigError(f"{output_uri} is no output of ours: it has no _run.json")
     digests: list[np.ndarray] = []
     rows = ok = files = 0
     damaged: list[str] = []
-    for entry in _data_files(output_uri):
+    planned = _planned(output_uri, bound["span_size"])
+    for entry in data_files(output_uri):
         files += 1
         try:
             facts = output.read_facts(entry)
@@ -142,12 +145,29 @@ def verify(output_uri: str) -> Verification:
         if (facts.images, facts.ok) != (len(table), good):
             damaged.append(f"{entry.uri}: says {facts.images} rows, {facts.ok} ok; has {len(table)}, {good}")
         digests.append(_digests(table["uri"].to_pylist()))
+        planned.pop(facts.name, None)
         rows, ok = rows + len(table), ok + good
     every = np.concatenate(digests) if digests else np.empty(0, "V16")
-    return Verification(files, rows, ok, len(every) - len(np.unique(every)), tuple(damaged))
+    return Verification(
+        files, rows, ok, len(every) - len(np.unique(every)), tuple(damaged), missing=sum(planned.values())
+    )
 
 
-def _data_files(output_uri: str) -> Iterator[Entry]:
+def _planned(output_uri: str, span_size: int) -> dict[str, int]:
+    """Images of every span that the plan knows, by its name."""
+    parts, shards = plan_parts.listing(output_uri)
+    planned: dict[str, int] = {}
+    for part in parts:
+        spans, changes = plan_parts.read_part(part)
+        planned |= {} if changes else {span.name: span.stop - span.start for span in spans}
+    for entry in shards.values():
+        for start in range(0, entry.images, span_size):
+            planned[span_name(entry.name, start)] = min(span_size, entry.images - start)
+    return planned
+
+
+def data_files(output_uri: str) -> Iterator[Entry]:
+    """The files of finished spans, in the order of their names."""
     for entry in storage.listing(storage.join(output_uri, "data")):
         name = entry.uri.rsplit("/", 1)[-1]
         if name.endswith(output.SUFFIX) and not name.startswith("."):

@@ -7,7 +7,6 @@ missing ones black. So an answer depends on its own pixels and slot, never on wo
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -130,13 +129,13 @@ class Predictor:
         return result
 
 
-def _to_cpu(values: Tensor | Sequence[Any]) -> Tensor | Sequence[Any]:
+def _to_cpu(values: Any) -> Any:
     if isinstance(values, Tensor):
         return values.float().cpu() if values.dtype == torch.bfloat16 else values.cpu()
     return [value.cpu() if isinstance(value, Tensor) else value for value in values]
 
 
-def _to_numpy(values: Tensor | Sequence[Any]) -> Any:
+def _to_numpy(values: Any) -> Any:
     return values.numpy() if isinstance(values, Tensor) else values
 
 

@@ -1,0 +1,100 @@
+"""Answers held against truth that was kept beside them: top-k accuracy of labels, mean IoU of masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import audit, masks, storage
+from pipeline.columns import OK
+from pipeline.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Of `images` with an answer and a truth: how often the first label, and one of the first five, was right."""
+
+    images: int
+    top1: int
+    top5: int
+
+    def __str__(self) -> str:
+        share = max(self.images, 1)
+        return f"{self.top1:,} of {self.images:,} right: top-1 {self.top1 / share:.2%}, top-5 {self.top5 / share:.2%}"
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Segmentation quality over all pixels of `images`: mean IoU of the classes that occur, and pixel accuracy."""
+
+    images: int
+    mean_iou: float
+    pixel_accuracy: float
+
+    def __str__(self) -> str:
+        return f"{self.images:,} masks: mean IoU {self.mean_iou:.4f}, pixel accuracy {self.pixel_accuracy:.4f}"
+
+
+def evaluate(output: str, truth: str, ignore: int = 255) -> Accuracy | Overlap:
+    """Compare an output with its kept column `truth`: class names or ids for labels, mask files for masks.
+
+    Pixels whose true class is `ignore` do not count. Raises ConfigError when there is nothing to compare.
+    """
+    batches = _batches(storage.absolute(output), truth)
+    first = next(batches, None)
+    if first is None:
+        raise ConfigError(f"{output}: no rows there; give the --output of a label or segment job")
+    names = first.schema.names
+    if truth not in names:
+        raise ConfigError(f"{output} has no column {truth}: run the job with --keep {truth}; it has {', '.join(names)}")
+    if "labels" in names:
+        return _accuracy([first, *batches], truth)
+    if "mask" in names:
+        return _overlap([first, *batches], truth, ignore)
+    raise ConfigError(f"{output} holds neither labels nor masks: evaluate takes outputs of label.py and segment.py")
+
+
+def _batches(output: str, truth: str) -> Iterator[pa.Table]:
+    for entry in audit.data_files(output):
+        with storage.open_stream(entry) as stream:
+            file = pq.ParquetFile(stream)
+            names = file.schema_arrow.names
+            yield file.read([name for name in ("status", "label_ids", "labels", "mask", truth) if name in names])
+
+
+def _rows(tables: list[pa.Table], columns: list[str]) -> Iterator[tuple[Any, ...]]:
+    for table in tables:
+        values = zip(*(table[name].to_pylist() for name in ["status", *columns]), strict=True)
+        yield from (row[1:] for row in values if row[0] == OK and row[-1] is not None)
+
+
+def _accuracy(tables: list[pa.Table], truth: str) -> Accuracy:
+    images = top1 = top5 = 0
+    for ids, labels, true in _rows(tables, ["label_ids", "labels", truth]):
+        wanted = str(true).strip()
+        ranks = [str(i) == wanted or label == wanted for i, label in zip(ids, labels, strict=True)]
+        images, top1, top5 = images + 1, top1 + any(ranks[:1]), top5 + any(ranks[:5])
+    return Accuracy(images, top1, top5)
+
+
+def _overlap(tables: list[pa.Table], truth: str, ignore: int) -> Overlap:
+    images, counts = 0, np.zeros((0, 0), np.int64)
+    for mask, true in _rows(tables, ["mask", truth]):
+        found, wanted = masks.read_mask(mask).reshape(-1), masks.read_mask(true).reshape(-1)
+        if found.shape != wanted.shape:
+            raise ConfigError(f"a mask of {found.size} pixels has a truth of {wanted.size}: they must be of one size")
+        size = max(len(counts), int(found.max(initial=0)) + 1, int(wanted[wanted != ignore].max(initial=0)) + 1)
+        counts = np.pad(counts, ((0, size - len(counts)),) * 2)
+        seen = wanted != ignore
+        pairs = wanted[seen].astype(np.int64) * size + found[seen]
+        counts += np.bincount(pairs, minlength=size * size).reshape(size, size)
+        images += 1
+    right = np.diag(counts)
+    union = counts.sum(0) + counts.sum(1) - right
+    occurring = union > 0
+    return Overlap(images, float((right[occurring] / union[occurring]).mean()), float(right.sum() / counts.sum()))
