@@ -36,11 +36,12 @@ class Shell:
 
 
 # Modules of the published dVAE pickles, and the settings that training scripts leave in theirs.
-SHELLS = re.compile(r"(dall_e\.(encoder|decoder|utils)|torch\.nn\.modules\.\w+|argparse)\.\w+|functools\.partial")
+SHELLS = re.compile(
+    r"(dall_e\.(encoder|decoder|utils)|torch\.nn\.modules\.\w+|argparse)\.\w+|functools\.partial|torch\.device"
+)
 REAL = {
     ("collections", "OrderedDict"): OrderedDict,
     ("builtins", "set"): set,
-    ("torch", "device"): torch.device,
     ("torch", "Size"): torch.Size,
     ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
     ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
