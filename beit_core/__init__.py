@@ -11,9 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .card import ModelCard, load_card
     from .checkpoint import (
-        ModelCard,
-        load_card,
         load_classifier,
         load_dvae,
         load_embedder,
@@ -52,16 +51,18 @@ _HOME = {
     "BeitConfig": "config",
     "CheckpointError": "config",
     "CheckpointMismatch": "config",
+    "ModelCard": "card",
     "PixelSpec": "pixels",
     "Preset": "published",
     "convert": "conversion",
     "label_map": "segmentation",
+    "load_card": "card",
     "presets": "published",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Public names on first use: a process that only decodes pictures must not wait for torch."""
+    """Public names on first use: who only decodes pictures, or reads a card, must not wait for torch."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f".{_HOME.get(name, 'checkpoint')}", __name__), name)

@@ -17,8 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .checkpoint import (
-    BUILDERS,
+from .card import (
     CARD_FILE,
     DVAE,
     ModelCard,
@@ -27,16 +26,17 @@ from .checkpoint import (
     dvae_card,
     fitting_preset,
     load_card,
-    with_prefix,
     with_semantics,
 )
+from .checkpoint import BUILDERS, with_prefix
 from .config import CheckpointError
 from .dvae import Dvae
+from .files import find_weights, read_json
 from .flax import unpack
 from .foreign import from_flax, infer_config, read_foreign
 from .pixels import PixelSpec
 from .published import TRAINED_EPS, Preset, find_preset, preset_named
-from .weights import check, find_weights, read_json, read_tensors
+from .weights import check, read_tensors
 
 FLAX_FILE = "flax_model.msgpack"
 PICKLES = ("encoder.pkl", "decoder.pkl")

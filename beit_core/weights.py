@@ -6,12 +6,9 @@ names to them. D width.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -21,8 +18,6 @@ from torch import Tensor, nn
 from .config import CheckpointError, CheckpointMismatch
 from .unpickle import module_tensors, read_pickle
 
-WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")
-WEIGHT_FILES = tuple(file for name in WHOLE_FILES for file in (name, f"{name}.index.json"))
 BLOCK = r"trunk\.blocks\.(\d+)\."
 LAYER = r"beit.encoder.layer.\1."
 TABLE = "relative_position_bias.relative_position_bias_table"
@@ -48,36 +43,6 @@ DISK_NAMES = (
 IGNORED = re.compile(r"relative_position_index$|num_batches_tracked$")
 
 
-def find_weights(folder: Path) -> list[Path]:
-    """The files that hold the weights of a model folder, in a fixed order. Raises CheckpointError if there are none."""
-    for name in WEIGHT_FILES:
-        if (folder / name).is_file():
-            return _shards(folder / name) if name.endswith(".json") else [folder / name]
-    raise CheckpointError(f"no weights in {folder}: expected one of {', '.join(WEIGHT_FILES)}")
-
-
-def _shards(index: Path) -> list[Path]:
-    names = sorted(set(read_json(index).get("weight_map", {}).values()))
-    paths = [index.parent / name for name in names]
-    absent = [name for name, path in zip(names, paths, strict=True) if Path(name).name != name or not path.is_file()]
-    if absent or not names:
-        raise CheckpointError(f"{index} names parts that are not next to it: {', '.join(absent) or '(none at all)'}")
-    return paths
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises CheckpointError where there is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not readable as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not an object")
-    return content
-
-
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Named tensors of a `.safetensors` file or of a pickle. Raises CheckpointError, never runs code."""
     if path.suffix != ".safetensors":
@@ -87,15 +52,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
     return tensors
-
-
-def digest(paths: list[Path], meaning: str) -> str:
-    """sha256 (hex) of the content of these files and of `meaning`; independent of where the files lie."""
-    total = hashlib.sha256(meaning.encode())
-    for path in paths:
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()
 
 
 def fill(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor], source: str) -> nn.Module:
