@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from pipeline import prepare, settings, storage
 from pipeline.audit import Audit, audit
+from pipeline.dry_run import dry_run
 from pipeline.errors import ObjectUnreadable, PipelineError, StorageError, TooManyFailures
 from pipeline.ledger import Ledger
 from pipeline.plan import Planner
@@ -69,6 +70,8 @@ def run(config: RunConfig, task: Task) -> int:
     """Do what the command asks; returns the exit code, raises PipelineError for what has one of its own."""
     with _interruptible():
         request = prepare.check(config, task)
+        if config.dry_run:
+            return dry_run(request)
         engine = _Later(config)
         try:
             return _run(config, request, engine)

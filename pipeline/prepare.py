@@ -123,27 +123,39 @@ def _check_output(config: RunConfig, output: str) -> None:
 
 def bind(request: Request, resolve_dtype: Callable[[], str]) -> JobSpec:
     """Fix what `auto` means for this output, once, and create or check `_run.json`."""
-    config, task, card = request.config, request.task, request.card
-    if config.overwrite and settings.read_bound(request.output) is not None:
+    if request.config.overwrite and settings.read_bound(request.output) is not None:
         storage.delete_below(request.output)
-    there = settings.read_bound(request.output)
-    dtype = config.dtype if config.dtype != "auto" else None
-    wanted: dict[str, Any] = {
-        "schema": settings.SCHEMA_VERSION,
-        "task": task.name,
-        "settings": task.settings(card),
-        "model": {"name": card.name, "head": card.head, "fingerprint": card.fingerprint, "semantics": card.semantics},
-        "dtype": dtype or (resolve_dtype() if there is None else None),
-        "compile": bool(config.compile) if there is None else config.compile,
-        "exact": config.exact,
-        "keep": list(config.keep),
-        "limit": config.limit,
-        "span_size": config.span_size or (_auto_span_size(request) if there is None else None),
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
-    }
+    wanted = _wanted(request, resolve_dtype)
     bound = settings.bind(request.output, wanted)
     _warn_of_versions(bound, wanted)
     return _spec(request, bound)
+
+
+def propose(request: Request, resolve_dtype: Callable[[], str]) -> JobSpec:
+    """What `bind` would fix, without writing anything; for `--dry-run`."""
+    wanted = _wanted(request, resolve_dtype)
+    there = settings.read_bound(request.output) if not request.config.overwrite else None
+    return _spec(request, there or wanted)
+
+
+def _wanted(request: Request, resolve_dtype: Callable[[], str]) -> dict[str, Any]:
+    """The content of `_run.json`; None where an existing one decides."""
+    config, card = request.config, request.card
+    fresh = config.overwrite or settings.read_bound(request.output) is None
+    dtype = config.dtype if config.dtype != "auto" else None
+    return {
+        "schema": settings.SCHEMA_VERSION,
+        "task": request.task.name,
+        "settings": request.task.settings(card),
+        "model": {"name": card.name, "head": card.head, "fingerprint": card.fingerprint, "semantics": card.semantics},
+        "dtype": dtype or (resolve_dtype() if fresh else None),
+        "compile": bool(config.compile) if fresh else config.compile,
+        "exact": config.exact,
+        "keep": list(config.keep),
+        "limit": config.limit,
+        "span_size": config.span_size or (_auto_span_size(request) if fresh else None),
+        "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
+    }
 
 
 def _auto_span_size(request: Request) -> int:

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import output, plan_parts
+from pipeline import output, plan_parts, storage
 from pipeline.columns import BASE, OK
 from pipeline.decode import Decoded
 from pipeline.decoder import Decoder
 from pipeline.output import SpanFacts
 from pipeline.settings import JobSpec
+from pipeline.sources import Source
 from pipeline.spans import Span, span_name
 from pipeline.storage import Entry
 from pipeline.tables import read_table
@@ -64,6 +65,17 @@ class Reader:
             names = Names()
             items = _Ahead(self._items(span, (span.offset, span.skip), span.start, names))
             yield self._shard_span(span, span.start, items, span.stop - span.start, names, before)
+
+    def sample(self, sources: Iterable[Source], count: int) -> Loaded:
+        """The first `count` images of these sources as one span; for `--dry-run`: nothing is looked up or written."""
+        items = itertools.islice(itertools.chain.from_iterable(map(self._source_items, sources)), count)
+        return self._span(Span("images", "", "sample", "", 0, count), "sample", 0, items, None)
+
+    def _source_items(self, source: Source) -> Iterator[Item]:
+        entry = source.entry
+        if source.kind == "images":
+            return iter([Item(entry.uri, source.key, storage.try_read(entry.uri))])
+        return self._items(Span(source.kind, entry.uri, "", "", 0, None, entry.size), (0, 0), 0, Names())
 
     def _shard(self, span: Span) -> Iterator[Loaded]:
         """Cut an unread shard into spans as it passes, then add its plan entry."""

@@ -1,0 +1,90 @@
+"""`--dry-run`: try a sample on this machine, predict time, files, bytes and memory, write nothing."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import resource
+import time
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import prepare
+from pipeline.columns import OK
+from pipeline.prepare import Request
+from pipeline.progress import answer
+from pipeline.readers import Loaded, Reader
+from pipeline.settings import JobSpec
+from pipeline.worker import load_predictor, predict
+
+SAMPLE = 64  # images tried
+COUNT_S = 20.0  # time spent on counting the source
+
+
+def dry_run(request: Request) -> int:
+    """Print the prediction; the exit code is 0."""
+    from pipeline.predictor import auto_dtype, device_kind
+
+    spec = prepare.propose(request, auto_dtype)
+    reader = Reader(spec)
+    try:
+        loaded = reader.sample(request.sources, SAMPLE)
+    finally:
+        reader.decoder.close()
+    predictor = load_predictor(spec)
+    predict(spec, predictor, loaded)  # the first batch also warms up
+    began = time.perf_counter()
+    done = predict(spec, predictor, loaded)
+    seconds = sum(loaded.seconds.values()) + time.perf_counter() - began
+    count = max(1, len(done.rows))
+    images, note = _count(request, spec, loaded)
+    workers = (request.config.worker_range() or (0, os.cpu_count() or 1))[1]
+    _tell(spec, done, images, note, seconds / count, workers, device_kind())
+    return 0
+
+
+def _count(request: Request, spec: JobSpec, loaded: Loaded) -> tuple[int, str]:
+    """Images of the source: loose ones counted, those in shards estimated from the sample's bytes per image."""
+    deadline = time.monotonic() + COUNT_S
+    stream = iter(request.sources)
+    seen = list(itertools.takewhile(lambda _: time.monotonic() < deadline, stream))
+    loose = sum(source.kind == "images" for source in seen)
+    packed = sum(source.entry.size for source in seen if source.kind != "images")
+    sampled = next((s for s in seen if s.kind != "images"), None)
+    per_image = max(1, sampled.entry.size // max(1, len(loaded.rows))) if sampled and len(seen) == 1 else None
+    estimate = packed // (per_image or _bytes_per_image(request, loaded)) if packed else 0
+    images = loose + estimate
+    if spec.bound.get("limit"):
+        return min(images, spec.bound["limit"]), ""
+    more = "at least " if next(stream, None) is not None else ""
+    return images, more or ("about " if packed else "")
+
+
+def _bytes_per_image(request: Request, loaded: Loaded) -> int:
+    """Of the sampled shards: their sizes over their images, as far as the sample went."""
+    uris = [uri.rpartition("#")[0] for uri in loaded.rows["uri"].to_pylist() if "#" in uri]
+    whole = set(uris[:-1]) - {uris[-1]} if uris else set()
+    sizes = {source.entry.uri: source.entry.size for source in request.first if source.kind != "images"}
+    if whole:
+        return max(1, sum(sizes.get(uri, 0) for uri in whole) // sum(uri in whole for uri in uris))
+    return max(1, sizes.get(uris[-1], 100_000) // len(uris)) if uris else 100_000
+
+
+def _tell(spec: JobSpec, done: Loaded, images: int, note: str, each_s: float, workers: int, device: str) -> None:
+    failed = sum(status != OK for status in done.rows["status"].to_pylist())
+    sink = pa.BufferOutputStream()
+    pq.write_table(done.rows, sink, compression="zstd")
+    size = sink.tell() * images // max(1, len(done.rows))
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    hours, rest = divmod(int(images * each_s / workers), 3600)
+    answer(f"dry run: {len(done.rows)} images tried on this machine's {device} ({failed} failed); nothing was written")
+    answer(f"  source   {note}{images:,} images")
+    answer(
+        f"  time     {hours}:{rest // 60:02d}:{rest % 60:02d} with {workers} such workers, {each_s * 1000:.1f} ms an image"
+    )
+    answer(
+        f"  files    {-(-images // spec.span_size):,} of up to {spec.span_size:,} rows, about {size / 1e6:,.1f} MB in all"
+    )
+    answer(f"  memory   {memory / 1024:,.0f} MiB a worker")
+    answer(f"  settings dtype {spec.dtype}, batches of {spec.batch_size or 'auto'}, span size {spec.span_size}")
