@@ -1,8 +1,10 @@
-"""Which patches to hide: the block-wise masking of BEiT (arXiv 2106.08254, algorithm 1), for one picture."""
+"""Which patches to hide: the block-wise masking of BEiT (arXiv 2106.08254, algorithm 1)."""
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Sequence
 from random import Random
 
 LEAST = 16  # patches of a block; all that are wanted where those are fewer
@@ -10,6 +12,12 @@ ASPECT = 0.3  # height over width of a block lies between this and one over it
 TRIES = 10  # to place a block, before the mask is left as it is
 
 Mask = list[list[bool]]
+
+
+def block_masks(grid: tuple[int, int], share: float, seed: int, names: Sequence[str]) -> list[list[bool]]:
+    """A mask for each picture, drawn from the seed and its name alone: the same in whatever company it comes."""
+    keys = [hashlib.sha256(f"{seed} {name}".encode(errors="surrogateescape")).digest() for name in names]
+    return [block_mask(grid, share, Random(int.from_bytes(key))) for key in keys]
 
 
 def block_mask(grid: tuple[int, int], share: float, chance: Random) -> list[bool]:

@@ -4,10 +4,10 @@ import statistics
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beit_core.block_masks import block_mask, wanted
+from beit_core.block_masks import block_mask, block_masks, wanted
 
 PAPER = (14, 14)
 
@@ -16,6 +16,7 @@ def drawn(count: int, grid: tuple[int, int] = PAPER, share: float = 0.4) -> list
     return [block_mask(grid, share, Random(seed)) for seed in range(count)]
 
 
+@settings(deadline=None)
 @given(rows=st.integers(1, 24), columns=st.integers(1, 24), share=st.floats(0.001, 1), seed=st.integers(0, 2**32))
 def test_never_more_than_wanted_and_never_nothing(rows: int, columns: int, share: float, seed: int) -> None:
     mask = block_mask((rows, columns), share, Random(seed))
@@ -70,8 +71,16 @@ def test_every_patch_gets_its_turn_and_the_corners_less_often() -> None:
     assert often[0] < often[7 * 14 + 7]
 
 
-def test_same_chance_same_mask() -> None:
-    """Pinned: rows of an output that is continued next year must be masked as its first ones were."""
-    mask = block_mask(PAPER, 0.4, Random(0))
-    assert mask == block_mask(PAPER, 0.4, Random(0))
-    assert mask != block_mask(PAPER, 0.4, Random(1))
+def test_masks_come_from_seed_and_name_alone() -> None:
+    names = ["a.jpg", "b.jpg", "ä #%=.jpg", "\udcff.jpg", ""]
+    together = block_masks(PAPER, 0.4, 7, names)
+    assert together == [block_masks(PAPER, 0.4, 7, [name])[0] for name in names]
+    assert together == block_masks(PAPER, 0.4, 7, names[::-1])[::-1]
+    assert len({tuple(mask) for mask in together}) == 5
+    assert together != block_masks(PAPER, 0.4, 8, names)
+
+
+def test_masks_stay_what_they_were() -> None:
+    """Pinned: an output that is continued next year must hide what it would have hidden today."""
+    (mask,) = block_masks(PAPER, 0.4, 0, ["s3://bucket/shard.tar#0001.png"])
+    assert "".join(f"{sum(mask[row : row + 14]):x}" for row in range(0, 196, 14)) == "002529999bb550"

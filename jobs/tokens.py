@@ -1,0 +1,79 @@
+"""The visual tokens of every image, and how well a masked-modelling checkpoint foresees the hidden ones.
+
+    python jobs/tokens.py --input PHOTOS --output tokens --model s3://b/dall-e
+    python jobs/tokens.py --input PHOTOS --output surprise --model s3://b/beit-pt22k --tokenizer s3://b/dall-e
+
+`dall-e` is what jobs/convert.py makes of DALL-E's encoder.pkl. Columns: uri, key, status, error, width, height, tokens;
+with a masked-modelling checkpoint also masked, predicted (at every patch) and loss (mean over the masked ones).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from _cli import main
+
+import pyarrow as pa
+
+import beit_core
+from beit_core.block_masks import block_masks
+from pipeline import tokenizer as dvae
+from pipeline.errors import ConfigError
+from pipeline.task import Batch, Columns, Task
+
+
+@dataclass(frozen=True)
+class Tokens(Task):
+    """A tokenizer's tokens; with a masked-modelling checkpoint also its predictions under a block-wise mask."""
+
+    name: ClassVar[str] = "tokens"
+    mask_ratio: float = field(default=0.4, metadata={"help": "share of the patches to hide, in blocks"})
+    seed: int = field(default=0, metadata={"help": "chooses, with the image's uri, which patches to hide (0)"})
+    tokenizer: str | None = field(default=None, metadata={"help": "the dVAE whose tokens a masked --model predicts"})
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tokenizer", self.tokenizer and dvae.everywhere(self.tokenizer))
+
+    def check(self, card: beit_core.ModelCard) -> None:
+        if card.head not in ("masked", "dvae"):
+            job = {"classifier": "label.py", "segmenter": "segment.py"}.get(card.head, "embed.py")
+            raise ConfigError(f"--model {card.name} knows no visual tokens (it is a {card.head}): use jobs/{job}")
+        if not 0 < self.mask_ratio <= 1:
+            raise ConfigError(f"--mask-ratio {self.mask_ratio}: give a share above 0 and up to 1, such as 0.4")
+        dvae.find(card, self.tokenizer)
+
+    def settings(self, card: beit_core.ModelCard) -> dict[str, Any]:
+        bound = {**vars(self), "tokenizer": dvae.find(card, self.tokenizer).fingerprint}
+        return {} if card.head == "dvae" else bound
+
+    def views(self, card: beit_core.ModelCard) -> tuple[beit_core.PixelSpec, ...]:
+        return (card.pixels,) if card.head == "dvae" else (card.pixels, dvae.find(card, self.tokenizer).pixels)
+
+    def columns(self, card: beit_core.ModelCard) -> dict[str, pa.DataType]:
+        count = dvae.shape(card).rows * dvae.shape(card).columns
+        tokens = {"tokens": pa.list_(pa.int16(), count)}
+        more = {"masked": pa.list_(pa.bool_(), count), "predicted": tokens["tokens"], "loss": pa.float32()}
+        return tokens if card.head == "dvae" else tokens | more
+
+    def load(self, card: beit_core.ModelCard) -> Any:
+        model: Any = beit_core.load_model(card)
+        if card.head == "masked":  # a Dvae stays float32 in whatever it is part of
+            model.tokenizer = beit_core.load_dvae(dvae.find(card, self.tokenizer))
+        return model
+
+    def predict(self, model: Any, batch: Batch) -> Columns:
+        if len(batch.views) == 1:
+            return {"tokens": dvae.encode(model, batch.views[0]).short()}
+        tokens_Bn = dvae.encode(model.tokenizer, batch.views[1])
+        masks = block_masks(model.trunk.grid(batch.pixels), self.mask_ratio, self.seed, batch.uris)
+        masked_Bn = tokens_Bn.new_tensor(masks).bool()
+        logits_BnV = model(batch.pixels, masked_Bn).float()
+        loss_Bn = logits_BnV.logsumexp(2) - logits_BnV.gather(2, tokens_Bn[..., None])[..., 0]  # cross-entropy
+        loss_B = (loss_Bn * masked_Bn).sum(1) / masked_Bn.sum(1)
+        best_Bn = logits_BnV.argmax(2).short()
+        return {"tokens": tokens_Bn.short(), "masked": masked_Bn, "predicted": best_Bn, "loss": loss_B}
+
+
+if __name__ == "__main__":
+    main(Tokens, __doc__)

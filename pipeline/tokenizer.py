@@ -1,0 +1,81 @@
+"""The dVAE of a run on visual tokens: the model itself, or the one whose tokens a masked-modelling model predicts."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pipeline import models
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from beit_core import ModelCard
+
+INT16 = 1 << 15  # tokens that the column's numbers can tell apart
+AT_ONCE = 16  # images; each takes about 50 MB within the tokenizer, whose maps are as large as the image
+
+
+class Shape(NamedTuple):
+    """Of the tokens of one image."""
+
+    rows: int
+    columns: int
+    vocabulary: int
+
+    def __str__(self) -> str:
+        return f"{self.rows} x {self.columns} tokens out of {self.vocabulary}"
+
+
+def everywhere(uri: str) -> str:
+    """The name of a local folder that holds in workers too, whose working folders are others; other names as given."""
+    return os.path.abspath(uri) if os.path.exists(uri) else uri
+
+
+def find(card: ModelCard, tokenizer: str | None) -> ModelCard:
+    """The card of the dVAE that goes with this model; raises ConfigError where there is none or it does not fit."""
+    if card.head == "dvae":
+        if tokenizer:
+            raise ConfigError(f"--tokenizer {tokenizer}: --model {card.name} is a tokenizer itself, leave the flag out")
+        return card
+    if not tokenizer:
+        raise ConfigError(
+            f"--model {card.name} predicts the tokens of a dVAE, which must be there to tell them: give its folder as "
+            "--tokenizer (jobs/convert.py makes one of DALL-E's encoder.pkl)"
+        )
+    dvae = _read(tokenizer)
+    if shape(dvae) != shape(card):
+        raise ConfigError(f"--tokenizer {tokenizer} gives {shape(dvae)}, --model {card.name} predicts {shape(card)}")
+    return dvae
+
+
+def shape(card: ModelCard) -> Shape:
+    """How many tokens an image has and how many there are; raises ConfigError where no column can hold them."""
+    if card.pixels.size is None:
+        raise ConfigError(f"{card.name} keeps the ratio of images: their tokens would differ in number")
+    if card.config.vocab_size > INT16:
+        raise ConfigError(f"{card.name} has {card.config.vocab_size} tokens, the output's int16 holds {INT16}")
+    return Shape(*card.config.grid_of(*card.pixels.size), card.config.vocab_size)
+
+
+def encode(dvae: Any, pictures: Tensor) -> Tensor:
+    """The tokens (B, n) of pictures with values in [0, 1], row by row as a model's patches are."""
+    import torch
+
+    return torch.cat([dvae.encode(some).flatten(1) for some in pictures.split(AT_ONCE)])
+
+
+@cache
+def _read(tokenizer: str) -> ModelCard:
+    from beit_core import CheckpointError, load_card
+
+    try:
+        card = load_card(models.fetch(tokenizer))
+    except (ConfigError, CheckpointError) as error:
+        reason = str(error).removeprefix(f"--model {tokenizer}: ")
+        raise ConfigError(f"--tokenizer {tokenizer}: {reason}") from error
+    if card.head != "dvae":
+        raise ConfigError(f"--tokenizer {tokenizer} is no dVAE but a {card.head}")
+    return card

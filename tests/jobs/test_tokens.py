@@ -1,0 +1,226 @@
+"""Visual tokens through the job, against a tokenizer and a loss written a second time from what is published."""
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tokens import Tokens
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import BeitForMaskedImageModeling, BeitImageProcessorPil
+
+from beit_core.block_masks import wanted
+from beit_core.config import BeitConfig
+from beit_core.dvae import Dvae
+from pipeline.errors import ConfigError
+from pipeline.job import run
+from pipeline.settings import RunConfig
+from tests.helpers import rows, run_job
+from tests.photos import make_photos
+
+Rows = list[dict[str, Any]]
+PHOTOS = 12
+
+
+@pytest.fixture(scope="module")
+def some_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    make_photos(folder, PHOTOS)
+    return folder
+
+
+def save_dvae(folder: Path, side: int = 112, vocabulary: int = 128) -> Path:
+    """A narrow tokenizer with seeded weights, in the layout of a converted one."""
+    config = BeitConfig(width=16, depth=2, mlp_width=8, vocab_size=vocabulary, image_size=(side, side), patch_size=8)
+    torch.manual_seed(0)
+    weights = Dvae(config, decoder=False).state_dict()
+    for name, weight in weights.items():
+        scale = 0.02 if weight.ndim == 1 else (2 / weight[0].numel()) ** 0.5
+        weights[name] = torch.randn(weight.shape) * scale
+    head = weights["encoder.blocks.output.conv.weight"]
+    head -= head.mean(1, keepdim=True)  # else the channel that is large everywhere decides, and most tokens are equal
+    folder.mkdir(parents=True)
+    save_file(weights, folder / "model.safetensors")
+    sizes = {"n_hid": 16, "n_init": 8, "n_blk_per_group": 2, "vocab_size": vocabulary, "image_size": side}
+    (folder / "config.json").write_text(json.dumps({"model_type": "dall-e-dvae", **sizes}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dvae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_dvae(tmp_path_factory.mktemp("dvae") / "dall-e")
+
+
+@pytest.fixture(scope="module")
+def masked(tiny_model: Callable[..., Path]) -> Path:
+    """Patches of 8 in pictures of 112: 14 x 14 of them, as many as the tokenizer has tokens.
+
+    Mean pooling as all published ones; without it there are two norms, which transformers 5.23 swaps in its files.
+    """
+    return tiny_model("masked", image_size=112, use_mean_pooling=True)
+
+
+def here(output: Path, images: Path, model: Path, task: Tokens | None = None, **flags: Any) -> Rows:
+    """Run the job in this process."""
+    config = RunConfig(input=(str(images),), output=str(output), model=str(model), local=True, **flags)
+    assert run(config, task or Tokens()) == 0
+    found: Rows = rows(output).to_pylist()
+    return found
+
+
+def reference_logits(folder: Path, photo: Image.Image) -> Tensor:
+    """DALL-E's encoder as published: 7 x 7 convolution, four groups of two blocks, pooling between, 1 x 1 to logits."""
+    weights = load_file(folder / "model.safetensors")
+
+    def conv(name: str, x: Tensor) -> Tensor:
+        kernel = weights[f"encoder.blocks.{name}.weight"]
+        return F.conv2d(x, kernel, weights[f"encoder.blocks.{name}.bias"], padding=kernel.shape[-1] // 2)
+
+    small = np.asarray(photo.convert("RGB").resize((112, 112), Image.Resampling.LANCZOS), np.float32)
+    x = conv("input", torch.from_numpy(small / 255).permute(2, 0, 1)[None] * 0.8 + 0.1)
+    for group in range(1, 5):
+        for block in (1, 2):
+            name, y = f"group_{group}.block_{block}", x
+            for i in range(1, 5):
+                y = conv(f"{name}.res_path.conv_{i}", F.relu(y))
+            has_projection = f"encoder.blocks.{name}.id_path.weight" in weights
+            x = (conv(f"{name}.id_path", x) if has_projection else x) + y / 64
+        x = F.max_pool2d(x, 2) if group < 4 else x
+    return conv("output.conv", F.relu(x))[0].flatten(1)  # (V, n)
+
+
+def test_tokens_are_the_reference_tokenizers(dvae: Path, some_photos: Path, tmp_path: Path) -> None:
+    run_job("tokens.py", "--local", "--exact", "--input", some_photos, "--output", tmp_path, "--model", dvae, code=0)
+    table = rows(tmp_path)
+    assert table.schema.names[6:] == ["tokens"]
+    assert str(table.schema.field("tokens").type) == "fixed_size_list<element: int16>[196]"
+    kinds = set()
+    for row in table.to_pylist():
+        logits = reference_logits(dvae, Image.open(row["uri"]))
+        best, second = logits.topk(2, dim=0).values
+        same = torch.tensor(row["tokens"]) == logits.argmax(0)
+        assert (same | (best - second < 1e-5)).all()
+        assert same.float().mean() > 0.99
+        kinds |= set(row["tokens"])
+    assert len(kinds) > 10
+    assert json.loads((tmp_path / "_run.json").read_text())["settings"] == {}
+
+
+def test_loss_is_transformers_cross_entropy(dvae: Path, masked: Path, some_photos: Path, tmp_path: Path) -> None:
+    flags = ("--input", some_photos, "--output", tmp_path, "--model", masked, "--tokenizer", dvae)
+    run_job("tokens.py", "--local", "--exact", *flags, "--mask-ratio", 0.3, "--seed", 5, code=0)
+    table = rows(tmp_path)
+    assert table.schema.names[6:] == ["tokens", "masked", "predicted", "loss"]
+    assert [str(field.type) for field in table.schema][7:] == [
+        "fixed_size_list<element: bool>[196]",
+        "fixed_size_list<element: int16>[196]",
+        "float",
+    ]
+    model = BeitForMaskedImageModeling.from_pretrained(masked).eval()
+    processor = BeitImageProcessorPil.from_pretrained(masked)
+    for row in table.to_pylist():
+        photo = Image.open(row["uri"]).convert("RGB")
+        hidden = torch.tensor([row["masked"]])
+        with torch.inference_mode():
+            logits = model(**processor(images=[photo], return_tensors="pt"), bool_masked_pos=hidden).logits[0]
+        expected = F.cross_entropy(logits[hidden[0]], torch.tensor(row["tokens"])[hidden[0]])
+        assert row["loss"] == pytest.approx(expected.item(), abs=1e-4)
+        best, second = logits.topk(2, dim=1).values.T
+        assert ((torch.tensor(row["predicted"]) == logits.argmax(1)) | (best - second < 1e-4)).all()
+        assert 16 <= hidden.sum() <= wanted((14, 14), 0.3)
+    bound = json.loads((tmp_path / "_run.json").read_text())["settings"]
+    assert bound == {"mask_ratio": 0.3, "seed": 5, "tokenizer": bound["tokenizer"]}
+    assert len(bound["tokenizer"]) == 64
+
+
+def test_masks_are_the_same_for_any_batch_and_span(dvae: Path, masked: Path, some_photos: Path, tmp_path: Path) -> None:
+    task = Tokens(tokenizer=str(dvae))
+    first = here(tmp_path / "a", some_photos, masked, task, batch_size=5, span_size=7)
+    second = here(tmp_path / "b", some_photos, masked, task, batch_size=3, span_size=4)
+    assert [row["masked"] for row in first] == [row["masked"] for row in second]
+    assert len({tuple(row["masked"]) for row in first}) == PHOTOS
+    assert [row["loss"] for row in first] == pytest.approx([row["loss"] for row in second], abs=1e-4)
+    other = here(tmp_path / "c", some_photos, masked, Tokens(tokenizer=str(dvae), seed=1))
+    assert all(a["masked"] != b["masked"] for a, b in zip(first, other, strict=True))
+    assert [row["tokens"] for row in first] == [row["tokens"] for row in other]
+
+
+def test_tokens_stay_float32_whatever_the_dtype(dvae: Path, masked: Path, some_photos: Path, tmp_path: Path) -> None:
+    task = Tokens(tokenizer=str(dvae))
+    full = here(tmp_path / "a", some_photos, masked, task, dtype="float32")
+    half = here(tmp_path / "b", some_photos, masked, task, dtype="bfloat16")
+    alone = here(tmp_path / "c", some_photos, dvae, dtype="bfloat16")
+    assert [row["tokens"] for row in full] == [row["tokens"] for row in half]
+    assert [row["tokens"] for row in alone] == [row["tokens"] for row in full]
+    losses = [(a["loss"], b["loss"]) for a, b in zip(full, half, strict=True)]
+    assert any(a != b for a, b in losses)
+    assert all(a == pytest.approx(b, rel=0.02) for a, b in losses)
+
+
+def test_a_broken_image_is_a_row_and_its_neighbours_are_untouched(
+    dvae: Path, masked: Path, some_photos: Path, tmp_path: Path
+) -> None:
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        for i, photo in enumerate(sorted(some_photos.iterdir())[:3]):
+            data = photo.read_bytes()[: 900 if i == 1 else None]
+            member = tarfile.TarInfo(f"{i}.jpg")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    table = here(tmp_path / "out", tmp_path / "shard.tar", masked, Tokens(tokenizer=str(dvae)), max_failed=0.5)
+    assert [row["status"] for row in table] == ["ok", "decode_error", "ok"]
+    assert [table[1][name] for name in ("tokens", "masked", "predicted", "loss")] == [None] * 4
+
+
+def test_another_tokenizer_is_another_output(dvae: Path, masked: Path, some_photos: Path, tmp_path: Path) -> None:
+    here(tmp_path / "out", some_photos, masked, Tokens(tokenizer=str(dvae)), limit=2)
+    copy = save_dvae(tmp_path / "same weights")
+    here(tmp_path / "out", some_photos, masked, Tokens(tokenizer=str(copy)), limit=2)
+    weights = load_file(copy / "model.safetensors")
+    save_file({name: weight * 1.01 for name, weight in weights.items()}, copy / "other.safetensors")
+    (copy / "other.safetensors").rename(copy / "model.safetensors")
+    other = tmp_path / "other weights"
+    copy.rename(other)
+    with pytest.raises(ConfigError, match="tokenizer"):
+        here(tmp_path / "out", some_photos, masked, Tokens(tokenizer=str(other)), limit=2)
+
+
+def refusal(task: Tokens, images: Path, model: Path, tmp_path: Path) -> str:
+    with pytest.raises(ConfigError) as refused:
+        here(tmp_path / "out", images, model, task)
+    assert not (tmp_path / "out").exists()
+    return str(refused.value)
+
+
+def test_a_masked_checkpoint_needs_a_tokenizer(dvae: Path, masked: Path, some_photos: Path, tmp_path: Path) -> None:
+    assert "--tokenizer" in refusal(Tokens(), some_photos, masked, tmp_path)
+    assert "no such folder" in (said := refusal(Tokens(tokenizer="nowhere"), some_photos, masked, tmp_path))
+    assert said.startswith("--tokenizer nowhere: ")
+    assert "--model" not in said
+    assert "no dVAE but a masked" in refusal(Tokens(tokenizer=str(masked)), some_photos, masked, tmp_path)
+    assert "is a tokenizer itself" in refusal(Tokens(tokenizer=str(dvae)), some_photos, dvae, tmp_path)
+
+
+def test_what_cannot_fit_is_refused(masked: Path, some_photos: Path, tmp_path: Path) -> None:
+    small = Tokens(tokenizer=str(save_dvae(tmp_path / "small", side=56)))
+    assert "7 x 7 tokens out of 128" in refusal(small, some_photos, masked, tmp_path)
+    rich = Tokens(tokenizer=str(save_dvae(tmp_path / "rich", vocabulary=200)))
+    assert "14 x 14 tokens out of 200" in refusal(rich, some_photos, masked, tmp_path)
+    huge = save_dvae(tmp_path / "huge", vocabulary=40_000)
+    assert "int16" in refusal(Tokens(), some_photos, huge, tmp_path)
+    for share in (0, -1, 1.1):
+        assert "--mask-ratio" in refusal(Tokens(mask_ratio=share), some_photos, huge, tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "job"), [("classifier", "label"), ("segmenter", "segment"), ("encoder", "embed")])
+def test_other_checkpoints_are_sent_to_their_job(
+    kind: str, job: str, tiny_model: Callable[..., Path], some_photos: Path, tmp_path: Path
+) -> None:
+    assert f"use jobs/{job}.py" in refusal(Tokens(), some_photos, tiny_model(kind), tmp_path)
