@@ -80,11 +80,8 @@ def _tell(spec: JobSpec, done: Loaded, images: int, note: str, each_s: float, wo
     hours, rest = divmod(int(images * each_s / workers), 3600)
     answer(f"dry run: {len(done.rows)} images tried on this machine's {device} ({failed} failed); nothing was written")
     answer(f"  source   {note}{images:,} images")
-    answer(
-        f"  time     {hours}:{rest // 60:02d}:{rest % 60:02d} with {workers} such workers, {each_s * 1000:.1f} ms an image"
-    )
-    answer(
-        f"  files    {-(-images // spec.span_size):,} of up to {spec.span_size:,} rows, about {size / 1e6:,.1f} MB in all"
-    )
+    needed = f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
+    answer(f"  time     {needed} with {workers} such workers, {each_s * 1000:.1f} ms an image")
+    answer(f"  files    {-(-images // spec.span_size):,} of up to {spec.span_size:,} rows, about {size / 1e6:,.2f} MB")
     answer(f"  memory   {memory / 1024:,.0f} MiB a worker")
     answer(f"  settings dtype {spec.dtype}, batches of {spec.batch_size or 'auto'}, span size {spec.span_size}")

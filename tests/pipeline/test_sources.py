@@ -1,0 +1,131 @@
+"""Every way to name images: folders, globs, lists, Parquet of three kinds, mixed; keys as odd as keys can be."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import ConfigError
+from pipeline.sources import Sources
+from tests.flow import make_tar, png, run_here
+from tests.helpers import rows
+from tests.weed import Weed
+
+ODD = ["a b.png", "ü/é 漢.png", "c#d.png", "100%25.png", "dt=2024-01-01/x+y.png", "q?.png", "st*r[1].png", "n&m~2.png"]
+ENDINGS = frozenset({".png", ".jpg"})
+
+
+def keys(output: Path) -> list[str]:
+    return sorted(rows(output)["key"].to_pylist())
+
+
+def found(*inputs: object) -> list[tuple[str, str]]:
+    return [(source.kind, source.key) for source in Sources([str(given) for given in inputs], "auto", ENDINGS)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for shade, name in enumerate(ODD):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(shade))
+    return tmp_path / "in"
+
+
+def test_odd_names_arrive_verbatim(folder: Path, tmp_path: Path) -> None:
+    assert run_here(folder, tmp_path / "out") == 0
+    assert keys(tmp_path / "out") == sorted(ODD)
+    assert sorted(rows(tmp_path / "out")["uri"].to_pylist()) == sorted(f"{folder}/{name}" for name in ODD)
+
+
+@pytest.mark.usefixtures("s3_env")
+def test_odd_keys_on_s3_arrive_verbatim(folder: Path, weed: Weed, tmp_path: Path) -> None:
+    weed.put_tree(folder, "inb/odd")
+    assert run_here("s3://inb/odd/", tmp_path / "out") == 0
+    assert keys(tmp_path / "out") == sorted(ODD)
+    assert set(rows(tmp_path / "out")["status"].to_pylist()) == {"ok"}
+    assert f"s3://inb/odd/{ODD[0]}" in rows(tmp_path / "out")["uri"].to_pylist()
+
+
+def test_single_files_globs_and_folders(folder: Path) -> None:
+    make_tar(folder / "deep/er/s.tar", [("x.png", png(1))])
+    (folder / "notes.txt").write_text("not a list here")
+    (folder / ".hidden.png").write_bytes(png(1))
+    assert ("tar", "deep/er/s.tar") in found(folder)
+    assert len(found(folder)) == len(ODD) + 1
+    assert found(folder / "c#d.png") == [("images", "c#d.png")]
+    assert found(folder / "st*r[1].png") == [("images", "st*r[1].png")]  # a file of that name wins over the pattern
+    assert found(f"{folder}/*.png") == [("images", name) for name in sorted(n for n in ODD if "/" not in n)]
+    assert ("images", "ü/é 漢.png") in found(f"{folder}/**/*.png")
+    assert found(f"{folder}/deep/*/s.t?r") == [("tar", "er/s.tar")]
+    sources = Sources([str(folder)], "auto", ENDINGS)
+    list(sources)
+    assert sources.skipped == {".txt": 1, ".png": 1}
+
+
+def test_a_list_names_images_anywhere(folder: Path, tmp_path: Path) -> None:
+    wanted = [str(folder / name) for name in ODD[:3]]
+    (tmp_path / "list.txt").write_text("\n".join(["# chosen", *wanted, wanted[0], str(folder / "gone.png"), ""]))
+    assert run_here(tmp_path / "list.txt", tmp_path / "out", max_failed=0.5) == 0
+    table = rows(tmp_path / "out")
+    assert dict(zip(table["uri"].to_pylist(), table["status"].to_pylist(), strict=True)) == {
+        **dict.fromkeys(wanted, "ok"), str(folder / "gone.png"): "fetch_error",
+    }  # fmt: skip
+    (tmp_path / "list.csv").write_text("id,uri\n" + "".join(f'{i},"{uri}"\n' for i, uri in enumerate(wanted)))
+    assert [key for _, key in found(tmp_path / "list.csv")] == wanted
+
+
+@pytest.mark.parametrize("kind", ["bytes", "struct", "uri"])
+def test_parquet_holds_images_in_three_ways(kind: str, folder: Path, tmp_path: Path) -> None:
+    contents = [png(1), None, b"broken", png(2)]
+    paths = [str(folder / ODD[0]), None, str(folder / "gone.png"), str(folder / ODD[1])]
+    columns = {
+        "bytes": pa.array(contents, pa.binary()),
+        "struct": pa.array([{"bytes": c, "path": None} for c in contents]),
+        "uri": pa.array(paths, pa.string()),
+    }
+    name = "uri" if kind == "uri" else "image"
+    table = pa.table({name: columns[kind], "label": pa.array([3, 1, 4, None], pa.int16())})
+    (tmp_path / "p").mkdir()
+    pq.write_table(table, tmp_path / "p/a.parquet", row_group_size=3)
+    assert run_here(tmp_path / "p", tmp_path / "out", keep=("label",), max_failed=1, span_size=3) == 0
+    result = rows(tmp_path / "out")
+    assert result["uri"].to_pylist() == [f"{tmp_path}/p/a.parquet#{row}" for row in range(4)]
+    assert result["key"].to_pylist() == ["0", "1", "2", "3"]
+    broken = "fetch_error" if kind == "uri" else "decode_error"
+    assert result["status"].to_pylist() == ["ok", "fetch_error", broken, "ok"]
+    assert (result["label"].to_pylist(), result.schema.field("label").type) == ([3, 1, 4, None], pa.int16())
+
+
+def test_parquet_brings_its_own_keys_and_says_which_columns_there_are(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    pq.write_table(pa.table({"pic": [png(1)], "other": [b"x"], "id": ["me"]}), tmp_path / "p/a.parquet")
+    with pytest.raises(ConfigError, match="its columns: pic, other, id"):
+        run_here(tmp_path / "p", tmp_path / "out")
+    assert run_here(tmp_path / "p", tmp_path / "out2", image_column="pic") == 0
+    assert keys(tmp_path / "out2") == ["me"]
+
+
+def test_parquet_shards_that_disagree_on_a_kept_column_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    for name, type_ in (("a", pa.int32()), ("b", pa.string())):
+        column = pa.array([None], type_)
+        pq.write_table(pa.table({"image": [png(1)], "label": column}), tmp_path / f"p/{name}.parquet")
+    with pytest.raises(ConfigError, match=r"b\.parquet has it as string, the first shard as int32"):
+        run_here(tmp_path / "p", tmp_path / "out", keep=("label",))
+
+
+def test_a_tar_member_may_be_chosen_as_the_image(tmp_path: Path) -> None:
+    make_tar(tmp_path / "in/s.tar", [("1.png", png(1)), ("1.mask.png", png(2, (4, 4))), ("1.json", b'{"a": 1}')])
+    assert run_here(tmp_path / "in", tmp_path / "out", keep=("json", "mask.png")) == 0
+    row = rows(tmp_path / "out").to_pylist()[0]
+    assert (row["width"], row["json"], row["mask.png"]) == (8, '{"a": 1}', png(2, (4, 4)))
+    assert run_here(tmp_path / "in", tmp_path / "masks", image_column="mask.png") == 0
+    assert rows(tmp_path / "masks")["width"].to_pylist() == [4]
+
+
+def test_inputs_that_overlap_give_each_image_once(folder: Path, tmp_path: Path) -> None:
+    make_tar(folder / "s.tar", [("x.png", png(1))])
+    assert run_here([folder, f"{folder}/*.png", folder / "s.tar"], tmp_path / "out") == 0
+    assert len(keys(tmp_path / "out")) == len(ODD) + 1
