@@ -12,8 +12,9 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
+import aiohttp
 import s3fs
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from fsspec.asyn import sync
 from s3fs.core import set_custom_error_handler
 
@@ -25,7 +26,7 @@ CREDENTIAL_CODES = {
     "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch",
     "TokenRefreshRequired", "RequestTimeTooSkewed",
 }  # fmt: skip
-CUT = (HTTPClientError, OSError, asyncio.TimeoutError)  # aiohttp's payload errors arrive as HTTPClientError or OSError
+CUT = (BotoCoreError, aiohttp.ClientError, OSError, asyncio.TimeoutError)  # a body that breaks off, by whoever sees it
 
 
 def _worth_retrying(error: Exception) -> bool:
