@@ -18,6 +18,10 @@ from pipeline.errors import CredentialsLost, ObjectUnreadable
 from pipeline.storage import Entry
 
 SAMPLE = re.compile(r"((?:.*/|)[^./][^./]*)\.([^/]*)", re.DOTALL)  # "a/0001.mask.png" -> "a/0001", "mask.png"
+LARGEST_NAME = 1 << 20  # bytes of a long name or PAX header; more is damage, and would be read into memory whole
+READ_WHOLE = (
+    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+)  # fmt: skip
 LARGEST_MEMBER = 1 << 30  # bytes; a larger "image" would take the worker down rather than decode
 BLOCK = 512
 
@@ -83,16 +87,28 @@ def read_tar(entry: Entry, members: Members, offset: int, skip: int, names: Name
         raise
     except tarfile.TarError as error:
         reason: Exception = ValueError(f"the tar is damaged or cut: {error}")
+    except (ValueError, OverflowError):  # tarfile seeks and reads by whatever numbers a damaged header holds
+        reason = ValueError("the tar is damaged or cut: a header holds an impossible number")
     except (OSError, ObjectUnreadable) as error:
         reason = ObjectUnreadable(f"the tar cannot be read on: {storage.reason(error)}")
     yield Item(entry.uri, "", reason, {}, last[0], last[1] + 1)
+
+
+class _Header(tarfile.TarInfo):
+    """A header that is not believed blindly: tarfile reads names and PAX records of any size it is told."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.size < 0 or (self.size > LARGEST_NAME and self.type in READ_WHOLE):
+            raise tarfile.ReadError("a header holds an impossible number")
+        checked: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]  # made to be overridden, yet untyped
+        return checked
 
 
 def _archives(stream: BinaryIO, entry: Entry, members: Members, offset: int) -> Iterator[Item]:
     """All archives of the file: more than one where tars were simply concatenated."""
     while offset < entry.size or offset == 0:
         stream.seek(offset)
-        with tarfile.open(fileobj=stream, mode="r:") as tar:
+        with tarfile.open(fileobj=stream, mode="r:", tarinfo=_Header) as tar:
             yield from _samples(tar, members)
             end: int = tar.offset
         offset = _next_archive(stream, end, entry.size)
@@ -119,7 +135,8 @@ def _samples(tar: tarfile.TarFile, members: Members) -> Iterator[Item]:
     start = 0
     while (member := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header for ever; a shard may hold millions
-        match = SAMPLE.fullmatch(member.name)
+        name = member.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")  # not all are UTF-8
+        match = SAMPLE.fullmatch(name)
         if match is None or member.isdir():
             continue
         key, ending = match.groups()
@@ -127,7 +144,7 @@ def _samples(tar: tarfile.TarFile, members: Members) -> Iterator[Item]:
             yield from _flush(images, kept, start)
             images, kept, current, start = [], {}, key, member.offset
         if members.is_image(ending):
-            images.append(Item(member.name, key, _content(tar, member)))
+            images.append(Item(name, key, _content(tar, member)))
         if ending in members.keep:
             kept[ending] = _kept(tar, member, ending)
     yield from _flush(images, kept, start)
