@@ -12,8 +12,9 @@ import argparse
 
 from _cli import Parser, run_simple
 
-from pipeline import page, storage
-from pipeline.page_runs import verified_line
+from pipeline import storage
+from pipeline.page import page
+from pipeline.page.runs import verified_line
 
 
 def arguments() -> argparse.ArgumentParser:

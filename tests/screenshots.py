@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from pipeline import page
+from pipeline.page import page
 from tests.browser import DESK, PHONE, browser
 from tests.outputs import TASKS, example
 

@@ -21,7 +21,7 @@ OWNERS = {
     "ray": ("pipeline/run.py",),
     "fsspec": ("pipeline/storage.py", "pipeline/s3.py"),
     "s3fs": ("pipeline/s3.py",),
-    "PIL": ("pipeline/decode.py", "pipeline/masks.py", "pipeline/page*.py", "pipeline/pictures.py"),
+    "PIL": ("pipeline/decode.py", "pipeline/masks.py", "pipeline/page/*.py"),
 }
 # What the models are made of; everything else is foreign to them.
 CORE_LIBRARIES = ("beit_core", "torch", "safetensors", "numpy")

@@ -10,16 +10,18 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipeline import page, page_sample, storage
+from pipeline import storage
 from pipeline.audit import Verification
 from pipeline.columns import schema_of
 from pipeline.errors import ConfigError
-from pipeline.page_charts import rates
-from pipeline.page_embed import nearest, plane
-from pipeline.page_parts import duration, share
-from pipeline.page_reader import fair_shares, spread
-from pipeline.page_segment import overlay, palette
-from pipeline.page_tokens import mosaic, predictions
+from pipeline.page import page
+from pipeline.page import sample as page_sample
+from pipeline.page.charts import rates
+from pipeline.page.embed import nearest, plane
+from pipeline.page.parts import duration, share
+from pipeline.page.reader import fair_shares, spread
+from pipeline.page.segment import overlay, palette
+from pipeline.page.tokens import mosaic, predictions
 from tests.outputs import LABELS, TASKS, example, put, run_report, setup, write_output, write_span
 from tests.weed import Weed
 
@@ -123,7 +125,7 @@ def test_images_out_of_reach_are_said_to_be(tmp_path: Path) -> None:
 def test_verification_is_on_the_page(tmp_path: Path) -> None:
     example(tmp_path, "label")
     good, bad = Verification(6, 361, 360, 0, ()), Verification(6, 361, 360, 1, ("a.parquet: cut",))
-    assert "361 rows in 6 files, 360 ok, every URI once<" in text_of(tmp_path, verified=good)
+    assert "361 rows in 6 files, 360 ok, every URI once, none missing<" in text_of(tmp_path, verified=good)
     assert "1 row twice; 1 file damaged: a.parquet: cut" in text_of(tmp_path, verified=bad)
     assert 'class="audit bad"' in text_of(tmp_path, verified=bad)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import page
+from pipeline.page import page
 from tests.browser import CHROMIUM, DESK, PHONE, Browser, browser
 from tests.outputs import TASKS, example
 

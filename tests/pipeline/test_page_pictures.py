@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline import pictures
-from pipeline.page_reader import Meter
+from pipeline.page import pictures
+from pipeline.page.reader import Meter
 
 
 def jpeg(red: int, size: tuple[int, int] = (300, 200), **options: object) -> bytes:

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from pipeline import decode, storage, tables
 from pipeline.errors import PipelineError
-from pipeline.page_reader import Meter, Ranges, grouped
+from pipeline.page.reader import Meter, Ranges, grouped
 
 SHARD = re.compile(r"(?s)(.*\.(?:tar|parquet))#(.*)", re.IGNORECASE)
 BUFFER = 1 << 18  # bytes per request inside a shard

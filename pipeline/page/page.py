@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from pipeline import page_embed, page_label, page_segment, page_tokens, storage
-from pipeline.page_parts import EMPTY, figure, html, image, joined, key_line, name_of, plural, section, sheet
-from pipeline.page_reader import even
-from pipeline.page_runs import errors, header, runs, settings, summary, timing, title_of
-from pipeline.page_sample import Account, Sample, read_account, take_sample
-from pipeline.page_style import STYLE
-from pipeline.page_tokens import Decoder
+from pipeline import storage
+from pipeline.page import embed, label, segment, tokens
+from pipeline.page.parts import EMPTY, figure, html, image, joined, key_line, name_of, plural, section, sheet
+from pipeline.page.reader import even
+from pipeline.page.runs import errors, header, runs, settings, summary, timing, title_of
+from pipeline.page.sample import Account, Sample, read_account, take_sample
+from pipeline.page.style import STYLE
+from pipeline.page.tokens import Decoder
 
 if TYPE_CHECKING:
     from pipeline.audit import Verification
@@ -64,13 +65,13 @@ def _pictures(sample: Sample, decoder: Decoder | None) -> list[Markup]:
     if sample.good() and not sample.thumbnails:
         drawn.append(html('<p class="notice">{}</p>', NO_PICTURES))
     if "labels" in sample.columns:
-        drawn += page_label.sections(sample)
+        drawn += label.sections(sample)
     if "embedding" in sample.columns:
-        drawn += page_embed.sections(sample)
+        drawn += embed.sections(sample)
     if "mask" in sample.columns:
-        drawn += page_segment.sections(sample)
+        drawn += segment.sections(sample)
     if "tokens" in sample.columns:
-        drawn += page_tokens.sections(sample, decoder)
+        drawn += tokens.sections(sample, decoder)
     return drawn if any("<section" in part for part in drawn) else [*drawn, _images(sample)]
 
 

@@ -1,0 +1,129 @@
+"""Plain inline SVG. Lengths along the page are percentages, so nothing is squeezed on a phone; words stay HTML."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from markupsafe import Markup
+
+from pipeline.page.parts import EMPTY, data_uri, duration, html, joined, share
+
+POINTS = 48  # of a line
+
+
+def stacked_bar(title: str, parts: Sequence[tuple[str, float]]) -> Markup:
+    """One bar of named parts; the style sheet colours them `s1`, `s2`, ..."""
+    total = sum(value for _, value in parts) or 1.0
+    at, bars = 0.0, []
+    for place, (name, value) in enumerate(parts, 1):
+        wide = 100 * value / total
+        bars.append(
+            html(
+                '<rect class="s{}" x="{:.3f}%" width="{:.3f}%" height="100%"><title>{}: {}</title></rect>',
+                *(place, at, wide, name, duration(value)),
+            )
+        )
+        at += wide
+    said = ", ".join(f"{name} {share(value / total)}" for name, value in parts)
+    return html('<svg class="stack" role="img" aria-label="{}: {}">{}</svg>', title, said, joined(bars))
+
+
+def legend(entries: Sequence[tuple[str, str, str]]) -> Markup:
+    """Colour class (or colour), name and value of each entry; the value carries what colour alone would not."""
+    items = []
+    for colour, name, value in entries:
+        mark = (
+            html('<i style="background:{}"></i>', colour)
+            if colour.startswith("#")
+            else html('<i class="{}"></i>', colour)
+        )
+        items.append(html("<li>{}<span>{}</span> <b>{}</b></li>", mark, name, value))
+    return html('<ul class="legend">{}</ul>', joined(items))
+
+
+def bars(title: str, entries: Sequence[tuple[str, float, str]], colours: Sequence[str] = (), kind: str = "") -> Markup:
+    """Horizontal bars: name, length, and the value as text."""
+    longest = max((value for _, value, _ in entries), default=0) or 1.0
+    rows = []
+    for place, (name, value, text) in enumerate(entries):
+        fill = html(' style="fill:{}"', colours[place]) if colours else EMPTY
+        rows.append(
+            html(
+                '<li><span class="name" title="{}">{}</span><svg class="bar" aria-hidden="true">'
+                '<rect class="track" width="100%" height="100%" rx="3"/>'
+                '<rect class="fill"{} width="{:.2f}%" height="100%" rx="3"/></svg><b>{}</b></li>',
+                *(name, name, fill, 100 * value / longest, text),
+            )
+        )
+    return html('<ul class="bars {}" aria-label="{}">{}</ul>', kind, title, joined(rows))
+
+
+def rates(progress: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
+    """(seconds, images per second) over equal times, from (seconds, images so far); images come in whole spans."""
+    clean = sorted((float(t), float(n)) for t, n in progress if math.isfinite(t) and math.isfinite(n) and t > 0)
+    if not clean:
+        return []
+    times, images = np.array([(0.0, 0.0), *clean]).T
+    marks = np.linspace(0, times[-1], min(max(len(clean) // 3, 4), POINTS) + 1)
+    speeds = np.diff(np.interp(marks, times, images)) / np.diff(marks)
+    return [(float(t), max(0.0, float(speed))) for t, speed in zip(marks[1:], speeds, strict=True)]
+
+
+def line(title: str, points: Sequence[tuple[float, float]], mean: float) -> Markup:
+    """Images per second over time, with the mean as a dashed line."""
+    last = points[-1][0] or 1.0
+    top = _round_up(max(max(value for _, value in points), mean))
+    starts = [0.0, *(t for t, _ in points)]
+    steps = [
+        place for start, (end, value) in zip(starts, points, strict=False) for place in ((start, value), (end, value))
+    ]
+    path = " ".join(f"{100 * t / last:.2f},{100 - 100 * value / top:.2f}" for t, value in steps)
+    level = 100 - 100 * mean / top
+    drawing = html(
+        '<svg class="plot" viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{}">'
+        '<path class="grid" d="M0 0H100M0 50H100M0 100H100"/><polygon class="area" points="0,100 {} 100,100"/>'
+        '<polyline class="line" points="{}"/><path class="mean" d="M0 {:.2f}H100"/></svg>',
+        *(f"{title}: {mean:,.0f} on average over {duration(last)}", path, path, level),
+    )
+    axis = html(
+        '<div class="y" aria-hidden="true"><span>{}</span><span>{}</span><span>0</span></div>',
+        _short(top),
+        _short(top / 2),
+    )
+    below = html(
+        '<div class="x" aria-hidden="true"><span>0</span><span>{}</span><span>{}</span></div>',
+        duration(last / 2),
+        duration(last),
+    )
+    return html('<div class="chart">{}{}{}</div>', axis, drawing, below)
+
+
+def scatter(title: str, spots: Sequence[tuple[float, float, str, bytes | None]], side: float) -> Markup:
+    """Pictures (or dots) at places in the unit square, in a frame of 3:2."""
+    drawn = []
+    for x, y, name, picture in spots:
+        across, down = side / 2 + x * (1200 - side), side / 2 + y * (800 - side)
+        if picture is None:
+            shape = html('<circle cx="{:.1f}" cy="{:.1f}" r="6"/>', across, down)
+        else:
+            place = (across - side / 2, down - side / 2, side, side)
+            shape = html(
+                '<image x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" href="{}"/>', *place, data_uri(picture)
+            )
+        drawn.append(html("<g><title>{}</title>{}</g>", name, shape))
+    frame = html('<svg class="map" viewBox="0 0 1200 800" role="img" aria-label="{}">{}</svg>', title, joined(drawn))
+    return html('<div class="scroll wide" role="region" aria-label="{}" tabindex="0">{}</div>', title, frame)
+
+
+def _round_up(value: float) -> float:
+    """The next 1, 2, 2.5 or 5 times a power of ten."""
+    if value <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(step * power for step in (1, 2, 2.5, 5, 10) if step * power >= value * 0.999)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:g}"

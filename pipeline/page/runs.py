@@ -1,0 +1,260 @@
+"""What the runs say of themselves: summary and audit, settings, time, throughput, errors."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from pipeline.columns import OK
+from pipeline.page.charts import bars, legend, line, rates, stacked_bar
+from pipeline.page.parts import (
+    DASH,
+    EMPTY,
+    count,
+    duration,
+    html,
+    joined,
+    moment,
+    plural,
+    rate,
+    section,
+    share,
+    subsection,
+    table,
+)
+from pipeline.page.sample import Account, Sample
+
+if TYPE_CHECKING:
+    from pipeline.audit import Verification
+
+TITLES = {"embed": "Embeddings", "label": "Labels", "segment": "Segmentation", "tokens": "Visual tokens"}
+STEPS = {"read_s": "Read", "decode_s": "Decode", "predict_s": "Predict", "write_s": "Write"}
+DIGEST = re.compile("[0-9a-f]{40,}")  # a long checksum, of which the beginning is enough
+SHOWN_RUNS, SHOWN_BARS, SHOWN_EXAMPLES = 20, 4, 12
+
+
+def _dict(holder: dict[str, Any], name: str) -> dict[str, Any]:
+    value = holder.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _numbers(holder: dict[str, Any], name: str) -> dict[str, float]:
+    return {key: value for key, value in _dict(holder, name).items() if isinstance(value, int | float)}
+
+
+def _whole(account: Account) -> dict[str, float]:
+    """Images planned, ok and failed over all runs, as the newest run's audit counted them."""
+    images = _numbers(account.last, "images")
+    return (images if "planned" in images else {}) | _numbers(account.last, "audit")
+
+
+def title_of(account: Account) -> str:
+    """What the output holds, and of how many images."""
+    task = str(account.setup["task"])
+    planned = _whole(account).get("planned")
+    return TITLES.get(task, task) + (f" of {plural(int(planned), 'image')}" if planned is not None else "")
+
+
+def header(account: Account) -> Markup:
+    """The title, the model and where the output lies."""
+    model = _dict(account.setup, "model").get("name", "unknown model")
+    return html(
+        '<header><p class="eyebrow">{} · {}</p><h1>{}</h1><p class="uri">{}</p></header>',
+        *(account.setup["task"], model, title_of(account), account.output),
+    )
+
+
+def summary(account: Account, verified: Verification | None) -> Markup:
+    """The state in one sentence, the numbers that matter, the audit."""
+    images = _whole(account)
+    planned, failed = images.get("planned"), images.get("failed", 0)
+    working = [run for run in account.runs if _numbers(run, "images").get("done")]
+    best = working[-1] if working else {}
+    tiles = [
+        ("images planned", count(planned), ""),
+        ("with an answer", count(images.get("ok")), ""),
+        ("failed", count(images.get("failed")), share(failed / planned) if planned and failed else ""),
+        ("images per second", rate(_numbers(best, "images").get("done"), best.get("seconds")), ""),
+        ("run" if account.run_count == 1 else "runs", count(account.run_count), ""),
+    ]
+    drawn = [
+        html("<div><dt>{}</dt><dd>{}<small>{}</small></dd></div>", name, value, note) for name, value, note in tiles
+    ]
+    return html(
+        '<section id="summary" aria-label="Summary">{}<dl class="tiles">{}</dl>{}</section>',
+        *(_state(account), joined(drawn), _audit(account, verified)),
+    )
+
+
+def _state(account: Account) -> Markup:
+    if account.last.get("exit") == 3:
+        kind, said = "warn", "Finished, but more images failed than allowed."
+    elif account.complete:
+        kind, said = "good", "Complete: every planned image is accounted for."
+    else:
+        kind, said = "warn", "Unfinished: the same command continues it."
+    return html('<p class="state {}"><i aria-hidden="true"></i>{}</p>', kind, said)
+
+
+def _audit(account: Account, verified: Verification | None) -> Markup:
+    said: list[Markup] = []
+    audit = _dict(account.last, "audit")
+    if audit:
+        text = audit.get("line") or ", ".join(f"{name} {value}" for name, value in audit.items())
+        broken = any(audit.get(name) for name in ("missing", "duplicates", "unfinished"))
+        said.append(html('<p class="audit{}"><b>Audit</b> {}</p>', " bad" if broken else "", text))
+    if verified is not None:
+        kind = "" if verified.green else " bad"
+        said.append(html('<p class="audit{}"><b>Every row read</b> {}</p>', kind, verified_line(verified)))
+    return joined(said)
+
+
+def verified_line(verified: Verification) -> str:
+    """What reading every row has shown, in one line."""
+    twice = f"{plural(verified.duplicates, 'row')} twice" if verified.duplicates else "every URI once"
+    lost = (
+        f", {plural(verified.missing, 'planned image')} missing" if verified.missing else ", none of the plan missing"
+    )
+    harm = f"; {plural(len(verified.damaged), 'file')} damaged: {', '.join(verified.damaged[:3])}"
+    rows, files = plural(verified.rows, "row"), plural(verified.files, "file")
+    return f"{rows} in {files}, {verified.ok:,} ok, {twice}{lost}{harm if verified.damaged else ''}"
+
+
+def settings(account: Account) -> Markup:
+    """What the output is bound to."""
+    setup = account.setup
+    flat = {"task": setup["task"]} | {f"model {name}": value for name, value in _dict(setup, "model").items()}
+    flat |= {name.replace("_", " "): value for name, value in _dict(setup, "settings").items()}
+    rest = {name: value for name, value in setup.items() if name not in ("task", "model", "settings", "versions")}
+    flat |= {name.replace("_", " "): value for name, value in rest.items()} | {
+        f"{name} version": value for name, value in _dict(setup, "versions").items()
+    }
+    items = [html("<div><dt>{}</dt><dd>{}</dd></div>", name, _plain(value)) for name, value in flat.items()]
+    lead = "What this output is bound to; a run with other settings is refused."
+    return section("settings", "Settings", lead, html('<dl class="facts">{}</dl>', joined(items)))
+
+
+def _plain(value: object) -> str:
+    if value is None or value == [] or value == {}:
+        return DASH
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_plain(item)}" for name, item in value.items())
+    text = f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{text[:12]}..." if DIGEST.fullmatch(text) else text
+
+
+def runs(account: Account) -> Markup:
+    """The newest runs, newest first."""
+    shown = account.runs[: -SHOWN_RUNS - 1 : -1]
+    if not shown:
+        return section("runs", "Runs", "No run has ended yet.")
+    heads = ("Started (UTC)", "Mode", "Workers", "Device", "Images", "Failed", "Time", "Images/s", "Exit")
+    lead = "" if len(shown) == account.run_count else f"The newest {len(shown)} of {account.run_count:,}."
+    return section("runs", "Runs", lead, table("Runs, newest first", heads, map(_run_cells, shown), range(4, 9)))
+
+
+def _run_cells(run: dict[str, Any]) -> list[object]:
+    images, seconds = _numbers(run, "images"), run.get("seconds")
+    failed = int(sum(_numbers(run, "errors").values()))
+    plain = [run[name] if run.get(name) is not None else DASH for name in ("mode", "workers", "device")]
+    done = images.get("done")
+    ended = run["exit"] if run.get("exit") is not None else DASH
+    return [
+        moment(run.get("started", run["run"])),
+        *plain,
+        count(done),
+        failed,
+        duration(seconds),
+        rate(done, seconds),
+        ended,
+    ]
+
+
+def timing(account: Account) -> Markup:
+    """Where the time went, and how fast images came."""
+    parts = [_steps(account), _throughput(account)]
+    body = [part for part in parts if part]
+    return section("time", "Time", "", html('<div class="columns">{}</div>', joined(body))) if body else EMPTY
+
+
+def _steps(account: Account) -> Markup:
+    with_steps = [(run, found) for run in account.runs if sum((found := _numbers(run, "steps")).values()) > 0]
+    if not with_steps:
+        return EMPTY
+    names = list(dict.fromkeys([*STEPS, *(name for _, found in with_steps for name in found)]))
+    rows = []
+    for run, found in with_steps[: -SHOWN_BARS - 1 : -1]:
+        entries = [(STEPS.get(name, name), found.get(name, 0.0)) for name in names]
+        total = sum(found.values())
+        values = [(f"s{i}", name, f"{duration(v)} · {share(v / total)}") for i, (name, v) in enumerate(entries, 1)]
+        started = moment(run.get("started", run["run"]))
+        rows.append(
+            html(
+                '<div class="step"><p>{}</p>{}{}</div>', started, stacked_bar("Time per step", entries), legend(values)
+            )
+        )
+    return subsection("Time per step", "Added up over all workers of a run.", *rows)
+
+
+def _throughput(account: Account) -> Markup:
+    for run in reversed(account.runs):
+        progress = [pair for pair in run.get("throughput") or [] if isinstance(pair, list) and len(pair) == 2]
+        points = rates(progress)
+        if len(progress) > 1 and points:
+            mean = max(n for _, n in progress) / points[-1][0]
+            lead = html(
+                "Images per second, {}; the dashed line is the average, {}.",
+                moment(run.get("started", run["run"])),
+                rate(mean, 1),
+            )
+            return subsection("Throughput", lead, line("Images per second", points, mean))
+    return EMPTY
+
+
+def errors(account: Account, sample: Sample) -> Markup:
+    """Failures by kind, with examples; what a listing passed over."""
+    kinds: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
+    for run in account.runs:
+        kinds.update({name: int(value) for name, value in _numbers(run, "errors").items()})
+        skipped.update({name: int(value) for name, value in _numbers(run, "skipped").items()})
+    examples = _examples(account, sample)
+    body = []
+    if kinds:
+        entries = [(name, float(number), f"{number:,}") for name, number in kinds.most_common()]
+        body.append(bars("Failed images by kind", entries, kind="bad"))
+    if examples:
+        body.append(table("Failed images", ("Image", "Status", "Why"), [[*example] for example in examples]))
+    if skipped:
+        passed = ", ".join(f"{number:,} x {name or 'no extension'}" for name, number in skipped.most_common(12))
+        body.append(html('<p class="lead">Passed over while listing: {}.</p>', passed))
+    lead = (
+        "As the runs met them: an image that was tried again counts each time."
+        if len(account.runs) > 1 and kinds
+        else ("" if kinds or examples else "None.")
+    )
+    return section("errors", "Errors", lead, *body)
+
+
+def _examples(account: Account, sample: Sample) -> list[tuple[Markup, Markup, str]]:
+    told = [
+        example for run in reversed(account.runs) for example in run.get("examples") or [] if isinstance(example, dict)
+    ]
+    told += [row for row in sample.rows if row.get("status") != OK]
+    unique = {str(example.get("uri")): example for example in reversed(told)}
+    newest = list(reversed(unique.values()))[:SHOWN_EXAMPLES]
+    return [
+        (
+            html('<span class="uri">{}</span>', e.get("uri")),
+            html("<code>{}</code>", e.get("status") or DASH),
+            str(e.get("error") or DASH),
+        )
+        for e in newest
+    ]

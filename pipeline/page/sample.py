@@ -1,0 +1,166 @@
+"""What the report looks at: the runs' own accounts, and a small, deterministic sample of rows with their pictures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.columns import OK
+from pipeline.errors import ConfigError, CredentialsLost
+from pipeline.page import pictures
+from pipeline.page.reader import Meter, Ranges, even, fair_shares, spread
+
+RUNS = 60  # newest run reports read
+FOOTERS = 48  # data files whose footer is looked at
+FILES = 12  # of these, the files whose first rows are read
+ROWS, MASK_ROWS = 400, 120  # masks are large and few are shown
+THUMBNAIL = 192  # pixels
+DATA_BUDGET = 64 << 20
+COLUMNS = (
+    *("uri", "key", "status", "error", "width", "height", "embedding", "label_ids", "labels", "scores"),
+    *("mask", "classes", "tokens", "masked", "predicted", "loss"),
+)
+
+
+@dataclass(frozen=True)
+class Account:
+    """`_run.json`, the newest run reports (oldest first), how many there are, and whether the last one succeeded."""
+
+    output: str
+    setup: dict[str, Any]
+    runs: list[dict[str, Any]]
+    run_count: int
+    complete: bool
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The newest report; empty before the first run ended."""
+        return self.runs[-1] if self.runs else {}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows as dicts (without vectors), the vectors of those that have one, and thumbnails by uri."""
+
+    rows: list[dict[str, Any]]
+    columns: frozenset[str]
+    files: int
+    file_count: int
+    vectors: np.ndarray | None = None
+    vector_rows: list[dict[str, Any]] = field(default_factory=list)
+    thumbnails: dict[str, bytes] = field(default_factory=dict)
+    bytes_read: int = 0
+
+    def good(self) -> list[dict[str, Any]]:
+        """The rows with an answer."""
+        return [row for row in self.rows if row.get("status") == OK]
+
+
+def read_account(output: str) -> Account:
+    """What the runs said about the output; ConfigError when it is none of ours."""
+    try:
+        setup = json.loads(storage.read(storage.join(output, "_run.json")))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigError(f"{output} is no output of these jobs: it has no _run.json.") from None
+    except PermissionError:
+        raise ConfigError(f"{output} cannot be read: access to its _run.json is denied.") from None
+    except ValueError:
+        raise ConfigError(f"{output} is no output of these jobs: its _run.json is not JSON.") from None
+    if not isinstance(setup, dict) or "task" not in setup:
+        raise ConfigError(f"{output} is no output of these jobs: its _run.json names no task.")
+    entries = storage.listing(storage.join(output, "runs"))
+    uris = sorted(entry.uri for entry in entries if entry.uri.endswith(".json"))
+    reports = [_report(data) for data in storage.read_many(uris[-RUNS:])]
+    success = storage.stat(storage.join(output, "_SUCCESS")) is not None
+    return Account(output, setup, [report for report in reports if report], len(uris), success)
+
+
+def _report(data: bytes | Exception) -> dict[str, Any]:
+    """One run report; empty when it cannot be read, for a page without it is better than no page."""
+    if isinstance(data, CredentialsLost):
+        raise data
+    try:
+        report = json.loads(data) if isinstance(data, bytes) else {}
+    except ValueError:
+        return {}
+    return report if isinstance(report, dict) and "run" in report else {}
+
+
+def take_sample(output: str) -> Sample:
+    """First rows of a few data files spread over the output, preferring the beginnings of shards (cheap to show)."""
+    meter = Meter(DATA_BUDGET)
+    listing = storage.listing(storage.join(output, "data"))
+    parquet = (entry for entry in listing if entry.uri.endswith(".parquet") and "/." not in entry.uri[len(output) :])
+    entries, count = spread(parquet, FOOTERS)
+    files = _near_shard_starts([file for entry in entries if (file := _open(entry, meter))])
+    masks = any("mask" in file.schema_arrow.names for file in files)
+    shares = fair_shares([file.metadata.num_rows for file in files], MASK_ROWS if masks else ROWS)
+    tables = [table for file, rows in zip(files, shares, strict=True) if (table := _first_rows(file, rows))]
+    if not tables:
+        return Sample([], frozenset(), 0, count)
+    sample = _from_table(pa.concat_tables(tables, promote_options="permissive"), len(tables), count)
+    found = Meter(pictures.READ_BUDGET)
+    thumbnails = pictures.thumbnails([row["uri"] for row in sample.good()], THUMBNAIL, found)
+    return replace(sample, thumbnails=thumbnails, bytes_read=meter.spent + found.spent)
+
+
+def _open(entry: storage.Entry, meter: Meter) -> pq.ParquetFile | None:
+    try:
+        return pq.ParquetFile(Ranges(entry, meter), buffer_size=pictures.BUFFER, pre_buffer=False)
+    except CredentialsLost:
+        raise
+    except pictures.UNREADABLE:
+        return None
+
+
+def _near_shard_starts(files: list[pq.ParquetFile]) -> list[pq.ParquetFile]:
+    """The files to read: those that begin earliest in their shard, since a tar is read from its beginning."""
+    if len(files) <= FILES:
+        return files
+    starts = [_start(file) for file in files]
+    bound = sorted(starts)[FILES - 1]
+    return even([file for file, start in zip(files, starts, strict=True) if start <= bound], FILES)
+
+
+def _start(file: pq.ParquetFile) -> int:
+    try:
+        return int(json.loads(file.metadata.metadata[b"beit"])["start"])
+    except (TypeError, KeyError, ValueError):
+        return 0
+
+
+def _first_rows(file: pq.ParquetFile, rows: int) -> pa.Table | None:
+    columns = [name for name in file.schema_arrow.names if name in COLUMNS]
+    batches: list[pa.RecordBatch] = []
+    try:
+        for batch in file.iter_batches(batch_size=max(rows, 1), columns=columns):
+            batches.append(batch.slice(0, rows))
+            rows -= batch.num_rows
+            if rows <= 0:
+                break
+    except CredentialsLost:
+        raise
+    except pictures.UNREADABLE:
+        rows = 0  # what was read before counts
+    return pa.Table.from_batches(batches) if batches else None
+
+
+def _from_table(table: pa.Table, files: int, file_count: int) -> Sample:
+    columns = frozenset(table.column_names)
+    vectors = None
+    plain = table.drop_columns(["embedding"]) if "embedding" in columns else table
+    rows: list[dict[str, Any]] = plain.to_pylist()
+    vector_rows: list[dict[str, Any]] = []
+    if "embedding" in columns:
+        column = table.column("embedding").combine_chunks()
+        valid = column.is_valid().to_pylist()
+        vector_rows = [row for row, there in zip(rows, valid, strict=True) if there]
+        flat = column.drop_null().flatten().to_numpy(zero_copy_only=False)
+        vectors = flat.astype(np.float32).reshape(len(vector_rows), -1) if vector_rows else None
+    return Sample(rows, columns, files, file_count, vectors, vector_rows)
