@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from .config import BeitConfig, CheckpointError, Semantics
+from .config import PREFIXES, BeitConfig, CheckpointError, Semantics
 from .files import digest, find_weights, read_json
 from .pixels import LANCZOS, PixelSpec
 from .published import TRAINED_EPS, Preset, find_preset
@@ -22,8 +22,6 @@ HEADS: dict[str, Head] = {
     "ForMaskedImageModeling": "masked",
     "ForSemanticSegmentation": "segmenter",
 }
-# transformers' prefix in front of the encoder's tensors, by model_type.
-PREFIXES = {"beit": "beit.", "data2vec-vision": "data2vec_vision."}
 DVAE = "dall-e-dvae"
 CARD_FILE = "card.json"  # what a converted folder knows beyond Hugging Face's files
 
@@ -108,8 +106,7 @@ def with_semantics(card: ModelCard, semantics: Semantics) -> ModelCard:
 
 
 def _card_of_file(source: Path, semantics: Semantics | None) -> ModelCard:
-    from .checkpoint import published_tensors  # here: a folder's card needs no torch, and a run asks for it first
-    from .foreign import infer_config
+    from .foreign import infer_config, published_tensors  # here: a folder's card needs no torch
 
     raw = infer_config(published_tensors(source))
     if raw["model_type"] == DVAE:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from torch import Tensor, nn
+from torch import nn
 
-from .card import PREFIXES, Head, ModelCard, load_card, with_semantics
+from .card import Head, ModelCard, load_card, with_semantics
 from .config import CheckpointError, Semantics
 from .dvae import Dvae
-from .files import find_weights
-from .foreign import read_foreign
+from .foreign import published_tensors
 from .heads import Classifier, Embedder, Encoder, MaskedTokenPredictor, Pool
 from .segmentation import Inference, Segmenter
-from .weights import fill, read_tensors
+from .weights import fill
 
 BUILDERS: dict[Head, Callable[[ModelCard], nn.Module]] = {
     "encoder": lambda card: Encoder(card.config),
@@ -76,23 +75,3 @@ def _load(card: ModelCard, head: Head, build: Callable[[ModelCard], nn.Module]) 
     if card.head != head:
         raise CheckpointError(f"{card.name} is a {card.head} checkpoint; this needs a {head} checkpoint")
     return fill(lambda: build(card), published_tensors(card.path), card.name)
-
-
-def published_tensors(source: Path) -> dict[str, Tensor]:
-    """All tensors of a model by the names that `weights.DISK_NAMES` speaks of."""
-    if source.is_file():
-        return with_prefix(read_foreign(source))
-    tensors: dict[str, Tensor] = {}
-    for part in find_weights(source):
-        tensors.update(read_tensors(part))
-    return with_prefix(tensors)
-
-
-def with_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names that start the encoder's with `beit.`, whatever the family calls it and if a bare one calls it nothing."""
-    if any(name.startswith(("encoder.blocks.", "decoder.blocks.")) for name in tensors):
-        return dict(tensors)  # a tokenizer
-    for prefix in PREFIXES.values():
-        if any(name.startswith(prefix) for name in tensors):
-            return {name.replace(prefix, "beit.", 1): tensor for name, tensor in tensors.items()}
-    return {f"beit.{name}": tensor for name, tensor in tensors.items()}

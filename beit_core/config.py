@@ -13,6 +13,8 @@ from typing import Any, Literal
 Semantics = Literal["hf", "original"]
 BiasResampling = Literal["bilinear", "geometric"]
 Grid = tuple[int, int]
+# transformers' prefix in front of the encoder's tensors, by model_type.
+PREFIXES = {"beit": "beit.", "data2vec-vision": "data2vec_vision."}
 
 
 class CheckpointError(Exception):

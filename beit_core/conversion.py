@@ -28,12 +28,12 @@ from .card import (
     load_card,
     with_semantics,
 )
-from .checkpoint import BUILDERS, with_prefix
+from .checkpoint import BUILDERS
 from .config import CheckpointError
 from .dvae import Dvae
 from .files import find_weights, read_json
 from .flax import unpack
-from .foreign import from_flax, infer_config, read_foreign
+from .foreign import from_flax, infer_config, read_foreign, with_prefix
 from .pixels import PixelSpec
 from .published import TRAINED_EPS, Preset, find_preset, preset_named
 from .weights import check, read_tensors

@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .config import CheckpointError
+from .config import PREFIXES, CheckpointError
+from .files import find_weights
 from .flax import unpack
 from .weights import TABLE, read_tensors
 
@@ -185,3 +186,23 @@ def _dvae_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         "decoder": decoder is not None,
         "image_size": 112,
     }
+
+
+def published_tensors(source: Path) -> dict[str, Tensor]:
+    """All tensors of a model by the names that `weights.DISK_NAMES` speaks of."""
+    if source.is_file():
+        return with_prefix(read_foreign(source))
+    tensors: dict[str, Tensor] = {}
+    for part in find_weights(source):
+        tensors.update(read_tensors(part))
+    return with_prefix(tensors)
+
+
+def with_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names that start the encoder's with `beit.`, whatever the family calls it and if a bare one calls it nothing."""
+    if any(name.startswith(("encoder.blocks.", "decoder.blocks.")) for name in tensors):
+        return dict(tensors)  # a tokenizer
+    for prefix in PREFIXES.values():
+        if any(name.startswith(prefix) for name in tensors):
+            return {name.replace(prefix, "beit.", 1): tensor for name, tensor in tensors.items()}
+    return {f"beit.{name}": tensor for name, tensor in tensors.items()}
