@@ -115,6 +115,7 @@ def _audit(account: Account, verified: Verification | None) -> Markup:
 def verified_line(verified: Verification) -> str:
     """What reading every row has shown, in one line."""
     twice = f"{plural(verified.duplicates, 'row')} twice" if verified.duplicates else "every URI once"
+    lost = f", {plural(verified.missing, 'planned image')} missing" if verified.missing else ", none missing"
     lost = (
         f", {plural(verified.missing, 'planned image')} missing" if verified.missing else ", none of the plan missing"
     )
