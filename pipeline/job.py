@@ -14,6 +14,7 @@ from pipeline.audit import Audit, audit
 from pipeline.dry_run import dry_run
 from pipeline.errors import ObjectUnreadable, PipelineError, StorageError, TooManyFailures
 from pipeline.ledger import Ledger
+from pipeline.output import writing
 from pipeline.plan import Planner
 from pipeline.prepare import Request
 from pipeline.progress import Progress, answer, say
@@ -78,6 +79,11 @@ def run(config: RunConfig, task: Task) -> int:
         except KeyboardInterrupt:
             say("interrupted: nothing finished is lost, the same command continues")
             return 1
+        except (OSError, ObjectUnreadable) as error:
+            why = getattr(error, "strerror", None) or error
+            raise StorageError(
+                f"{why}; finished spans of {request.output} are safe, the same command continues"
+            ) from error
         finally:
             engine.close()
 
@@ -109,7 +115,7 @@ def _on_ray(config: RunConfig) -> Engine:
 
 def _run(config: RunConfig, request: Request, engine: _Later) -> int:
     spec = prepare.bind(request, lambda: engine.start().resolve_dtype())
-    storage.sweep(storage.join(spec.output, "data"))
+    storage.sweep(spec.output)
     report = RunReport(run_id(), request.task.name)
     for number in range(ROUNDS):
         ledger = Ledger(spec.output)
@@ -131,7 +137,8 @@ def _work(spec: JobSpec, planner: Planner, engine: _Later, report: RunReport) ->
         first = next(rows, None)
         if first is None:
             return
-        storage.delete(storage.join(spec.output, "_SUCCESS"))
+        with writing(spec.output):
+            storage.delete(storage.join(spec.output, "_SUCCESS"))
         for receipt in engine.start().execute(spec, _again(first, rows)):
             report.add(receipt)
             progress.advance(receipt.facts)
@@ -177,13 +184,11 @@ def _conclude(
 
 
 def _save(output: str, report: RunReport, ledger: Ledger, body: dict[str, Any], *, success: bool) -> None:
-    try:
+    with writing(output):
         ledger.save(report.run, [name for name in report.facts if name in ledger.seen])
         storage.put(storage.join(output, "runs", f"{report.run}.json"), json.dumps(body, indent=1).encode())
         if success:
             storage.put(storage.join(output, "_SUCCESS"), json.dumps({"run": report.run}).encode())
-    except (OSError, ObjectUnreadable) as error:
-        raise StorageError(f"{output} cannot be written ({storage.reason(error)}); finished spans are safe") from error
     settings_there = settings.read_bound(output)
     if settings_there is None:
         raise StorageError(f"{output}/_run.json is gone: somebody deleted the output while it was written")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -12,7 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.columns import OK
-from pipeline.errors import CredentialsLost, ObjectUnreadable, StorageError
+from pipeline.errors import ObjectUnreadable, StorageError
 from pipeline.storage import Entry
 
 META = b"beit"
@@ -66,10 +68,15 @@ def write_span(output: str, table: pa.Table, facts: SpanFacts, bound: dict[str, 
         version="2.6",
         data_page_version="1.0",
     )
-    try:
+    with writing(output):
         storage.put(path_of(output, facts.name), sink.getvalue().to_pybytes())
-    except CredentialsLost:
-        raise
+
+
+@contextmanager
+def writing(output: str) -> Iterator[None]:
+    """Whatever the storage refuses within the block is told as one sentence about the output."""
+    try:
+        yield
     except (OSError, ObjectUnreadable) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise StorageError(f"{output} cannot be written ({reason}); finished spans are safe") from error

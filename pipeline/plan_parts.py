@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import ObjectUnreadable
-from pipeline.output import SpanFacts
+from pipeline.output import SpanFacts, writing
 from pipeline.spans import Span, digest
 from pipeline.storage import Entry
 from pipeline.tar import Item
@@ -90,7 +90,8 @@ def write_part(output: str, number: int, spans: list[tuple[PlannedSpan, pa.Table
     with pq.ParquetWriter(sink, PART_SCHEMA.with_metadata({META: json.dumps(meta)}), compression="zstd") as writer:
         for _, table in spans:
             writer.write_table(table, row_group_size=max(1, len(table)))
-    return storage.create(storage.join(output, "plan", f"part-{number:06d}.parquet"), sink.getvalue().to_pybytes())
+    with writing(output):
+        return storage.create(storage.join(output, "plan", f"part-{number:06d}.parquet"), sink.getvalue().to_pybytes())
 
 
 def read_part(part: Entry) -> tuple[list[PlannedSpan], bool]:
@@ -144,7 +145,8 @@ def write_shard_entry(output: str, span: Span, spans: list[dict[str, Any]], *, r
     told = f"{short_version(span.version)}-{images}"
     if told != span.known:
         name = f"shard-{span.name}.{span.number}-{told}.json"
-        storage.create(storage.join(output, "plan", name), json.dumps(body).encode())
+        with writing(output):
+            storage.create(storage.join(output, "plan", name), json.dumps(body).encode())
 
 
 def read_shard_entry(entry: ShardEntry) -> dict[str, Any]:
