@@ -14,6 +14,7 @@ from pipeline import columns, models, settings, storage, tables
 from pipeline.decode import extensions
 from pipeline.decoder import DecodeSettings
 from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
+from pipeline.output import writing
 from pipeline.progress import say
 from pipeline.settings import JobSpec, RunConfig
 from pipeline.sources import MAGIC, Source, Sources
@@ -111,7 +112,7 @@ def _check_output(config: RunConfig, output: str) -> None:
     if bound is not None:
         return
     try:
-        there = next(iter(storage.listing(output)), None)
+        there = next((entry for entry in storage.listing(output) if not storage.is_half_written(entry.uri)), None)
     except FileNotFoundError as error:
         raise ConfigError(f"--output {output}: {error}") from error
     except (OSError, ObjectUnreadable) as error:
@@ -124,7 +125,7 @@ def _check_output(config: RunConfig, output: str) -> None:
 def bind(request: Request, resolve_dtype: Callable[[], str]) -> JobSpec:
     """Fix what `auto` means for this output, once, and create or check `_run.json`."""
     if request.config.overwrite and settings.read_bound(request.output) is not None:
-        storage.delete_below(request.output)
+        _start_over(request.output)
     wanted = _wanted(request, resolve_dtype)
     bound = settings.bind(request.output, wanted)
     _warn_of_versions(bound, wanted)
@@ -156,6 +157,15 @@ def _wanted(request: Request, resolve_dtype: Callable[[], str]) -> dict[str, Any
         "span_size": config.span_size or (_auto_span_size(request) if fresh else None),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
     }
+
+
+def _start_over(output: str) -> None:
+    """Delete an output of ours; what makes it ours goes last, so that after a crash the same command does the rest."""
+    with writing(output):
+        storage.delete(storage.join(output, "_SUCCESS"))
+        for folder in ("data", "plan", "runs"):
+            storage.delete_below(storage.join(output, folder))
+        storage.delete_below(output)
 
 
 def _auto_span_size(request: Request) -> int:

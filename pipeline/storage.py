@@ -15,6 +15,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,6 +26,7 @@ from pipeline.blocks import Blocks
 from pipeline.errors import CredentialsLost, ObjectUnreadable
 
 PARALLEL = 16  # requests in flight per process when many small objects are wanted
+HALF_WRITTEN = re.compile(r"/\.[^/]+\.([^/]+)-(\d+)\.tmp$")  # as `_temporary` names them
 SCHEME = re.compile(r"^([a-z][a-z0-9+.-]+)://")
 
 
@@ -102,7 +104,8 @@ def _walk(folder: str) -> Iterator[Entry]:
         if item.is_dir(follow_symlinks=False):
             yield from _walk(item.path)
         elif item.is_file():
-            yield _local_entry(item.path, item.stat())
+            with suppress(FileNotFoundError):  # another run has renamed or deleted it since the folder was read
+                yield _local_entry(item.path, item.stat())
 
 
 def listing(prefix: str) -> Iterator[Entry]:
@@ -260,12 +263,14 @@ def delete_below(prefix: str) -> None:
         shutil.rmtree(prefix, ignore_errors=True)
 
 
+def is_half_written(uri: str) -> bool:
+    """Whether a local file is what `put` and `create` leave when their process dies."""
+    return is_local(uri) and HALF_WRITTEN.search(uri) is not None
+
+
 def sweep(folder: str) -> None:
-    """Remove half-written files that dead processes of this machine left in a local folder."""
-    if not is_local(folder) or not os.path.isdir(folder):
-        return
-    mark = re.compile(re.escape(f".{socket.gethostname()}-") + r"(\d+)\.tmp$")
-    for name in os.listdir(folder):
-        match = mark.search(name) if name.startswith(".") else None
-        if match and not os.path.exists(f"/proc/{match.group(1)}") and os.path.isdir("/proc/self"):
-            Path(folder, name).unlink(missing_ok=True)
+    """Remove half-written files that dead processes of this machine left below a local folder."""
+    for entry in listing(folder) if is_local(folder) and os.path.isdir("/proc/self") else ():
+        match = HALF_WRITTEN.search(entry.uri)
+        if match and match.group(1) == socket.gethostname() and not os.path.exists(f"/proc/{match.group(2)}"):
+            delete(entry.uri)
