@@ -11,6 +11,7 @@ import os
 import pickle
 import resource
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 FRESH_TRIES = 2  # deaths of a fresh child, alone with the image, that quarantine it
 PATIENCE_S = 120.0  # one image; the slowest of Pillow's test corpus within the pixel cap takes under 10
+ORPHAN_S = 2 * PATIENCE_S  # then a child ends itself, whether anybody waits for it or not
 HEADROOM = 1 << 30  # bytes of memory a child may use beside the pixels
 BYTES_PER_PIXEL = 16  # RGBA decoded, transposed, converted and resized, with the encoder's own buffers
 LENGTH = struct.Struct("<Q")
@@ -91,12 +93,14 @@ class Decoder:
             env={**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             start_new_session=True,  # Ctrl-C is the parent's to handle
         )
-        _send(_pipe(child.stdin), pickle.dumps(self.settings))
         return child
 
     def _ask(self, data: bytes) -> Decoded:
+        fresh = self.child is None
         self.child = child = self.child or self._start()
         try:
+            if fresh:
+                _send(_pipe(child.stdin), pickle.dumps(self.settings))
             _send(_pipe(child.stdin), data)
             if not select.select([_pipe(child.stdout)], [], [], PATIENCE_S)[0]:
                 raise TimeoutError
@@ -151,7 +155,9 @@ def _serve() -> None:
             data = _receive(source)
         except EOFError:
             return
+        signal.alarm(int(ORPHAN_S))  # a hanging image must not outlive a parent that was killed meanwhile
         answer = decode(data, settings.specs, settings.max_pixels, exact=settings.exact)
+        signal.alarm(0)
         shapes = [view.shape for view in answer.views]
         _send(sink, pickle.dumps((answer.status, answer.error, answer.width, answer.height, shapes)))
         for view in answer.views:
