@@ -10,6 +10,7 @@ import pytest
 
 from tests.faults import FaultProxy, fault_proxy_server
 from tests.helpers import DATA
+from tests.proxied import s3_client
 from tests.ray_head import RayHead, ray_head_server
 from tests.weed import Weed, weed_server
 
@@ -50,6 +51,13 @@ def fault_proxy(fault_proxy_session: FaultProxy) -> FaultProxy:
     """A proxy before `weed`, without rules and with its counts at zero."""
     fault_proxy_session.reset()
     return fault_proxy_session
+
+
+@pytest.fixture
+def proxied(weed: Weed, fault_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """The proxy, with this process's S3 client going through it."""
+    with s3_client(fault_proxy.env(weed.env), monkeypatch):
+        yield fault_proxy
 
 
 @pytest.fixture(scope="session")

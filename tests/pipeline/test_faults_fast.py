@@ -1,0 +1,145 @@
+"""Storage that fails, in one process: what passes costs time and no row, what stays becomes rows, nothing is harmed."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import blocks
+from pipeline.errors import CredentialsLost, PipelineError
+from tests.faults import FaultProxy, Rule
+from tests.flow import make_tar, run_here
+from tests.helpers import rows, tree_bytes
+from tests.proxied import noise, s3_client
+from tests.weed import Weed
+
+NAMES = [f"{number:02d}.png" for number in range(24)]
+TRANSIENT = [
+    Rule("503", "/loose/03.png", "GET", times=8),
+    Rule("500", "/loose/05.png", "GET", times=3),
+    Rule("rst", "/loose/07.png", "GET", times=2),
+    Rule("midrst", "/loose/09.png", "GET", times=2, after=900),
+    Rule("trunc", "/loose/11.png", "GET", times=2, after=900),
+    Rule("stall", "/loose/13.png", "GET", times=1, after=900),
+    Rule("stall", "/loose/15.png", "GET", times=1),
+    Rule("slow", "/loose/17.png", "GET", times=1, bps=20_000),
+    Rule("midrst", "/tars/a.tar", "GET", times=3, after=30_000),
+    Rule("trunc", "/tars/b.tar", "GET", times=2, after=7),
+    Rule("503", "/inb", "GET", query="list-type=2", times=2),
+]
+SOURCES = ["s3://inb/faults/loose/", "s3://inb/faults/tars/"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(weed: Weed, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("faults")
+    (folder / "loose").mkdir()
+    for number, name in enumerate(NAMES):
+        (folder / "loose" / name).write_bytes(noise(number))
+    for letter in "ab":
+        make_tar(folder / f"tars/{letter}.tar", [(f"{letter}{n}.png", noise(ord(letter) + n)) for n in range(20)])
+    weed.put_tree(folder, "inb/faults")
+    with pytest.MonkeyPatch.context() as patch, s3_client(weed.env, patch):
+        assert run_here(SOURCES, folder / "out", span_size=8) == 0
+    return folder / "out"
+
+
+def of(output: Path, name: str) -> dict[str, str]:
+    """A column by the last part of the uri."""
+    table = rows(output)
+    names = [uri.rsplit("/", 1)[1] for uri in table["uri"].to_pylist()]
+    return dict(zip(names, table[name].to_pylist(), strict=True))
+
+
+def test_faults_that_pass_cost_time_but_no_row(proxied: FaultProxy, undisturbed: Path, tmp_path: Path) -> None:
+    proxied.fail(*TRANSIENT)
+    assert run_here(SOURCES, tmp_path / "out", span_size=8) == 0
+    assert proxied.hits() == [rule.times for rule in TRANSIENT]
+    assert set(of(tmp_path / "out", "status").values()) == {"ok"}
+    assert tree_bytes(tmp_path / "out/data") == tree_bytes(undisturbed / "data")
+
+
+def test_images_that_stay_out_of_reach_are_rows_and_can_be_healed(
+    proxied: FaultProxy, undisturbed: Path, tmp_path: Path
+) -> None:
+    proxied.fail(Rule("403", "/loose/03.png", "GET"), Rule("404", "/loose/07.png", "GET"), Rule("403", "b.tar", "GET"))
+    assert run_here(SOURCES, tmp_path / "out", span_size=8) == 3
+    status, error = of(tmp_path / "out", "status"), of(tmp_path / "out", "error")
+    failed = {name: error[name] for name, found in status.items() if found != "ok"}
+    assert failed == {
+        "03.png": "access denied", "07.png": "not found", "b.tar": "the tar cannot be read on: access denied",
+    }  # fmt: skip
+    assert {status[name] for name in failed} == {"fetch_error"}
+    assert not (tmp_path / "out/_SUCCESS").exists()
+    proxied.reset()
+    assert run_here(SOURCES, tmp_path / "out", span_size=8) == 3  # failed rows are finished until asked for
+    assert not any("GET" in asked and ".png" in asked for asked in proxied.requests())
+    assert run_here(SOURCES, tmp_path / "out", span_size=8, retry_failed=True) == 0
+    assert tree_bytes(tmp_path / "out/data") == tree_bytes(undisturbed / "data")
+
+
+def test_a_tar_that_breaks_off_for_good_keeps_what_came_before(
+    proxied: FaultProxy, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", 16 << 10)
+    proxied.fail(Rule("latency", "/tars/a.tar", "GET", secs=0, times=2), Rule("403", "/tars/a.tar", "GET"))
+    assert run_here(SOURCES, tmp_path / "out", span_size=8) == 3
+    status = of(tmp_path / "out", "status")
+    assert status["a.tar"] == "fetch_error"
+    came = [name for name in status if name.startswith("a.tar#")]
+    assert 5 < len(came) < 20
+    proxied.reset()
+    assert run_here(SOURCES, tmp_path / "out", span_size=8, retry_failed=True) == 0
+    assert tree_bytes(tmp_path / "out/data") == tree_bytes(undisturbed / "data")
+
+
+def test_credentials_lost_on_the_way_stop_the_run_and_harm_nothing(
+    proxied: FaultProxy, undisturbed: Path, tmp_path: Path
+) -> None:
+    proxied.fail(Rule("expired", "/loose/20.png", "GET"), Rule("expired", "/tars/a.tar", "GET"))
+    with pytest.raises(CredentialsLost, match="ExpiredToken") as caught:
+        run_here(SOURCES, tmp_path / "out", span_size=8)
+    assert isinstance(caught.value, PipelineError)
+    assert caught.value.exit_code == 1
+    proxied.reset()
+    assert run_here(SOURCES, tmp_path / "out", span_size=8) == 0
+    assert tree_bytes(tmp_path / "out/data") == tree_bytes(undisturbed / "data")
+
+
+def test_writes_whose_reply_is_lost_are_not_taken_for_somebody_elses(
+    proxied: FaultProxy, undisturbed: Path, weed: Weed
+) -> None:
+    rules = [
+        Rule("lost", "_run.json", "PUT", times=1), Rule("503", "_run.json", "PUT", times=1),
+        Rule("lost", "/plan/part-", "PUT", times=1), Rule("rst", "/plan/part-", "PUT", times=1),
+        Rule("lost", "/plan/shard-", "PUT", times=1), Rule("500", "/plan/shard-", "PUT", times=1),
+        Rule("503", "/data/", "PUT", times=2), Rule("rst", "/data/", "PUT", times=1),
+        Rule("lost", "/data/", "PUT", times=2), Rule("lost", "/runs/", "PUT", times=1),
+        Rule("503", "_SUCCESS", "PUT", times=1),
+    ]  # fmt: skip
+    proxied.fail(*rules)
+    assert run_here(SOURCES, "s3://outb/puts", span_size=8) == 0
+    assert proxied.hits() == [rule.times for rule in rules]
+    assert tree_bytes("outb/puts/data", weed.fs()) == tree_bytes(undisturbed / "data")
+    names = list(tree_bytes("outb/puts", weed.fs()))
+    assert sum(name.startswith("plan/part-") for name in names) == 1
+    assert run_here(SOURCES, "s3://outb/puts", span_size=8) == 0
+
+
+def test_a_run_that_finds_all_finished_reads_no_image(proxied: FaultProxy, undisturbed: Path) -> None:
+    proxied.reset()
+    assert run_here(SOURCES, undisturbed, span_size=8) == 0
+    assert proxied.bytes().keys() <= {"inb"}  # the listings
+
+
+@pytest.mark.parametrize("where", ["/data/", "/plan/", "/runs/"])
+def test_an_output_that_takes_no_more_files_stops_the_run_with_one_sentence(
+    proxied: FaultProxy, undisturbed: Path, weed: Weed, where: str
+) -> None:
+    output = f"s3://outb/full{where.strip('/')}"
+    proxied.fail(Rule("403", where, "PUT"))
+    with pytest.raises(PipelineError, match=f"{output} cannot be written .access denied.; finished") as caught:
+        run_here(SOURCES, output, span_size=8)
+    assert caught.value.exit_code == 1
+    proxied.reset()
+    assert run_here(SOURCES, output, span_size=8) == 0
+    assert tree_bytes(output.removeprefix("s3://") + "/data", weed.fs()) == tree_bytes(undisturbed / "data")
