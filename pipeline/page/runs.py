@@ -116,9 +116,6 @@ def verified_line(verified: Verification) -> str:
     """What reading every row has shown, in one line."""
     twice = f"{plural(verified.duplicates, 'row')} twice" if verified.duplicates else "every URI once"
     lost = f", {plural(verified.missing, 'planned image')} missing" if verified.missing else ", none missing"
-    lost = (
-        f", {plural(verified.missing, 'planned image')} missing" if verified.missing else ", none of the plan missing"
-    )
     harm = f"; {plural(len(verified.damaged), 'file')} damaged: {', '.join(verified.damaged[:3])}"
     rows, files = plural(verified.rows, "row"), plural(verified.files, "file")
     return f"{rows} in {files}, {verified.ok:,} ok, {twice}{lost}{harm if verified.damaged else ''}"
