@@ -97,7 +97,6 @@ def test_no_answer_is_no_mask_and_not_a_number() -> None:
     assert [bool(png) for png in found["mask"]] == [True, False, False]
     assert [len(row) for row in found["classes"]] == [1, 0, 0]
     assert np.isnan(found["logits"]).tolist() == [False, True, False]
-    assert not columns((), ["a"], None)["mask"]
 
 
 def test_default_colours_differ_and_do_not_depend_on_the_count() -> None:
