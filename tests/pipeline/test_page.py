@@ -126,7 +126,7 @@ def test_verification_is_on_the_page(tmp_path: Path) -> None:
     example(tmp_path, "label")
     good, bad = Verification(6, 361, 360, 0, ()), Verification(6, 361, 360, 1, ("a.parquet: cut",))
     assert "361 rows in 6 files, 360 ok, every URI once, none missing<" in text_of(tmp_path, verified=good)
-    assert "1 row twice; 1 file damaged: a.parquet: cut" in text_of(tmp_path, verified=bad)
+    assert "1 row twice, none missing; 1 file damaged: a.parquet: cut" in text_of(tmp_path, verified=bad)
     assert 'class="audit bad"' in text_of(tmp_path, verified=bad)
 
 
