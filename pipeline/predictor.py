@@ -77,8 +77,8 @@ class Predictor:
         with ThreadPoolExecutor(ENCODERS if self.device.type == "cuda" else 1) as pool, torch.inference_mode():
             for start in range(0, count, self.batch_size):
                 if loaded.todo[start : start + self.batch_size].any():
-                    answers = self._answers(loaded, start, errors)
-                    pieces.append((start, pool.submit(self._encode, answers)))
+                    if answers := self._answers(loaded, start, errors):
+                        pieces.append((start, pool.submit(self._encode, answers)))
         columns = _joined({start: piece.result() for start, piece in pieces}, count, self.batch_size)
         _note_numbers(columns, loaded.todo, errors)
         return Predicted(columns, errors)
