@@ -96,8 +96,8 @@ class Predictor:
             raise PipelineError(
                 f"the GPU has too little memory for batches of {self.batch_size} images: give --batch-size {smaller}"
             ) from error
-        except RuntimeError as error:
-            if self.device.type == "cuda":
+        except (RuntimeError, ValueError) as error:
+            if self.device.type == "cuda" and isinstance(error, RuntimeError):
                 raise  # a CUDA error leaves the process unusable
             reason = f"the model failed ({str(error).splitlines()[0][:160]})"
         for index in range(start, min(start + self.batch_size, len(errors))):
@@ -109,7 +109,8 @@ class Predictor:
         padding = self.batch_size - (stop - start)
         rows = loaded.rows.slice(start, stop - start)
         heights, widths = rows["height"].to_pylist(), rows["width"].to_pylist()
-        sizes = [(height or 0, width or 0) for height, width in zip(heights, widths, strict=True)]
+        todo = loaded.todo[start:stop].tolist()
+        sizes = [(h, w) if wanted else (0, 0) for h, w, wanted in zip(heights, widths, todo, strict=True)]
         views = [
             self._to_device(view[start:stop], padding, spec.normalize)
             for view, spec in zip(loaded.views, self.specs, strict=True)
