@@ -76,9 +76,9 @@ class Predictor:
         pieces: list[tuple[int, Future[Columns]]] = []
         with ThreadPoolExecutor(ENCODERS if self.device.type == "cuda" else 1) as pool, torch.inference_mode():
             for start in range(0, count, self.batch_size):
-                if loaded.todo[start : start + self.batch_size].any():
-                    if answers := self._answers(loaded, start, errors):
-                        pieces.append((start, pool.submit(self._encode, answers)))
+                wanted = loaded.todo[start : start + self.batch_size].any()
+                if wanted and (answers := self._answers(loaded, start, errors)):
+                    pieces.append((start, pool.submit(self._encode, answers)))
         columns = _joined({start: piece.result() for start, piece in pieces}, count, self.batch_size)
         _note_numbers(columns, loaded.todo, errors)
         return Predicted(columns, errors)
