@@ -31,7 +31,8 @@ class Progress:
         self.done = self.known = 0
         self.unread: dict[str, int] = {}  # bytes of each shard whose images nobody has counted
         self.read_bytes = self.read_images = 0
-        self.began = self.last = time.monotonic()
+        self.last = time.monotonic()
+        self.first: tuple[float, int] | None = None  # when the first span was finished, and its images
         self.bar: Any = None
         self.row: Any = None
 
@@ -66,7 +67,9 @@ class Progress:
             self.read_bytes += max(0, facts.next_offset - facts.offset)
             self.read_images += facts.images
         now = time.monotonic()
-        rate = self.done / max(now - self.began, 1e-9)
+        self.first = self.first or (now, facts.images)
+        # Ray and the models take their time to start; the rate that tells how long it takes is the one since then.
+        rate = (self.done - self.first[1]) / max(now - self.first[0], 1e-9)
         if self.bar is not None:
             self.bar.update(self.row, completed=self.done, total=self.total, rate=f"{rate:,.0f} images/s")
         elif now - self.last >= INTERVAL_S:
@@ -83,7 +86,8 @@ class Progress:
     def _line(self, rate: float) -> str:
         about = "about " if self.unread else ""
         share = f"{self.done:,} of {about}{self.total:,} images ({self.done / max(self.total, 1):.0%})"
-        return f"{self.task}: {share}, {rate:,.1f}/s, {_duration((self.total - self.done) / max(rate, 1e-9))} left"
+        left = f", {rate:,.1f}/s, {_duration((self.total - self.done) / rate)} left" if rate else ""
+        return f"{self.task}: {share}{left}"
 
 
 def _duration(seconds: float) -> str:

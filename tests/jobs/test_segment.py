@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from segment import Segment
 from transformers import BeitForSemanticSegmentation, BeitImageProcessorPil
 
-from beit_core import load_card
 from pipeline.errors import ConfigError
 from pipeline.job import run
 from pipeline.masks import default_palette, read_mask
@@ -186,11 +185,6 @@ def test_logits_that_are_not_finite_make_failed_rows(
         (row,) = here(tmp_path / inference, odd_photos / "2.png", folder, Segment(inference=inference), max_failed=1)
         assert (row["status"], row["mask"], row["classes"]) == ("predict_error", None, None)
         assert "not finite" in row["error"]
-
-
-def test_a_batch_without_answers_has_no_columns(digits_seg: Bundle) -> None:
-    """Empty lists would move the rows of the batches after it up."""
-    assert Segment().encode(load_card(digits_seg.model), {}) == {}
 
 
 @pytest.mark.parametrize(("kind", "job"), [("classifier", "label"), ("masked", "tokens"), ("encoder", "embed")])
