@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 FRESH_TRIES = 2  # deaths of a fresh child, alone with the image, that quarantine it
 PATIENCE_S = 120.0  # one image; the slowest of Pillow's test corpus within the pixel cap takes under 10
-ORPHAN_S = 2 * PATIENCE_S  # then a child ends itself, whether anybody waits for it or not
 HEADROOM = 1 << 30  # bytes of memory a child may use beside the pixels
 BYTES_PER_PIXEL = 16  # RGBA decoded, transposed, converted and resized, with the encoder's own buffers
 LENGTH = struct.Struct("<Q")
@@ -86,7 +85,7 @@ class Decoder:
         root = str(Path(__file__).parent.parent)
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         child = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.decoder"],
+            [sys.executable, "-m", "pipeline.decoder", f"{2 * PATIENCE_S:.0f}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -143,8 +142,8 @@ def _limit_memory(max_pixels: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
-def _serve() -> None:
-    """The child: decode until the parent closes the pipe."""
+def _serve(alarm_s: int) -> None:
+    """The child: decode until the parent closes the pipe; an image that takes `alarm_s` ends it, parent or not."""
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a plugin that prints must not spoil the protocol
     settings: DecodeSettings = pickle.loads(_receive(source))
@@ -155,7 +154,7 @@ def _serve() -> None:
             data = _receive(source)
         except EOFError:
             return
-        signal.alarm(int(ORPHAN_S))  # a hanging image must not outlive a parent that was killed meanwhile
+        signal.alarm(alarm_s)
         answer = decode(data, settings.specs, settings.max_pixels, exact=settings.exact)
         signal.alarm(0)
         shapes = [view.shape for view in answer.views]
@@ -165,4 +164,4 @@ def _serve() -> None:
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(int(sys.argv[1]))
