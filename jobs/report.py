@@ -1,6 +1,6 @@
 r"""A page to look at: what the runs did, and pictures of what they found.
 
-    python jobs/report.py OUTPUT [--verify] [--to FILE]
+    python jobs/report.py OUTPUT [--verify] [--to FILE] [--tokenizer DVAE]
 
 Writes OUTPUT/report.html, one file that needs no network, and prints where it lies. It reads the runs' reports and a
 small sample of rows, whatever the size of the output; `--verify` reads every row and puts the result on the page.
@@ -25,6 +25,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("output", metavar="OUTPUT", help="the --output of a job: a path or s3://bucket/prefix")
     parser.add_argument("--verify", action="store_true", help="read every row: each image is there, and there once")
     parser.add_argument("--to", metavar="FILE", help="write the page here instead of OUTPUT/report.html")
+    parser.add_argument("--tokenizer", metavar="DVAE", help="dVAE folder with a decoder: draw what tokens stand for")
     return parser
 
 
@@ -36,7 +37,12 @@ def main(flags: argparse.Namespace) -> int:
 
         verified = verify(storage.absolute(flags.output))
         print(verified_line(verified))
-    print(f"The report is {page.write(flags.output, flags.to, verified)}")
+    decoder = None
+    if flags.tokenizer:
+        from pipeline.tokenizer import decoder as decoder_of
+
+        decoder = decoder_of(flags.tokenizer)
+    print(f"The report is {page.write(flags.output, flags.to, verified, decoder)}")
     return 0 if verified is None or verified.green else 1
 
 

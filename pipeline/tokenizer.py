@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from pipeline import models
 from pipeline.errors import ConfigError
@@ -65,6 +69,30 @@ def encode(dvae: Any, pictures: Tensor) -> Tensor:
     import torch
 
     return torch.cat([dvae.encode(some).flatten(1) for some in pictures.split(AT_ONCE)])
+
+
+def decoder(tokenizer: str) -> Callable[[np.ndarray], np.ndarray]:
+    """From tokens (B, n) of square grids to the pictures (B, H, W, 3) uint8 that this dVAE makes of them.
+
+    Raises ConfigError for a folder that is no dVAE or has no decoder.
+    """
+    from beit_core import load_dvae
+
+    dvae = load_dvae(_read(tokenizer))
+    if dvae.decoder is None:
+        raise ConfigError(f"--tokenizer {tokenizer} has no decoder: convert decoder.pkl together with encoder.pkl")
+
+    def pictures(tokens: np.ndarray) -> np.ndarray:
+        import torch
+
+        side = math.isqrt(tokens.shape[1])
+        grids = torch.from_numpy(tokens.astype(np.int64)).reshape(-1, side, side)
+        with torch.inference_mode():
+            parts = [dvae.decode(some) for some in grids.split(AT_ONCE)]
+        pixels: np.ndarray = (torch.cat(parts) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        return pixels
+
+    return pictures
 
 
 @cache

@@ -11,7 +11,7 @@ from tests.outputs import example
 
 
 def flags(output: Path, **values: object) -> Namespace:
-    return Namespace(**({"output": str(output), "verify": False, "to": None} | values))
+    return Namespace(**({"output": str(output), "verify": False, "to": None, "tokenizer": None} | values))
 
 
 def test_report_says_where_the_page_is(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from transformers import BeitForMaskedImageModeling, BeitImageProcessorPil
 from beit_core.block_masks import wanted
 from beit_core.config import BeitConfig
 from beit_core.dvae import Dvae
+from pipeline import tokenizer
 from pipeline.errors import ConfigError
 from pipeline.job import run
 from pipeline.settings import RunConfig
@@ -37,11 +38,11 @@ def some_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def save_dvae(folder: Path, side: int = 112, vocabulary: int = 128) -> Path:
+def save_dvae(folder: Path, side: int = 112, vocabulary: int = 128, *, decoder: bool = False) -> Path:
     """A narrow tokenizer with seeded weights, in the layout of a converted one."""
     config = BeitConfig(width=16, depth=2, mlp_width=8, vocab_size=vocabulary, image_size=(side, side), patch_size=8)
     torch.manual_seed(0)
-    weights = Dvae(config, decoder=False).state_dict()
+    weights = Dvae(config, decoder=decoder).state_dict()
     for name, weight in weights.items():
         scale = 0.02 if weight.ndim == 1 else (2 / weight[0].numel()) ** 0.5
         weights[name] = torch.randn(weight.shape) * scale
@@ -224,3 +225,17 @@ def test_other_checkpoints_are_sent_to_their_job(
     kind: str, job: str, tiny_model: Callable[..., Path], some_photos: Path, tmp_path: Path
 ) -> None:
     assert f"use jobs/{job}.py" in refusal(Tokens(), some_photos, tiny_model(kind), tmp_path)
+
+
+def test_the_report_draws_what_tokens_stand_for(some_photos: Path, tmp_path: Path) -> None:
+    both = save_dvae(tmp_path / "dall-e", decoder=True)
+    run_job("tokens.py", "--local", "--input", some_photos, "--output", tmp_path / "out", "--model", both, code=0)
+    run_job("report.py", tmp_path / "out", code=0)
+    plain = (tmp_path / "out/report.html").read_text()
+    run_job("report.py", tmp_path / "out", "--tokenizer", both, code=0)
+    assert (tmp_path / "out/report.html").read_text().count("<img") > plain.count("<img")
+
+
+def test_a_tokenizer_without_a_decoder_cannot_draw(dvae: Path) -> None:
+    with pytest.raises(ConfigError, match="has no decoder"):
+        tokenizer.decoder(str(dvae))
