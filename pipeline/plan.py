@@ -26,6 +26,7 @@ from pipeline.storage import Entry
 
 PART_SPANS = 64  # spans listed in one plan part
 CHUNK = 20_000  # sources compared with the plan at a time
+MERGE = 32  # sorted arrays of digests that are looked through before they are made one
 
 
 @dataclass
@@ -38,35 +39,34 @@ class Planned:
     later: dict[str, str] = field(default_factory=dict)  # uri -> version, of images that changed since
 
 
-class _Known:
-    """Loose images in the plan: by URI, and by URI and version. 16 bytes each, as sorted arrays."""
+class _Digests:
+    """A set of texts by 16 bytes each, in sorted arrays that are merged now and then."""
 
     def __init__(self) -> None:
-        self.uris = np.empty(0, "S16")
-        self.pairs = np.empty(0, "S16")
+        self.arrays: list[np.ndarray] = []
 
-    def add(self, uris: list[str], versions: list[str]) -> None:
-        """Take in images of a part."""
-        self.uris = np.union1d(self.uris, _digests(uris))
-        self.pairs = np.union1d(self.pairs, _digests([f"{u}\t{v}" for u, v in zip(uris, versions, strict=True)]))
+    def add(self, texts: list[str]) -> None:
+        """Take in these texts."""
+        self.arrays.append(np.sort(_digests(texts)))
+        if len(self.arrays) > MERGE:
+            self.arrays = [np.sort(np.concatenate(self.arrays))]
 
-    def status(self, uris: list[str], versions: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Per image whether the URI is known, and whether URI and version are."""
-        pairs = [f"{u}\t{v}" for u, v in zip(uris, versions, strict=True)]
-        return _contains(self.uris, _digests(uris)), _contains(self.pairs, _digests(pairs))
+    def holds(self, texts: list[str]) -> np.ndarray:
+        """Per text whether it is in the set."""
+        found = np.zeros(len(texts), bool)
+        wanted = _digests(texts) if self.arrays else np.empty(0, "S16")
+        for known in self.arrays:
+            found |= known[np.minimum(np.searchsorted(known, wanted), len(known) - 1)] == wanted
+        return found
+
+
+def _pairs(uris: list[str], versions: list[str]) -> list[str]:
+    return [f"{uri}\t{version}" for uri, version in zip(uris, versions, strict=True)]
 
 
 def _digests(texts: list[str]) -> np.ndarray:
     raw = [hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=15).digest() for text in texts]
     return np.array([digest + b"\1" for digest in raw], "S16")  # NumPy would strip a zero byte at the end
-
-
-def _contains(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    if not len(known):
-        return np.zeros(len(wanted), bool)
-    place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-    found: np.ndarray = known[place] == wanted
-    return found
 
 
 class Planner:
@@ -84,7 +84,7 @@ class Planner:
         self.issued: set[str] = set()  # spans of loose images planned by this very run
         self.changed: dict[str, str] = {}  # uri -> version as listed now, where the plan has another
         self.latest: dict[str, str] = {}  # the same, as earlier parts of changes have it
-        self.known = _Known()
+        self.known, self.same = _Digests(), _Digests()  # loose images of the plan: uris, and uris with versions
         self.planned = sum(entry.images for entry in self.shards.values())
         for part in self.parts:
             self._learn(part)
@@ -116,7 +116,9 @@ class Planner:
         spans, changes = plan_parts.read_part(part)
         table = plan_parts.read_images(part, ["uri", "version"])
         uris, versions = table["uri"].to_pylist(), table["version"].to_pylist()
-        self.known.add(uris, versions)
+        if uris:
+            self.known.add(uris)
+            self.same.add(_pairs(uris, versions))
         for span in spans:
             if changes:
                 planned = self.loose[span.name]
@@ -130,7 +132,7 @@ class Planner:
     def _compare(self, sources: list[Source]) -> dict[str, Source]:
         """Loose images that the plan does not know; those whose version changed are noted for later."""
         uris, versions = [s.entry.uri for s in sources], [s.entry.version for s in sources]
-        known, same = self.known.status(uris, versions)
+        known, same = self.known.holds(uris), self.same.holds(_pairs(uris, versions))
         for uri, version, was, is_same in zip(uris, versions, known, same, strict=True):
             if was and (not is_same or self.latest.get(uri, version) != version):
                 self.changed[uri] = version
@@ -146,8 +148,9 @@ class Planner:
         number = len(self.parts)
         if not plan_parts.write_part(self.spec.output, number, spans):
             self._adopt()
-            for uri in [uri for uri in fresh if self.known.status([uri], [""])[0][0]]:
-                del fresh[uri]
+            for uri, was in zip(list(fresh), self.known.holds(list(fresh)), strict=True):
+                if was:
+                    del fresh[uri]
             return
         self._adopt()
         for source in taken:
