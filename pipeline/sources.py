@@ -50,7 +50,7 @@ class Sources:
         single = None if uri.endswith("/") else _stat(uri, given)
         if single is not None:
             yield from self._single(single, given)
-        elif MAGIC.search(uri):
+        elif MAGIC.search(uri) and not storage.is_folder(uri):
             root, pattern = _glob_root(uri)
             matches = re.compile(_glob_regex(pattern))
             found = (entry for entry in _list(root, given) if matches.fullmatch(entry.uri[len(root) :]))

@@ -59,6 +59,11 @@ def is_local(uri: str) -> bool:
     return not SCHEME.match(uri)
 
 
+def is_folder(uri: str) -> bool:
+    """Whether it is a local folder of exactly that name; object stores have none."""
+    return is_local(uri) and os.path.isdir(uri)
+
+
 def _is_s3(uri: str) -> bool:
     return uri.startswith(("s3://", "s3a://"))
 
@@ -93,7 +98,15 @@ def _version(info: dict[str, Any]) -> str:
 
 
 def _local_entry(path: str, status: os.stat_result) -> Entry:
-    return Entry(path, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+    uri = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")  # a name may be any bytes
+    return Entry(uri, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+
+
+def _path(uri: str) -> str:
+    r"""The file of a local URI: where none has that very name, `\xNN` stands for a byte that is not UTF-8."""
+    if "\\x" not in uri or os.path.lexists(uri):
+        return uri
+    return re.sub(r"\\x([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), uri)
 
 
 def _walk(folder: str) -> Iterator[Entry]:
@@ -129,7 +142,8 @@ def stat(uri: str) -> Entry | None:
     """The object itself, None when there is none of exactly that name."""
     try:
         if is_local(uri):
-            return _local_entry(uri, os.stat(uri)) if os.path.isfile(uri) else None
+            path = _path(uri)
+            return _local_entry(path, os.stat(path)) if os.path.isfile(path) else None
         if _is_s3(uri):
             return Entry(uri, *_s3().stat(uri))
         fs, path = _fs(uri)
@@ -144,7 +158,7 @@ def read(uri: str, start: int | None = None, stop: int | None = None) -> bytes:
     if _is_s3(uri):
         return bytes(_s3().get(uri, start, stop))
     if is_local(uri):
-        with open(uri, "rb") as file:
+        with open(_path(uri), "rb") as file:
             file.seek(start or 0)
             return file.read() if stop is None else file.read(stop - (start or 0))
     fs, path = _fs(uri)
@@ -190,7 +204,7 @@ def read_many(uris: list[str]) -> Iterator[bytes | Exception]:
 def open_stream(entry: Entry) -> BinaryIO:
     """A seekable, buffered byte stream over an object; the caller closes it."""
     if is_local(entry.uri):
-        return open(entry.uri, "rb")
+        return open(_path(entry.uri), "rb")
     return io.BufferedReader(Blocks(entry.size, functools.partial(read, entry.uri)), 1 << 20)
 
 
