@@ -4,6 +4,7 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def test_twenty_kills_of_the_driver_at_random_moments(
         target = len(before) + chance.randrange(0, 30)
         job = start(*command)
         # A third of them die while they are still starting.
-        alive = wait_until(lambda: len(files(output)) >= target, job) if target > len(before) + 10 else True
+        alive = wait_until(more_than(output, target), job) if target > len(before) + 10 else True
         time.sleep(chance.random() * (0.05 if target > len(before) + 10 else 6))
         kills += alive and job.poll() is None
         kill(job)
@@ -133,7 +134,7 @@ def test_kills_of_a_ray_driver(source: Path, undisturbed: Path, tmp_path: Path, 
     command = ["--input", source, "--output", output, *FLAGS, "--workers", 2]
     for target in (1, 120):
         job = start(*command)
-        assert wait_until(lambda target=target: len(files(output)) >= target, job)  # type: ignore[misc]
+        assert wait_until(more_than(output, target), job)
         time.sleep(chance.random() * 0.2)
         kill(job)
     time.sleep(8)  # Ray's own processes follow their driver; what they still write is whole
@@ -148,12 +149,16 @@ def test_kills_of_workers_and_decoders(source: Path, undisturbed: Path, tmp_path
     output, killed = tmp_path / "out", 0
     job = start("--input", source, "--output", output, *FLAGS, "--workers", 2)
     for target in (10, 60, 130):
-        assert wait_until(lambda target=target: len(files(output)) >= target, job)  # type: ignore[misc]
+        assert wait_until(more_than(output, target), job)
         killed += sum(map(end_worker, descendants(job.pid)))
     said, _ = job.communicate(timeout=240)
     assert job.returncode == 0, said
     assert killed >= 6
     compare(tally, "workers and decoders killed", killed, output, undisturbed)
+
+
+def more_than(output: Path, spans: int) -> Callable[[], bool]:
+    return lambda: len(files(output)) >= spans
 
 
 def end_worker(pid: int) -> bool:

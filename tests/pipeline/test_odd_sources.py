@@ -1,0 +1,113 @@
+"""Keys as people name them, and Parquet as it comes: one row each, uris verbatim."""
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.faults import FaultProxy
+from tests.flow import make_tar, png, run_here
+from tests.helpers import rows
+from tests.weed import Weed
+
+ODD = [
+    "with space.png", "ünïcødé 雪.png", "hash#1.png", "100%.png", "%20.png", "a=b.png", "a+b.png", "what?.png",
+    "star*.png", "[1].png", "q&a;b.png", "quote'\".png", "back\\slash.png", "deep/er/~x.png", "a:b@c.png",
+    "dt=2024-01-01/x.png", "line\ntwo.png",
+]  # fmt: skip
+# weed itself cannot hold these as keys.
+NOT_ON_S3 = {"line\ntwo.png", "back\\slash.png"}
+
+
+def test_odd_names_on_a_local_disk(tmp_path: Path) -> None:
+    for number, name in enumerate(ODD):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(number))
+    make_tar(tmp_path / "in/shard #1 ?*.tar", [(f"tar/{name}", png(9)) for name in ODD])
+    assert run_here(tmp_path / "in", tmp_path / "out") == 0
+    uris = set(rows(tmp_path / "out")["uri"].to_pylist())
+    shard = f"{tmp_path}/in/shard #1 ?*.tar"
+    assert uris == {f"{tmp_path}/in/{name}" for name in ODD} | {f"{shard}#tar/{name}" for name in ODD}
+    assert run_here(tmp_path / "in", tmp_path / "out") == 0
+
+
+def test_odd_keys_on_s3(proxied: FaultProxy, weed: Weed) -> None:
+    names = [name for name in ODD if name not in NOT_ON_S3]
+    for number, name in enumerate(names):
+        weed.fs().call_s3("put_object", Bucket="inb", Key=f"odd keys/{name}", Body=png(number))
+    assert run_here("s3://inb/odd keys/", "s3://outb/odd out#%+") == 0
+    table = rows("outb/odd out#%+", weed.fs())
+    assert set(table["uri"].to_pylist()) == {f"s3://inb/odd keys/{name}" for name in names}
+    assert set(table["status"].to_pylist()) == {"ok"}
+    assert run_here("s3://inb/odd keys/", "s3://outb/odd out#%+") == 0
+
+
+def test_a_folder_whose_name_looks_like_a_glob_is_that_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "run [1] *?"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(png(1))
+    assert run_here(folder, tmp_path / "out") == 0
+    assert rows(tmp_path / "out")["uri"].to_pylist() == [f"{folder}/a.png"]
+
+
+def test_names_that_are_not_utf8_cost_no_other_image(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/good.png").write_bytes(png(1))
+    Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/caf\xe9.png")).write_bytes(png(2))
+    make_tar(tmp_path / "in/s.tar", [(os.fsdecode(b"caf\xe9.png"), png(3)), ("good.png", png(4))])
+    assert run_here(tmp_path / "in", tmp_path / "out", max_failed=1) == 0
+    table = rows(tmp_path / "out")
+    found = {
+        uri.rsplit("/", 1)[1]: s for uri, s in zip(*(table[n].to_pylist() for n in ("uri", "status")), strict=True)
+    }
+    assert found == {"good.png": "ok", r"caf\xe9.png": "ok", "s.tar#good.png": "ok", r"s.tar#caf\xe9.png": "ok"}
+
+
+def test_parquet_in_every_shape(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    (folder / "deep").mkdir(parents=True)
+    (tmp_path / "x.png").write_bytes(png(1))
+    pq.write_table(pa.table({"id": ["p", None, "r"], "image": [png(1), None, b"junk"]}), folder / "bytes.parquet")
+    struct = [{"bytes": png(2), "path": "x"}, {"bytes": None, "path": None}, None,
+              {"bytes": None, "path": str(tmp_path / "x.png")}]  # fmt: skip
+    pq.write_table(pa.table({"image": struct, "label": [1, 2, 3, 4]}), folder / "deep/hf.parquet")
+    uris = [str(tmp_path / "x.png"), None, "/nowhere.png", "s p a c e"]
+    pq.write_table(pa.table({"url": uris}), folder / "uris.parquet")
+    (folder / "broken.parquet").write_bytes(b"PAR1 this is none PAR1")
+    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), folder / "empty.parquet")
+    assert run_here(folder, tmp_path / "out", max_failed=1) == 0
+    table = rows(tmp_path / "out")
+    names = [uri.removeprefix(f"{folder}/") for uri in table["uri"].to_pylist()]
+    assert dict(zip(names, table["status"].to_pylist(), strict=True)) == {
+        "broken.parquet": "decode_error",
+        "bytes.parquet#0": "ok", "bytes.parquet#1": "fetch_error", "bytes.parquet#2": "decode_error",
+        "deep/hf.parquet#0": "ok", "deep/hf.parquet#1": "fetch_error", "deep/hf.parquet#2": "fetch_error",
+        "deep/hf.parquet#3": "ok",
+        "uris.parquet#0": "ok", "uris.parquet#1": "fetch_error", "uris.parquet#2": "fetch_error",
+        "uris.parquet#3": "fetch_error",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("values", [pa.array([1, 2]), pa.array([[1.0], [2.0]])])
+def test_parquet_without_an_image_column_is_refused(tmp_path: Path, values: pa.Array) -> None:
+    from pipeline.errors import ConfigError
+
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"image": values}), tmp_path / "in/a.parquet")
+    with pytest.raises(ConfigError, match="no image column found"):
+        run_here(tmp_path / "in", tmp_path / "out")
+
+
+def test_lists_with_repeats_and_gaps(tmp_path: Path) -> None:
+    for name in ("a b.png", "c.png"):
+        (tmp_path / name).write_bytes(png(1))
+    listed = [tmp_path / "a b.png", "# a comment", "", tmp_path / "c.png", tmp_path / "a b.png", tmp_path / "gone.png"]
+    (tmp_path / "list.txt").write_text("\n".join(map(str, listed)))
+    (tmp_path / "list.csv").write_text(f'label,uri\n1,"{tmp_path / "c.png"}"\n2,\n')
+    assert run_here([tmp_path / "list.txt", tmp_path / "list.csv"], tmp_path / "out", max_failed=0.5) == 0
+    table = rows(tmp_path / "out")
+    assert table["uri"].to_pylist() == sorted(f"{tmp_path}/{name}" for name in ("a b.png", "c.png", "gone.png"))
+    assert table["error"].to_pylist() == [None, None, "not found"]
