@@ -7,7 +7,7 @@ import fnmatch
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -86,8 +86,14 @@ class Sources:
         return kind or ("images" if ending in self.extensions else None)  # type: ignore[return-value]  # values of SHARDS
 
     def _listed(self, entry: Entry, given: str) -> Iterator[Source]:
-        for line in list_uris(_text(entry, given), _ending(entry.uri)):
-            yield Source("images", _listed_entry(storage.absolute(line)), line)
+        try:
+            with storage.open_stream(entry) as stream:
+                for line in list_uris(io.TextIOWrapper(stream, "utf-8-sig", newline=""), _ending(entry.uri)):
+                    yield Source("images", _listed_entry(storage.absolute(line)), line)
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ConfigError(f"--input {given}: the list is no UTF-8 text with a URI a line ({error})") from error
+        except (ObjectUnreadable, OSError) as error:
+            raise ConfigError(f"--input {given}: the list cannot be read ({storage.reason(error)})") from error
 
 
 def _listed_entry(uri: str) -> Entry:
@@ -97,12 +103,12 @@ def _listed_entry(uri: str) -> Entry:
     return storage.stat(uri) or Entry(uri, 0, "missing")
 
 
-def list_uris(text: str, ending: str) -> Iterator[str]:
+def list_uris(lines: Iterable[str], ending: str) -> Iterator[str]:
     """The URIs of a list: one a line, or the first fitting column of a .csv / .tsv (by header, else the first)."""
     if ending == ".txt":
-        yield from (line for line in (raw.strip() for raw in text.splitlines()) if line and not line.startswith("#"))
+        yield from (line for line in map(str.strip, lines) if line and not line.startswith("#"))
         return
-    rows = csv.reader(io.StringIO(text), delimiter="\t" if ending == ".tsv" else ",")
+    rows = csv.reader(lines, delimiter="\t" if ending == ".tsv" else ",")
     first = next(rows, [])
     names = [cell.strip().lower() for cell in first]
     column = next((names.index(name) for name in URI_HEADERS if name in names), None)
@@ -110,13 +116,6 @@ def list_uris(text: str, ending: str) -> Iterator[str]:
         column = 0
         yield first[0]
     yield from (row[column or 0] for row in rows if len(row) > (column or 0) and row[column or 0])
-
-
-def _text(entry: Entry, given: str) -> str:
-    try:
-        return storage.read(entry.uri).decode()
-    except (UnicodeDecodeError, ObjectUnreadable, OSError) as error:
-        raise ConfigError(f"--input {given}: the list cannot be read ({error})") from error
 
 
 def _ending(uri: str) -> str:
