@@ -87,8 +87,8 @@ class Sources:
 
     def _listed(self, entry: Entry, given: str) -> Iterator[Source]:
         try:
-            with storage.open_stream(entry) as stream:
-                for line in list_uris(io.TextIOWrapper(stream, "utf-8-sig", newline=""), _ending(entry.uri)):
+            with io.TextIOWrapper(storage.open_stream(entry), "utf-8-sig", newline="") as lines:
+                for line in list_uris(lines, _ending(entry.uri)):
                     yield Source("images", _listed_entry(storage.absolute(line)), line)
         except (UnicodeDecodeError, csv.Error) as error:
             raise ConfigError(f"--input {given}: the list is no UTF-8 text with a URI a line ({error})") from error
