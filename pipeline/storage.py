@@ -27,6 +27,8 @@ from pipeline.errors import CredentialsLost, ObjectUnreadable
 
 PARALLEL = 16  # requests in flight per process when many small objects are wanted
 HALF_WRITTEN = re.compile(r"/\.[^/]+\.([^/]+)-(\d+)\.tmp$")  # as `_temporary` names them
+QUICK_TRIES = 3
+_quick = False  # whether a wrong endpoint should be known in a second, see `be_quick`
 SCHEME = re.compile(r"^([a-z][a-z0-9+.-]+)://")
 
 
@@ -73,13 +75,17 @@ def _s3() -> Any:
     # Imported when first needed: boto costs half a second that a local run should not pay.
     from pipeline import s3
 
+    if _quick:
+        s3.client().retries = QUICK_TRIES
     return s3
 
 
 def be_quick(quick: bool) -> None:
     """While `quick`, S3 requests are retried twice only: a wrong endpoint is then known in a second, not thirty."""
-    if "AWS_ENDPOINT_URL" in os.environ or _s3.cache_info().currsize:
-        _s3().client().retries = 3 if quick else _s3().TRIES
+    global _quick
+    _quick = quick
+    if _s3.cache_info().currsize:
+        _s3().client().retries = QUICK_TRIES if quick else _s3().TRIES
 
 
 def _fs(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
