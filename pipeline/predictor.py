@@ -43,6 +43,11 @@ def auto_batch_size(size: tuple[int, int] | None, span_size: int) -> int:
     return min(1 << (min(fitting, 2 * base).bit_length() - 1), span_size)
 
 
+def on_device(thing: Any, dtype: str) -> Any:
+    """A module or tensor where this process predicts, in that dtype."""
+    return thing.to(device=torch.device(device_kind()), dtype=DTYPES[dtype])
+
+
 @dataclasses.dataclass
 class Predicted:
     """Column values of a span, an entry per image, and what went wrong: a reason per image, None where all is well."""

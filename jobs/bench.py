@@ -1,0 +1,28 @@
+r"""What this machine can do, next to the reference.
+
+python jobs/bench.py                                    # a random base-size BEiT
+python jobs/bench.py --model FOLDER --against hf        # transformers on the same weights, in turns
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from _cli import Parser, run_simple
+
+from pipeline.bench import bench
+
+
+def main(flags: argparse.Namespace) -> int:
+    """Print a line per step."""
+    for figure in bench(flags.model, against_hf=flags.against == "hf", batch=flags.batch_size):
+        print(figure)
+    return 0
+
+
+if __name__ == "__main__":
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", metavar="MODEL", help="model folder (default: random weights of the base size)")
+    parser.add_argument("--against", choices=["hf"], help="also time transformers (hf) on the same weights and pixels")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="images per step of the model (8)")
+    run_simple(main, parser)

@@ -1,0 +1,156 @@
+"""What this machine can do: images decoded and images answered per second, next to the reference if wanted.
+
+Ours and the reference's turns alternate, and the figure to trust is the ratio: machines differ and drift, both alike.
+"""
+
+from __future__ import annotations
+
+import io
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline import models
+from pipeline.decode import decode
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from beit_core import ModelCard
+
+TURNS = 5
+PICTURE = (500, 375)  # a typical ImageNet file
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Images per second of one step, median over the turns; `reference` None where nothing was compared."""
+
+    step: str
+    ours: float
+    reference: float | None
+    ratio: float | None
+
+    def __str__(self) -> str:
+        compared = f"   reference {self.reference:,.1f}/s   ratio {self.ratio:.2f}" if self.reference else ""
+        return f"{self.step:<44} {self.ours:>9,.1f} images/s{compared}"
+
+
+def photo() -> bytes:
+    """A seeded JPEG with the detail of a photograph, neither flat nor noise."""
+    coarse = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    picture = Image.fromarray(coarse).resize(PICTURE, Image.Resampling.BICUBIC)
+    sink = io.BytesIO()
+    picture.effect_spread(3).save(sink, "JPEG", quality=90)
+    return sink.getvalue()
+
+
+def measure(step: str, count: int, ours: Callable[[], Any], reference: Callable[[], Any] | None) -> Figure:
+    """Both warmed up, then in turns of `count` images."""
+    runs = [ours] + ([reference] if reference else [])
+    for run in runs:
+        run()
+    seconds: list[list[float]] = [[] for _ in runs]
+    for _ in range(TURNS):
+        for run, spent in zip(runs, seconds, strict=True):
+            began = time.perf_counter()
+            run()
+            spent.append(time.perf_counter() - began)
+    rates = [count / statistics.median(spent) for spent in seconds]
+    if reference is None:
+        return Figure(step, rates[0], None, None)
+    ratio = statistics.median(theirs / mine for mine, theirs in zip(*seconds, strict=True))
+    return Figure(step, rates[0], rates[1], ratio)
+
+
+def bench(model: str | None, *, against_hf: bool, batch: int) -> list[Figure]:
+    """Decoding and predicting with a model folder, or with a random base-size BEiT.
+
+    Against transformers both compute float32 with the same weights, pixels and threads. Raises ConfigError when
+    transformers is not there.
+    """
+    if against_hf:
+        _need_transformers()
+    card, encoder, reference = _encoders(model, against_hf=against_hf)
+    return [_decoding(card, against_hf=against_hf), _predicting(card, encoder, reference, batch)]
+
+
+def _need_transformers() -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("transformers") is None:
+        raise ConfigError("--against hf needs transformers: pip install transformers")
+
+
+def _decoding(card: ModelCard | None, *, against_hf: bool) -> Figure:
+    import torch
+
+    from beit_core import PixelSpec
+
+    data, spec = photo(), card.pixels if card else PixelSpec()
+    reference = None
+    if against_hf and spec.size is not None:
+        from transformers import BeitImageProcessorPil
+
+        size = {"height": spec.size[0], "width": spec.size[1]}
+        processor = BeitImageProcessorPil(size=size, do_center_crop=False, resample=spec.resample)
+
+        def reference() -> None:
+            for _ in range(16):
+                processor(Image.open(io.BytesIO(data)).convert("RGB"), return_tensors="pt")
+
+    def ours() -> None:
+        for _ in range(16):
+            spec.normalize(torch.from_numpy(decode(data, [spec]).views[0].copy())[None])
+
+    return measure(f"decode {PICTURE[0]} x {PICTURE[1]} JPEG to {spec.size}, one core", 16, ours, reference)
+
+
+def _encoders(model: str | None, *, against_hf: bool) -> tuple[ModelCard | None, Any, Any]:
+    """Card, our encoder and transformers' with the same weights (None unless compared)."""
+    import torch
+
+    from beit_core import BeitConfig, load_card, load_embedder
+    from beit_core.heads import Encoder
+
+    if model is None:
+        torch.manual_seed(0)
+        reference = None
+        if against_hf:
+            from transformers import BeitConfig as Theirs
+            from transformers import BeitModel
+
+            reference = BeitModel(Theirs(use_relative_position_bias=True)).eval()
+        return None, Encoder(BeitConfig(relative_bias=True)).eval(), reference
+    card = load_card(models.fetch(model))
+    if not against_hf:
+        return card, load_embedder(card), None
+    from transformers import BeitModel
+
+    return card, load_embedder(card), BeitModel.from_pretrained(card.path).eval()
+
+
+def _predicting(card: ModelCard | None, encoder: Any, reference: Any, batch: int) -> Figure:
+    import torch
+
+    from pipeline.predictor import auto_dtype, on_device
+
+    size = (card.pixels.size or card.config.image_size) if card else (224, 224)
+    dtype = "float32" if reference is not None else auto_dtype()
+    pixels, encoder = on_device(torch.randn(batch, 3, *size), dtype), on_device(encoder, dtype)
+    theirs: Any = on_device(reference, dtype) if reference is not None else None
+
+    def ours() -> None:
+        with torch.inference_mode():
+            encoder(pixels).float().cpu()
+
+    def other() -> None:
+        with torch.inference_mode():
+            theirs(pixel_values=pixels).pooler_output.float().cpu()
+
+    name = f"predict {size[0]} x {size[1]}, {dtype}, batches of {batch}"
+    return measure(name, batch, ours, other if theirs is not None else None)
