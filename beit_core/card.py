@@ -63,7 +63,9 @@ def load_card(path: str | Path, semantics: Semantics | None = None) -> ModelCard
         return _finish(source, files, dvae_card(source, raw))
     own = read_json(source / CARD_FILE) if (source / CARD_FILE).is_file() else {}
     processor = source / "preprocessor_config.json"
-    pixels = PixelSpec.from_hf(read_json(processor) if processor.is_file() else {})
+    # Without a processor file: the class's defaults at the size the model was trained for.
+    unsaid = {"size": raw["image_size"]} if "image_size" in raw else {}
+    pixels = PixelSpec.from_hf(read_json(processor) if processor.is_file() else unsaid)
     card = card_from_hf(source, raw, pixels)
     preset = None if own else fitting_preset(find_preset(source), card)
     meant: Semantics = semantics or own.get("semantics") or ("original" if preset else "hf")

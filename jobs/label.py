@@ -37,6 +37,8 @@ class Label(Task):
             raise ConfigError(f"--model {card.name} has no classes (it is a {card.head}): use jobs/{job}")
         if self.top_k < 1:
             raise ConfigError(f"--top-k {self.top_k}: give a number above 0")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ConfigError(f"--threshold {self.threshold}: scores lie between 0 and 1")
 
     def columns(self, card: beit_core.ModelCard) -> dict[str, pa.DataType]:
         columns = {

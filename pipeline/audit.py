@@ -29,6 +29,7 @@ class Audit:
     missing: int
     duplicates: int
     unfinished: tuple[str, ...] = ()
+    empty_shards: int = 0
     incomplete: tuple[str, ...] = field(default=(), repr=False)  # spans that are not there, or of an old version
 
     @property
@@ -83,6 +84,7 @@ def audit(planner: Planner, ledger: Ledger) -> Audit:
         missing=max(0, planned - images),
         duplicates=max(0, images - planned),
         unfinished=tuple(sorted(planner.wanted - shards.keys())),
+        empty_shards=sum(entry.images == 0 for entry in shards.values()),
         incomplete=tuple(name for name in expected if name not in good),
     )
 

@@ -14,12 +14,13 @@ from pipeline import prepare
 from pipeline.columns import OK
 from pipeline.prepare import Request
 from pipeline.progress import answer
-from pipeline.readers import Loaded, Reader
+from pipeline.readers import Loaded, Reader, count_images
 from pipeline.settings import JobSpec
 from pipeline.worker import load_predictor, predict
 
 SAMPLE = 64  # images tried
 COUNT_S = 20.0  # time spent on counting the source
+COUNTED = 10_000  # images of the first shard that are counted at most
 
 
 def dry_run(request: Request) -> int:
@@ -29,7 +30,7 @@ def dry_run(request: Request) -> int:
     spec = prepare.propose(request, auto_dtype)
     reader = Reader(spec)
     try:
-        loaded = reader.sample(request.sources, SAMPLE)
+        loaded = reader.sample(request.sources, min(SAMPLE, request.config.limit or SAMPLE))
     finally:
         reader.decoder.close()
     predictor = load_predictor(spec)
@@ -38,37 +39,26 @@ def dry_run(request: Request) -> int:
     done = predict(spec, predictor, loaded)
     seconds = sum(loaded.seconds.values()) + time.perf_counter() - began
     count = max(1, len(done.rows))
-    images, note = _count(request, spec, loaded)
-    workers = (request.config.worker_range() or (0, os.cpu_count() or 1))[1]
-    _tell(spec, done, images, note, seconds / count, workers, device_kind())
+    images, note = _count(request, spec)
+    workers = 1 if request.config.local else (request.config.worker_range() or (0, os.cpu_count() or 1))[1]
+    _tell(spec, done, images, note, seconds / count, workers, f"{device_kind()}, batches of {predictor.batch_size}")
     return 0
 
 
-def _count(request: Request, spec: JobSpec, loaded: Loaded) -> tuple[int, str]:
-    """Images of the source: loose ones counted, those in shards estimated from the sample's bytes per image."""
+def _count(request: Request, spec: JobSpec) -> tuple[int, str]:
+    """Images of the source: loose ones counted, those in shards from the bytes that one takes in the first shard."""
     deadline = time.monotonic() + COUNT_S
     stream = iter(request.sources)
     seen = list(itertools.takewhile(lambda _: time.monotonic() < deadline, stream))
     loose = sum(source.kind == "images" for source in seen)
-    packed = sum(source.entry.size for source in seen if source.kind != "images")
-    sampled = next((s for s in seen if s.kind != "images"), None)
-    per_image = max(1, sampled.entry.size // max(1, len(loaded.rows))) if sampled and len(seen) == 1 else None
-    estimate = packed // (per_image or _bytes_per_image(request, loaded)) if packed else 0
-    images = loose + estimate
-    if spec.bound.get("limit"):
-        return min(images, spec.bound["limit"]), ""
-    more = "at least " if next(stream, None) is not None else ""
-    return images, more or ("about " if packed else "")
-
-
-def _bytes_per_image(request: Request, loaded: Loaded) -> int:
-    """Of the sampled shards: their sizes over their images, as far as the sample went."""
-    uris = [uri.rpartition("#")[0] for uri in loaded.rows["uri"].to_pylist() if "#" in uri]
-    whole = set(uris[:-1]) - {uris[-1]} if uris else set()
-    sizes = {source.entry.uri: source.entry.size for source in request.first if source.kind != "images"}
-    if whole:
-        return max(1, sum(sizes.get(uri, 0) for uri in whole) // sum(uri in whole for uri in uris))
-    return max(1, sizes.get(uris[-1], 100_000) // len(uris)) if uris else 100_000
+    shards = [source for source in seen if source.kind != "images"]
+    images = loose
+    if shards:
+        first = count_images(spec, shards[0].kind, shards[0].entry, COUNTED)
+        images += sum(source.entry.size for source in shards) * first // max(1, shards[0].entry.size)
+    more = "at least " if next(stream, None) is not None else "about " if shards else ""
+    limit = spec.bound.get("limit")
+    return (limit, "") if limit and limit <= images else (images, more)
 
 
 def _tell(spec: JobSpec, done: Loaded, images: int, note: str, each_s: float, workers: int, device: str) -> None:
@@ -84,4 +74,4 @@ def _tell(spec: JobSpec, done: Loaded, images: int, note: str, each_s: float, wo
     answer(f"  time     {needed} with {workers} such workers, {each_s * 1000:.1f} ms an image")
     answer(f"  files    {-(-images // spec.span_size):,} of up to {spec.span_size:,} rows, about {size / 1e6:,.2f} MB")
     answer(f"  memory   {memory / 1024:,.0f} MiB a worker")
-    answer(f"  settings dtype {spec.dtype}, batches of {spec.batch_size or 'auto'}, span size {spec.span_size}")
+    answer(f"  settings dtype {spec.dtype}, span size {spec.span_size}")

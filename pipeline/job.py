@@ -99,6 +99,7 @@ class _Later:
         """Start it, or return the running one."""
         if self.engine is None:
             self.engine = InProcess() if self.config.local else _on_ray(self.config)
+            signal.signal(signal.SIGTERM, _stop)  # Ray has put its own handler there, which aborts
         return self.engine
 
     def close(self) -> None:
@@ -160,7 +161,7 @@ def _conclude(
 ) -> int:
     """Save what was seen, the report and `_SUCCESS`; say it; return the exit code."""
     share = found.failed / max(found.planned, 1)
-    code = 1 if not found.green else 3 if share > config.max_failed else 0
+    code = 1 if not found.green or not found.planned else 3 if share > config.max_failed else 0
     running = engine.engine
     body = report.as_dict(
         mode=running.mode if running else "none",
@@ -178,6 +179,8 @@ def _conclude(
             f"{found.failed:,} of {found.planned:,} images failed ({share:.2%}), more than --max-failed "
             f"{config.max_failed:g}; their rows say why, --retry-failed does them again"
         )
+    if not found.planned:
+        raise PipelineError(f"no image was found in {found.empty_shards:,} shards: is --image-column right?")
     if code == 1:
         raise PipelineError(f"the audit is not green ({found.line}): the same command continues")
     return 0
@@ -206,6 +209,8 @@ def _tell(request: Request, spec: JobSpec, report: RunReport, found: Audit, body
     if request.sources.skipped:
         listed = ", ".join(f"{count:,} {ending}" for ending, count in request.sources.skipped.most_common(5))
         answer(f"  not images, passed by: {listed}")
+    if found.empty_shards:
+        answer(f"  shards without an image: {found.empty_shards:,}")
     answer(f"audit: {found.line}")
     answer(f"output: {storage.join(spec.output, 'data')}")
 
@@ -214,11 +219,12 @@ def _tell(request: Request, spec: JobSpec, report: RunReport, found: Audit, body
 def _interruptible() -> Iterator[None]:
     """SIGTERM (`ray job stop` sends it, and 3 s later SIGKILL) ends like Ctrl-C."""
 
-    def stop(_: int, __: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _stop(_: int, __: FrameType | None) -> None:
+    raise KeyboardInterrupt

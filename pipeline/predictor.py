@@ -59,7 +59,9 @@ class Predicted:
 class Predictor:
     """Runs one task's model; build it once per process."""
 
-    def __init__(self, task: Task, card: ModelCard, *, dtype: str, batch_size: int, compiled: bool = False) -> None:
+    def __init__(
+        self, task: Task, card: ModelCard, *, dtype: str, batch_size: int, span_size: int, compiled: bool = False
+    ) -> None:
         self.task, self.card = task, card
         self.device = torch.device(device_kind())
         self.dtype = DTYPES[dtype]
@@ -67,7 +69,7 @@ class Predictor:
         if self.device.type == "cpu":
             torch.set_num_threads(1)  # one predictor per core; and a fixed count keeps answers bit-equal
         size = self.specs[0].size
-        self.batch_size = batch_size or auto_batch_size(size, 1 << 30)
+        self.batch_size = batch_size or auto_batch_size(size, span_size)
         if size is None:
             self.batch_size = 1  # every image has a shape of its own
         self.model: Any = task.load(card).eval().to(device=self.device, dtype=self.dtype)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipeline import columns, models, settings, storage, tables
+from pipeline import columns, models, settings, storage, tables, tar
 from pipeline.decode import extensions
 from pipeline.decoder import DecodeSettings
 from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
@@ -94,23 +94,40 @@ def _first_look(sources: Sources, output: str) -> list[Source]:
 
 
 def _kept_types(config: RunConfig, first: list[Source]) -> dict[str, pa.DataType]:
+    """Types of the kept columns by the first shard; names that it does not know raise ConfigError with those it has."""
     shard = next((source for source in first if source.kind != "images"), None)
-    if not config.keep:
-        return {}
-    if shard is None:
-        raise ConfigError(f"--keep {' '.join(config.keep)}: loose images carry no columns; tar and Parquet shards do")
-    if shard.kind == "tar":
+    if shard is None and config.keep:
+        raise ConfigError(
+            f"--keep {' '.join(config.keep)}: loose images carry no columns; tars and Parquet do (a list with columns "
+            "becomes a Parquet with a column of URIs)"
+        )
+    if shard is not None and shard.kind == "tar":
+        _check_members(config, shard.entry)
         return {name: columns.member_type(name) for name in config.keep}
     try:
-        return tables.kept_types(shard.entry, config.keep)
+        return tables.kept_types(shard.entry, config.keep) if shard is not None and config.keep else {}
     except ObjectUnreadable as error:
-        raise ConfigError(f"--input {shard.entry.uri}: {error}") from error
+        raise ConfigError(f"--input {shard.entry.uri if shard else ''}: {error}") from error
+
+
+def _check_members(config: RunConfig, shard: storage.Entry) -> None:
+    """A typo in a member's ending would give an empty output or an empty column, and look like success."""
+    wanted = [("image-column", config.image_column)] if config.image_column else []
+    wanted += [("keep", name) for name in config.keep]
+    there = tar.endings(shard, LOOK) if wanted else {}
+    for flag, name in wanted:
+        if there and name not in there:
+            has = ", ".join(sorted(there))
+            raise ConfigError(
+                f"--{flag} {name}: no such member among the first {LOOK:,} of {shard.uri}, which has {has}"
+            )
 
 
 def _check_output(config: RunConfig, output: str) -> None:
-    bound = settings.read_bound(output)
-    if bound is not None:
+    if settings.read_bound(output) is not None:
         return
+    if storage.is_local(output) and storage.stat(output) is not None:
+        raise ConfigError(f"--output {output} is a file: give a folder")
     try:
         there = next((entry for entry in storage.listing(output) if not storage.is_half_written(entry.uri)), None)
     except FileNotFoundError as error:
@@ -153,6 +170,7 @@ def _wanted(request: Request, resolve_dtype: Callable[[], str]) -> dict[str, Any
         "compile": bool(config.compile) if fresh else config.compile,
         "exact": config.exact,
         "keep": list(config.keep),
+        "image_column": config.image_column,
         "limit": config.limit,
         "span_size": config.span_size or (_auto_span_size(request) if fresh else None),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONED},

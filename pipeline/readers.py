@@ -32,8 +32,8 @@ class Loaded:
 
     `facts` say where the span stands; its counts are filled in when it is written. `rows` has the base and the kept
     columns. `views` holds per view an (n, H, W, 3) uint8 array, or a list of (H, W, 3) arrays where sizes vary; images
-    outside `todo` are black. `before` holds the finished rows to keep where the status is `copied`. With `done` the
-    span turned out to be finished: nothing but `facts` is set.
+    outside `todo` are black. `before` holds the finished rows to keep where the status is `copied`, `copied` their
+    number. With `done` the span turned out to be finished: nothing but `facts` is set.
     """
 
     facts: SpanFacts
@@ -43,6 +43,7 @@ class Loaded:
     before: pa.Table | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     done: bool = False
+    copied: int = 0
 
 
 class Reader:
@@ -156,7 +157,8 @@ class Reader:
         facts = SpanFacts(name, source, span.version, start, len(rows), 0)
         table = self._table(rows, answers)
         todo = np.array([answer.status == OK for answer in answers], bool)
-        return Loaded(facts, table, todo, self._views(answers), before, clock.seconds)
+        copied = sum(answer.status == "copied" for answer in answers)
+        return Loaded(facts, table, todo, self._views(answers), before, clock.seconds, copied=copied)
 
     def _decode(self, item: Item) -> Decoded:
         if isinstance(item.data, bytes):

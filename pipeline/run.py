@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import socket
 import sys
 import threading
 import time
@@ -51,6 +52,17 @@ def _import_ray(*, verbose: bool) -> Any:
         for name in ("ray", "ray.data", "ray._private.worker", "ray.train"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
     return ray
+
+
+def _probe(address: str) -> None:
+    """Ray waits for minutes, silently, for a head that is not there."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        return  # `auto`, or a cluster's name
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"no Ray cluster at {address}: nothing answers there ({error})") from error
 
 
 @contextmanager
@@ -99,6 +111,7 @@ class OnRay:
             os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
             options |= {"address": "local", "include_dashboard": False}
         else:
+            _probe(address)
             options["address"] = address
             if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # `ray job submit` has shipped the code already
                 options["runtime_env"] = {"py_modules": [str(Path(root, name)) for name in ("beit_core", "pipeline")]}

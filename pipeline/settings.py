@@ -26,8 +26,8 @@ class RunConfig:
     """The flags that all tasks share. The metadata of a field is its line of `--help`."""
 
     input: tuple[str, ...] = field(metadata={"help": "files, folders, prefixes, globs or lists; local or s3://"})
-    output: str = field(metadata={"help": "folder or s3:// prefix the result goes to"})
-    model: str = field(metadata={"help": "model folder (canonical or Hugging Face), local or s3://, or a hub id"})
+    output: str = field(metadata={"help": "folder or s3:// prefix the result goes to", "metavar": "URI"})
+    model: str = field(metadata={"help": "model folder, local or s3://, or a hub id", "metavar": "MODEL"})
     input_format: Format = field(
         default="auto",
         metadata={"help": "what the input is"},
@@ -36,14 +36,22 @@ class RunConfig:
         default="auto", metadata={"help": "arithmetic; auto: bfloat16 on GPUs, float32 on CPUs"}
     )
     batch_size: int = field(default=0, metadata={"help": "images per step of the model (0: auto)"})
-    workers: str = field(default="auto", metadata={"help": "N or MIN..MAX predictors (auto: all GPUs, else all cores)"})
+    workers: str = field(
+        default="auto", metadata={"help": "predictors (auto: all GPUs, else all cores)", "metavar": "N|MIN..MAX"}
+    )
     gpus_per_worker: float = field(default=1.0, metadata={"help": "GPUs one predictor takes; may be a fraction"})
     span_size: int = field(default=0, metadata={"help": "images per output file (0: auto)"})
     image_column: str | None = field(
-        default=None, metadata={"help": "Parquet column or tar member ending that is the image (default: found)"}
+        default=None,
+        metadata={
+            "help": "Parquet column or tar member ending (such as mask.png) that is the image",
+            "metavar": "NAME",
+        },
     )
-    limit: int | None = field(default=None, metadata={"help": "only the first N images"})
-    keep: tuple[str, ...] = field(default=(), metadata={"help": "tar members or Parquet columns to carry along"})
+    limit: int | None = field(default=None, metadata={"help": "only the first N images; the output stays bound to it"})
+    keep: tuple[str, ...] = field(
+        default=(), metadata={"help": "tar members (such as cls) or Parquet columns to carry along"}
+    )
     max_failed: float = field(default=0.01, metadata={"help": "share of failed images above which the run exits 3"})
     max_pixels: int = field(default=MAX_PIXELS, metadata={"help": "larger images are rows with status too_large"})
     retry_failed: bool = field(default=False, metadata={"help": "do the failed rows of a finished output again"})
@@ -56,11 +64,12 @@ class RunConfig:
     exact: bool = field(default=False, metadata={"help": "no shortcut that changes a pixel"})
     compile: bool | None = field(default=None, metadata={"help": "torch.compile the model (default: decided once)"})
     local: bool = field(default=False, metadata={"help": "no Ray, one process: for tests and debuggers"})
-    ray_address: str | None = field(default=None, metadata={"help": "join this Ray cluster (host:port)"})
+    ray_address: str | None = field(default=None, metadata={"help": "join this Ray cluster", "metavar": "HOST:PORT"})
     verbose: bool = field(default=False, metadata={"help": "show Ray's own messages and tracebacks"})
 
     def __post_init__(self) -> None:
         """Raise ConfigError for values that cannot work."""
+        object.__setattr__(self, "keep", tuple(dict.fromkeys(self.keep)))
         if (self.ray_address or "").startswith("ray://"):
             raise ConfigError(
                 "--ray-address ray://... is refused: a Ray Client connection that breaks loses the run. Give host:port "
@@ -165,8 +174,9 @@ def _compare(output: str, there: dict[str, Any], wanted: dict[str, Any]) -> None
 
 def _flat(bound: dict[str, Any]) -> dict[str, Any]:
     kept = {name: bound.get(name) for name in ("schema", "task", "dtype", "compile", "exact", "keep", "span_size")}
-    # `limit` counts when it is None too: a limited output must not be taken for a whole one.
-    return {**kept, "limit": bound.get("limit") or 0, "model": bound.get("model", {}).get("fingerprint")}
+    # These count when they are None too: a limited output must not be taken for a whole one.
+    found = {"limit": bound.get("limit") or 0, "image_column": bound.get("image_column") or "auto"}
+    return {**kept, **found, "model": bound.get("model", {}).get("fingerprint")}
 
 
 def _short(value: Any) -> str:

@@ -71,7 +71,9 @@ class Sources:
             kind = self._kind(entry.uri)
             if self.format == "list" or (named and kind is None and _ending(entry.uri) in LISTS):
                 yield from self._listed(entry, entry.uri)
-            elif kind is None or entry.uri.rsplit("/", 1)[-1].startswith("."):
+            elif any(part.startswith(".") for part in entry.uri[len(root) :].split("/")):
+                self.skipped["hidden"] += 1
+            elif kind is None:
                 self.skipped[_ending(entry.uri) or "no ending"] += 1
             else:
                 yield Source(kind, entry, entry.uri[len(root) :])
@@ -88,8 +90,9 @@ class Sources:
     def _listed(self, entry: Entry, given: str) -> Iterator[Source]:
         try:
             with io.TextIOWrapper(storage.open_stream(entry), "utf-8-sig", newline="") as lines:
+                folder = entry.uri[: entry.uri.rfind("/") + 1]
                 for line in list_uris(lines, _ending(entry.uri)):
-                    yield Source("images", _listed_entry(storage.absolute(line)), line)
+                    yield Source("images", _listed_entry(storage.absolute(storage.beside(folder, line))), line)
         except (UnicodeDecodeError, csv.Error) as error:
             raise ConfigError(f"--input {given}: the list is no UTF-8 text with a URI a line ({error})") from error
         except (ObjectUnreadable, OSError) as error:
@@ -100,7 +103,7 @@ def _listed_entry(uri: str) -> Entry:
     """A listed image; a remote one is not looked at: a million HEAD requests would be the price of its version."""
     if not storage.is_local(uri):
         return Entry(uri, 0, "listed")
-    return storage.stat(uri) or Entry(uri, 0, "missing")
+    return storage.stat(uri) or Entry(uri, 0, storage.MISSING)
 
 
 def list_uris(lines: Iterable[str], ending: str) -> Iterator[str]:

@@ -15,7 +15,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,6 +28,7 @@ from pipeline.errors import CredentialsLost, ObjectUnreadable
 PARALLEL = 16  # requests in flight per process when many small objects are wanted
 HALF_WRITTEN = re.compile(r"/\.[^/]+\.([^/]+)-(\d+)\.tmp$")  # as `_temporary` names them
 QUICK_TRIES = 3
+MISSING = "missing"  # the version of an object that was named but is not there
 _quick = False  # whether a wrong endpoint should be known in a second, see `be_quick`
 SCHEME = re.compile(r"^([a-z][a-z0-9+.-]+)://")
 
@@ -54,6 +55,11 @@ def absolute(uri: str) -> str:
 def join(base: str, *parts: str) -> str:
     """`base/part/part`, whatever the storage."""
     return "/".join([base.rstrip("/"), *parts])
+
+
+def beside(folder: str, name: str) -> str:
+    """A name as a list in `folder` gives it: a URI or an absolute path as it is, anything else relative to the list."""
+    return name if SCHEME.match(name) or name.startswith(("/", "~")) else folder + name
 
 
 def is_local(uri: str) -> bool:
@@ -115,16 +121,21 @@ def _path(uri: str) -> str:
     return re.sub(r"\\x([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), uri)
 
 
-def _walk(folder: str) -> Iterator[Entry]:
-    """Files below a local folder in the order of their paths; links to folders are not followed (rings)."""
+def _walk(folder: str, above: frozenset[str] = frozenset()) -> Iterator[Entry]:
+    """Files below a local folder in the order of their paths; a link to a folder above (a ring) is not followed."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
     with os.scandir(folder) as scan:
-        items = sorted(scan, key=lambda item: item.name + ("/" if item.is_dir(follow_symlinks=False) else ""))
+        items = sorted(scan, key=lambda item: item.name + ("/" if item.is_dir() else ""))
     for item in items:
-        if item.is_dir(follow_symlinks=False):
-            yield from _walk(item.path)
+        if item.is_dir():
+            yield from _walk(item.path, above | {real})
         elif item.is_file():
             with suppress(FileNotFoundError):  # another run has renamed or deleted it since the folder was read
                 yield _local_entry(item.path, item.stat())
+        elif item.is_symlink():
+            yield Entry(item.path, 0, MISSING)  # it leads nowhere: a row that says so, not a gap
 
 
 def listing(prefix: str) -> Iterator[Entry]:
@@ -198,13 +209,16 @@ def read_many(uris: list[str]) -> Iterator[bytes | Exception]:
     if all(map(is_local, uris)):
         yield from map(try_read, uris)
         return
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        waiting: list[Future[bytes | Exception]] = []
+    pool = ThreadPoolExecutor(PARALLEL)
+    waiting: list[Future[bytes | Exception]] = []
+    try:
         for uri in uris:
             waiting.append(pool.submit(try_read, uri))
             if len(waiting) == PARALLEL:
                 yield waiting.pop(0).result()
         yield from (future.result() for future in waiting)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # an interrupted run waits for no silent server
 
 
 def open_stream(entry: Entry) -> BinaryIO:
@@ -219,7 +233,9 @@ def _temporary(path: str) -> str:
     return os.path.join(folder, f".{name}.{socket.gethostname()}-{os.getpid()}.tmp")
 
 
-def _write_beside(path: str, data: bytes) -> str:
+@contextmanager
+def _written_beside(path: str, data: bytes) -> Iterator[str]:
+    """A whole file beside `path` that the block renames or links; nothing of it stays, also after Ctrl-C."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = _temporary(path)
     try:
@@ -227,16 +243,16 @@ def _write_beside(path: str, data: bytes) -> str:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-    except OSError:
+        yield temporary
+    finally:
         Path(temporary).unlink(missing_ok=True)
-        raise
-    return temporary
 
 
 def put(uri: str, data: bytes) -> None:
     """Write a file whole: after a crash at any moment it is the old one or the new one, never a part."""
     if is_local(uri):
-        os.replace(_write_beside(uri, data), uri)
+        with _written_beside(uri, data) as temporary:
+            os.replace(temporary, uri)
     elif _is_s3(uri):
         _s3().put(uri, data)
     else:
@@ -248,11 +264,8 @@ def create(uri: str, data: bytes) -> bool:
     """Write a file whole unless one of that name exists; whether we did. Of several writers exactly one does."""
     try:
         if is_local(uri):
-            temporary = _write_beside(uri, data)
-            try:
+            with _written_beside(uri, data) as temporary:
                 os.link(temporary, uri)  # unlike rename, it fails when the name is taken
-            finally:
-                os.unlink(temporary)
         elif _is_s3(uri):
             _s3().put(uri, data, exclusive=True)
         else:

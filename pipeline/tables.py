@@ -132,5 +132,10 @@ def _bytes(image: Any) -> bytes | Exception:
 
 
 def _fetch(uris: list[str | None]) -> list[bytes | Exception]:
-    known = iter(storage.read_many([storage.absolute(uri) for uri in uris if uri]))
+    wanted = [storage.absolute(uri) for uri in uris if uri]
+    contents = storage.read_many(wanted)
+    known = (
+        ObjectUnreadable(f"{uri}: {data}") if isinstance(data, Exception) else data
+        for uri, data in zip(wanted, contents, strict=True)
+    )
     return [next(known) if uri else ObjectUnreadable("the row has no URI") for uri in uris]

@@ -5,9 +5,11 @@ Nothing is ever extracted to a path, so what a member is called (absolute, `..`)
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -102,6 +104,20 @@ class _Header(tarfile.TarInfo):
             raise tarfile.ReadError("a header holds an impossible number")
         checked: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]  # made to be overridden, yet untyped
         return checked
+
+
+def endings(entry: Entry, most: int) -> Counter[str]:
+    """How often each ending occurs among the first `most` members, as `--keep` and `--image-column` name them."""
+    found: Counter[str] = Counter()
+    with (
+        contextlib.suppress(tarfile.TarError, OSError),
+        storage.open_stream(entry) as stream,
+        tarfile.open(fileobj=stream, mode="r:") as tar,
+    ):
+        for member in itertools.islice(tar, most):
+            if match := SAMPLE.fullmatch(member.name):
+                found[match[2]] += 1
+    return found
 
 
 def _archives(stream: BinaryIO, entry: Entry, members: Members, offset: int) -> Iterator[Item]:

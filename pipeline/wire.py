@@ -32,6 +32,7 @@ def loaded_to_table(loaded: Loaded) -> pa.Table:
         "todo": loaded.todo.tolist(),
         "seconds": loaded.seconds,
         "done": loaded.done,
+        "copied": loaded.copied,
         "shapes": [[picture.shape for picture in view] for view in pictures],
         "stacked": [isinstance(view, np.ndarray) for view in loaded.views],
     }
@@ -65,7 +66,8 @@ def loaded_from_table(table: pa.Table) -> Loaded:
     unpacked = _unpack(rows)
     if unpacked is None:
         raise ValueError("a span travelled without its rows")
-    return Loaded(SpanFacts(**head["facts"]), unpacked, todo, views, _unpack(before), head["seconds"], head["done"])
+    extra = {name: head[name] for name in ("seconds", "done", "copied")}
+    return Loaded(SpanFacts(**head["facts"]), unpacked, todo, views, _unpack(before), **extra)
 
 
 def _pack(table: pa.Table | None) -> pa.Buffer | None:

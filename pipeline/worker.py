@@ -56,7 +56,8 @@ def load_predictor(spec: JobSpec) -> Predictor:
     card = load_card(models.fetch(spec.model))
     if card.fingerprint != spec.fingerprint:
         raise PipelineError(f"the model {spec.model} on this node is not the one that the run was started with")
-    return Predictor(spec.task, card, dtype=spec.dtype, batch_size=spec.batch_size, compiled=spec.compile)
+    sizes = {"batch_size": spec.batch_size, "span_size": spec.span_size}
+    return Predictor(spec.task, card, dtype=spec.dtype, compiled=spec.compile, **sizes)
 
 
 def predict(spec: JobSpec, predictor: Predictor, loaded: Loaded) -> Loaded:
@@ -75,7 +76,8 @@ def write(spec: JobSpec, loaded: Loaded) -> Receipt:
     began = time.perf_counter()
     facts = output.counted(loaded.facts, loaded.rows)
     output.write_span(spec.output, loaded.rows, facts, spec.bound)
-    return Receipt.of_written(facts, loaded.rows, {**loaded.seconds, "write": time.perf_counter() - began})
+    seconds = {**loaded.seconds, "write": time.perf_counter() - began}
+    return Receipt.of_written(facts, loaded.rows, seconds, facts.images - loaded.copied)
 
 
 def _fill(schema: pa.Schema, loaded: Loaded, predicted: Predicted) -> pa.Table:

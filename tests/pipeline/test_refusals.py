@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.errors import ConfigError
 from tests.flow import DIGITS, make_tar, png, run_here
+from tests.helpers import run_job
 from tests.weed import Weed
 
 SHARDS = DIGITS / "shards"
@@ -81,6 +82,28 @@ def test_a_column_to_keep_that_would_clash_or_does_not_exist(output: Path, tmp_p
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.png").write_bytes(png(1))
     refused("loose images carry no columns", tmp_path / "in", output, keep=("cls",))
+
+
+def test_a_typo_in_the_name_of_a_tar_member(output: Path) -> None:
+    refused("--image-column pgn: no such member .*, which has cls, png", SHARDS, output, image_column="pgn")
+    refused("--keep clss: no such member", SHARDS, output, keep=("clss",))
+
+
+def test_another_image_column_on_the_same_output(output: Path) -> None:
+    assert run_here(SHARDS, output, limit=3) == 0
+    with pytest.raises(ConfigError, match="image_column = auto, this command has png"):
+        run_here(SHARDS, output, limit=3, image_column="png")
+
+
+def test_an_output_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    refused("is a file: give a folder", SHARDS, tmp_path / "file")
+
+
+def test_a_ray_head_that_is_not_there(output: Path) -> None:
+    done = run_job("label.py", "--input", SHARDS, "--output", output, "--model", DIGITS / "model",
+                   "--ray-address", "127.0.0.1:9", code=2, timeout=60)  # fmt: skip
+    assert "nothing answers there" in done.stderr
 
 
 @pytest.mark.usefixtures("s3_env")

@@ -61,7 +61,7 @@ def test_single_files_globs_and_folders(folder: Path) -> None:
     assert found(f"{folder}/deep/*/s.t?r") == [("tar", "er/s.tar")]
     sources = Sources([str(folder)], "auto", ENDINGS)
     list(sources)
-    assert sources.skipped == {".txt": 1, ".png": 1}
+    assert sources.skipped == {".txt": 1, "hidden": 1}
 
 
 def test_a_list_names_images_anywhere(folder: Path, tmp_path: Path) -> None:
@@ -129,3 +129,22 @@ def test_inputs_that_overlap_give_each_image_once(folder: Path, tmp_path: Path) 
     make_tar(folder / "s.tar", [("x.png", png(1))])
     assert run_here([folder, f"{folder}/*.png", folder / "s.tar"], tmp_path / "out") == 0
     assert len(keys(tmp_path / "out")) == len(ODD) + 1
+
+
+def test_linked_folders_are_read_rings_are_not_and_a_link_to_nowhere_is_a_row(tmp_path: Path) -> None:
+    for name in ("in", "elsewhere", "in/.cache"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.png").write_bytes(png(1))
+    (tmp_path / "in/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in/ring").symlink_to(tmp_path / "in")
+    (tmp_path / "in/gone.png").symlink_to(tmp_path / "nowhere")
+    assert run_here(tmp_path / "in", tmp_path / "out", max_failed=1) == 0
+    table = rows(tmp_path / "out")
+    found = dict(zip(table["key"].to_pylist(), table["status"].to_pylist(), strict=True))
+    assert found == {"x.png": "ok", "linked/x.png": "ok", "gone.png": "fetch_error"}
+
+
+def test_names_in_a_list_are_relative_to_the_list(folder: Path) -> None:
+    (folder / "list.txt").write_text(f"{ODD[0]}\n")
+    sources = Sources([str(folder / "list.txt")], "auto", ENDINGS)
+    assert [source.entry.uri for source in sources] == [f"{folder}/{ODD[0]}"]
