@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline import storage
+from pipeline import disk, storage
 from pipeline.errors import ConfigError, ObjectUnreadable
 from pipeline.storage import Entry
 
@@ -103,7 +103,7 @@ def _listed_entry(uri: str) -> Entry:
     """A listed image; a remote one is not looked at: a million HEAD requests would be the price of its version."""
     if not storage.is_local(uri):
         return Entry(uri, 0, "listed")
-    return storage.stat(uri) or Entry(uri, 0, storage.MISSING)
+    return storage.stat(uri) or Entry(uri, 0, disk.MISSING)
 
 
 def list_uris(lines: Iterable[str], ending: str) -> Iterator[str]:

@@ -12,23 +12,20 @@ import io
 import os
 import re
 import shutil
-import socket
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import fsspec
 
+from pipeline import disk
 from pipeline.blocks import Blocks
 from pipeline.errors import CredentialsLost, ObjectUnreadable
 
 PARALLEL = 16  # requests in flight per process when many small objects are wanted
-HALF_WRITTEN = re.compile(r"/\.[^/]+\.([^/]+)-(\d+)\.tmp$")  # as `_temporary` names them
 QUICK_TRIES = 3
-MISSING = "missing"  # the version of an object that was named but is not there
 _quick = False  # whether a wrong endpoint should be known in a second, see `be_quick`
 SCHEME = re.compile(r"^([a-z][a-z0-9+.-]+)://")
 
@@ -109,40 +106,11 @@ def _version(info: dict[str, Any]) -> str:
     return str(tag).strip('"') if tag else f"{info.get('size')}-{info.get('mtime') or info.get('created') or ''}"
 
 
-def _local_entry(path: str, status: os.stat_result) -> Entry:
-    uri = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")  # a name may be any bytes
-    return Entry(uri, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
-
-
-def _path(uri: str) -> str:
-    r"""The file of a local URI: where none has that very name, `\xNN` stands for a byte that is not UTF-8."""
-    if "\\x" not in uri or os.path.lexists(uri):
-        return uri
-    return re.sub(r"\\x([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), uri)
-
-
-def _walk(folder: str, above: frozenset[str] = frozenset()) -> Iterator[Entry]:
-    """Files below a local folder in the order of their paths; a link to a folder above (a ring) is not followed."""
-    real = os.path.realpath(folder)
-    if real in above:
-        return
-    with os.scandir(folder) as scan:
-        items = sorted(scan, key=lambda item: item.name + ("/" if item.is_dir() else ""))
-    for item in items:
-        if item.is_dir():
-            yield from _walk(item.path, above | {real})
-        elif item.is_file():
-            with suppress(FileNotFoundError):  # another run has renamed or deleted it since the folder was read
-                yield _local_entry(item.path, item.stat())
-        elif item.is_symlink():
-            yield Entry(item.path, 0, MISSING)  # it leads nowhere: a row that says so, not a gap
-
-
 def listing(prefix: str) -> Iterator[Entry]:
     """Every object below a folder-like prefix, in key order, streamed; nothing for one that does not exist."""
     if is_local(prefix):
         if os.path.isdir(prefix):
-            yield from _walk(prefix.rstrip("/") or "/")
+            yield from (Entry(*found) for found in disk.walk(prefix.rstrip("/") or "/"))
     elif _is_s3(prefix):
         bucket, _ = _s3().split(prefix)
         root = prefix if prefix.endswith("/") or prefix == f"s3://{bucket}" else prefix + "/"
@@ -159,8 +127,8 @@ def stat(uri: str) -> Entry | None:
     """The object itself, None when there is none of exactly that name."""
     try:
         if is_local(uri):
-            path = _path(uri)
-            return _local_entry(path, os.stat(path)) if os.path.isfile(path) else None
+            path = disk.path_of(uri)
+            return Entry(*disk.stat(path)) if os.path.isfile(path) else None
         if _is_s3(uri):
             return Entry(uri, *_s3().stat(uri))
         fs, path = _fs(uri)
@@ -175,7 +143,7 @@ def read(uri: str, start: int | None = None, stop: int | None = None) -> bytes:
     if _is_s3(uri):
         return bytes(_s3().get(uri, start, stop))
     if is_local(uri):
-        with open(_path(uri), "rb") as file:
+        with open(disk.path_of(uri), "rb") as file:
             file.seek(start or 0)
             return file.read() if stop is None else file.read(stop - (start or 0))
     fs, path = _fs(uri)
@@ -224,34 +192,14 @@ def read_many(uris: list[str]) -> Iterator[bytes | Exception]:
 def open_stream(entry: Entry) -> BinaryIO:
     """A seekable, buffered byte stream over an object; the caller closes it."""
     if is_local(entry.uri):
-        return open(_path(entry.uri), "rb")
+        return open(disk.path_of(entry.uri), "rb")
     return io.BufferedReader(Blocks(entry.size, functools.partial(read, entry.uri)), 1 << 20)
-
-
-def _temporary(path: str) -> str:
-    folder, name = os.path.split(path)
-    return os.path.join(folder, f".{name}.{socket.gethostname()}-{os.getpid()}.tmp")
-
-
-@contextmanager
-def _written_beside(path: str, data: bytes) -> Iterator[str]:
-    """A whole file beside `path` that the block renames or links; nothing of it stays, also after Ctrl-C."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = _temporary(path)
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        yield temporary
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def put(uri: str, data: bytes) -> None:
     """Write a file whole: after a crash at any moment it is the old one or the new one, never a part."""
     if is_local(uri):
-        with _written_beside(uri, data) as temporary:
+        with disk.written_beside(uri, data) as temporary:
             os.replace(temporary, uri)
     elif _is_s3(uri):
         _s3().put(uri, data)
@@ -264,7 +212,7 @@ def create(uri: str, data: bytes) -> bool:
     """Write a file whole unless one of that name exists; whether we did. Of several writers exactly one does."""
     try:
         if is_local(uri):
-            with _written_beside(uri, data) as temporary:
+            with disk.written_beside(uri, data) as temporary:
                 os.link(temporary, uri)  # unlike rename, it fails when the name is taken
         elif _is_s3(uri):
             _s3().put(uri, data, exclusive=True)
@@ -298,12 +246,10 @@ def delete_below(prefix: str) -> None:
 
 def is_half_written(uri: str) -> bool:
     """Whether a local file is what `put` and `create` leave when their process dies."""
-    return is_local(uri) and HALF_WRITTEN.search(uri) is not None
+    return is_local(uri) and disk.HALF_WRITTEN.search(uri) is not None
 
 
 def sweep(folder: str) -> None:
     """Remove half-written files that dead processes of this machine left below a local folder."""
-    for entry in listing(folder) if is_local(folder) and os.path.isdir("/proc/self") else ():
-        match = HALF_WRITTEN.search(entry.uri)
-        if match and match.group(1) == socket.gethostname() and not os.path.exists(f"/proc/{match.group(2)}"):
-            delete(entry.uri)
+    if is_local(folder) and os.path.isdir(folder):
+        disk.sweep(folder)
