@@ -152,16 +152,19 @@ class Planner:
                 if was:
                     del fresh[uri]
             return
-        self._adopt()
+        self._adopt(number)
         for source in taken:
             del fresh[source.entry.uri]
         for span, _ in spans:
             self.issued.add(span.name)
             yield self._loose_span(self.loose[span.name])
 
-    def _adopt(self) -> None:
-        """Take in parts that have appeared: ours, and those of another run at the same time."""
-        there, _ = plan_parts.listing(self.spec.output)
+    def _adopt(self, mine: int | None = None) -> None:
+        """Take in parts that have appeared: the one this run has just written, or whatever another run has."""
+        if mine is not None:
+            there = [*self.parts, plan_parts.find_part(self.spec.output, mine)]
+        else:
+            there, _ = plan_parts.listing(self.spec.output)
         for part in there[len(self.parts) :]:
             self._learn(part)
         self.parts = there

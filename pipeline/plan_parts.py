@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.errors import ObjectUnreadable
+from pipeline.errors import ObjectUnreadable, StorageError
 from pipeline.output import SpanFacts, writing
 from pipeline.spans import Span, digest
 from pipeline.storage import Entry
@@ -92,6 +92,14 @@ def write_part(output: str, number: int, spans: list[tuple[PlannedSpan, pa.Table
             writer.write_table(table, row_group_size=max(1, len(table)))
     with writing(output):
         return storage.create(storage.join(output, "plan", f"part-{number:06d}.parquet"), sink.getvalue().to_pybytes())
+
+
+def find_part(output: str, number: int) -> Entry:
+    """Part `number`, which exists."""
+    entry = storage.stat(storage.join(output, "plan", f"part-{number:06d}.parquet"))
+    if entry is None:
+        raise StorageError(f"{output}: somebody deletes the plan while it is written")
+    return entry
 
 
 def read_part(part: Entry) -> tuple[list[PlannedSpan], bool]:
