@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import os
 import sys
 import types
 import typing
@@ -65,6 +66,9 @@ def run_simple(
         sys.stderr.write(f"{parser.prog}: interrupted before anything was begun\n")
         code = 1
     sys.stdout.flush()
+    sys.stderr.flush()
+    if code == PipelineError.exit_code:
+        os._exit(code)  # threads that wait for a silent storage would hold up a run that was stopped
     sys.exit(code)
 
 
