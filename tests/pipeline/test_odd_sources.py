@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.faults import FaultProxy
 from tests.flow import make_tar, png, run_here
 from tests.helpers import rows
 from tests.weed import Weed
@@ -34,7 +33,8 @@ def test_odd_names_on_a_local_disk(tmp_path: Path) -> None:
     assert run_here(tmp_path / "in", tmp_path / "out") == 0
 
 
-def test_odd_keys_on_s3(proxied: FaultProxy, weed: Weed) -> None:
+@pytest.mark.usefixtures("proxied")
+def test_odd_keys_on_s3(weed: Weed) -> None:
     names = [name for name in ODD if name not in NOT_ON_S3]
     for number, name in enumerate(names):
         weed.fs().call_s3("put_object", Bucket="inb", Key=f"odd keys/{name}", Body=png(number))

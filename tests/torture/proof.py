@@ -1,5 +1,6 @@
 """What a tortured output is held against: another of the same input that nobody disturbed."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -34,8 +35,18 @@ def start(*args: object, env: dict[str, str] | None = None, script: str = "label
     """A job in a process group of its own, left running."""
     return subprocess.Popen(
         [sys.executable, f"jobs/{script}", *map(str, args)], cwd=ROOT, env=clean_env(env), stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, preexec_fn=hear_ctrl_c,
     )  # fmt: skip
+
+
+def hear_ctrl_c() -> None:
+    """A shell's background jobs ignore it, and whatever they start does too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def start_command(source: Path, output: Path) -> list[object]:
+    """The whole command of a run in one process."""
+    return [sys.executable, ROOT / "jobs/label.py", "--input", source, "--output", output, *FLAGS, "--local"]
 
 
 def kill(job: subprocess.Popen[str]) -> None:
@@ -60,3 +71,8 @@ def wait_until(true: Callable[[], Any], job: subprocess.Popen[str], timeout: flo
 def files(output: Path) -> dict[str, int]:
     """Finished spans and when they were written."""
     return {path.name: path.stat().st_mtime_ns for path in (output / "data").glob("[!.]*.parquet")}
+
+
+def more_than(output: Path, spans: int) -> Callable[[], bool]:
+    """Whether so many spans are finished by now."""
+    return lambda: len(files(output)) >= spans

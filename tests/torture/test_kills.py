@@ -4,7 +4,6 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from tests.helpers import ROOT, rows, run_job, tree_bytes
 from tests.proxied import named
 from tests.ray_head import descendants
 from tests.torture.conftest import Tally
-from tests.torture.proof import FLAGS, compare, files, kill, start, wait_until
+from tests.torture.proof import FLAGS, compare, files, kill, more_than, start, wait_until
 
 pytestmark = [pytest.mark.torture, pytest.mark.timeout(900)]
 SPANS = 300 + 20
@@ -155,10 +154,6 @@ def test_kills_of_workers_and_decoders(source: Path, undisturbed: Path, tmp_path
     assert job.returncode == 0, said
     assert killed >= 6
     compare(tally, "workers and decoders killed", killed, output, undisturbed)
-
-
-def more_than(output: Path, spans: int) -> Callable[[], bool]:
-    return lambda: len(files(output)) >= spans
 
 
 def end_worker(pid: int) -> bool:

@@ -1,0 +1,43 @@
+"""A cluster that loses a node without warning and gains another: the run ends by itself, and right."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.flow import make_tar
+from tests.helpers import run_job
+from tests.proxied import named
+from tests.torture.conftest import Tally
+from tests.torture.proof import FLAGS, compare, more_than, start, wait_until
+
+pytestmark = [pytest.mark.torture, pytest.mark.timeout(600)]
+NODE = {"num_cpus": 1, "object_store_memory": 200 << 20}
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    yield made
+    made.shutdown()
+
+
+def test_a_node_is_lost_and_another_one_comes(cluster: Any, tmp_path: Path, tally: Tally) -> None:
+    members = named(1000)
+    for number in range(50):
+        make_tar(tmp_path / f"in/t{number:02d}.tar", members[20 * number : 20 * number + 20])
+    flags = ["--input", tmp_path / "in", *FLAGS]
+    run_job("label.py", *flags, "--output", tmp_path / "whole", "--local", code=0)
+    lost, output = cluster.add_node(**NODE), tmp_path / "out"
+    env = {"RAY_AUTH_MODE": "disabled"}
+    job = start(*flags, "--output", output, "--ray-address", cluster.address, "--workers", "1..2", env=env)
+    assert wait_until(more_than(output, 15), job)
+    cluster.remove_node(lost, allow_graceful=False)
+    cluster.add_node(**NODE)
+    said, _ = job.communicate(timeout=400)
+    assert job.returncode == 0, said
+    compare(tally, "node lost, node added", 1, output, tmp_path / "whole")
