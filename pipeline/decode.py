@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from beit_core import PixelSpec
 
 MAX_PIXELS = 178_956_970  # Pillow's own bound for an error, about 0.5 GB as RGB
+LARGEST_SIDE = (1 << 31) - 1  # the columns hold no more; a broken header may state anything
 OUTSIDE = {"EPS", "WMF"}  # EPS starts Ghostscript; WMF draws only on Windows
 DRAFT_FACTOR = 2  # JPEG's scaled decoding keeps at least this many times the pixels that the resize needs
 
@@ -76,7 +77,7 @@ def decode(data: bytes, specs: Sequence[PixelSpec], max_pixels: int = MAX_PIXELS
             width, height = image.size
             if width * height > max_pixels:  # before the EXIF is asked for: of a PNG that would read the pixels
                 reason = f"{width} x {height} pixels are more than --max-pixels {max_pixels}"
-                return Decoded("too_large", reason, width, height)
+                return Decoded("too_large", reason, *_stated(width, height))
             width, height = _upright_size(image)
             if not exact:
                 _draft(image, [spec.target(height, width) for spec in specs])
@@ -84,7 +85,12 @@ def decode(data: bytes, specs: Sequence[PixelSpec], max_pixels: int = MAX_PIXELS
             views = tuple(np.asarray(fit(rgb, spec, (height, width))) for spec in specs)
         return Decoded("ok", None, width, height, views)
     except Exception as error:  # Pillow's plugins raise OSError, ValueError, SyntaxError, struct.error, MemoryError ...
-        return Decoded("decode_error", _reason(error, data), width, height)
+        return Decoded("decode_error", _reason(error, data), *_stated(width, height))
+
+
+def _stated(width: int | None, height: int | None) -> tuple[int | None, int | None]:
+    """The size that a failed image's header states, as far as the columns can hold it."""
+    return (width, height) if max(width or 0, height or 0) <= LARGEST_SIDE else (None, None)
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
