@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from pipeline import prepare, settings, storage
 from pipeline.audit import Audit, audit
 from pipeline.dry_run import dry_run
-from pipeline.errors import ObjectUnreadable, PipelineError, StorageError, TooManyFailures
+from pipeline.errors import ConfigError, ObjectUnreadable, PipelineError, StorageError, TooManyFailures
 from pipeline.ledger import Ledger
 from pipeline.output import writing
 from pipeline.plan import Planner
@@ -146,9 +146,12 @@ def _work(spec: JobSpec, planner: Planner, engine: _Later, report: RunReport) ->
 
 
 def _watched(planner: Planner, progress: Progress) -> Iterator[Span]:
-    for row in planner:
-        progress.expect(row)
-        yield row
+    try:
+        for row in planner:
+            progress.expect(row)
+            yield row
+    except ConfigError as error:  # the source could be listed when the run was checked
+        raise StorageError(f"{error}; nothing finished is lost, the same command continues") from error
 
 
 def _again(first: Span, rest: Iterator[Span]) -> Iterator[Span]:
