@@ -7,6 +7,8 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 # Not compiling ahead saves a minute: of these packages' thousands of files only a few are ever imported.
 PIP    := $(PY) -m pip --disable-pip-version-check install --quiet --no-compile -c constraints.txt
+# ... and those are compiled here once, by one process, rather than by every process of the first Ray run at the same time.
+WARM   := import torch, ray.data, s3fs, pyarrow.dataset, pipeline.job, pipeline.run, beit_core.checkpoint
 TORCH  := $(shell sed -n 's/^torch==//p' constraints.txt)
 DEMO   := build/demo/labels
 ARGS   ?=
@@ -24,6 +26,7 @@ $(PY):
 $(VENV)/.installed: constraints.txt pyproject.toml | $(PY)
 	$(PIP) torch==$(TORCH)
 	$(PIP) -e .
+	@$(PY) -c "$(WARM)"
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
