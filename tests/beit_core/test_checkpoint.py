@@ -64,9 +64,9 @@ def test_the_fingerprint_follows_content_not_place(folder: Path, tmp_path: Path)
     assert load_card(copy).fingerprint not in (changed, card.fingerprint)
 
 
-def test_a_folder_without_a_processor_gets_the_class_defaults(folder: Path) -> None:
+def test_a_folder_without_a_processor_gets_the_class_defaults_at_its_own_size(folder: Path) -> None:
     (folder / "preprocessor_config.json").unlink()
-    assert load_card(folder).pixels == PixelSpec()
+    assert load_card(folder).pixels == PixelSpec(resize=load_card(folder).config.image_size)
 
 
 @pytest.mark.parametrize(
