@@ -67,9 +67,9 @@ def run_simple(
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    if code == PipelineError.exit_code:
-        os._exit(code)  # threads that wait for a silent storage would hold up a run that was stopped
-    sys.exit(code)
+    # All is written and said; a native thread could still abort the interpreter as it winds down, or one that waits for
+    # a silent storage hold it up.
+    os._exit(code)
 
 
 def _parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
