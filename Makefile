@@ -42,7 +42,7 @@ demo: install
 	@echo "  $(PY) jobs/label.py --input FOLDER --output OUT --model microsoft/beit-base-patch16-224"
 
 test: install-test
-	$(PY) -m pytest -q $(ARGS)
+	$(PY) -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 torture: install-test
 	$(PY) -m pytest -q -m torture $(ARGS)
