@@ -24,7 +24,8 @@ from pipeline.sources import Source, Sources
 from pipeline.spans import Span, images_name, shard_name, span_name
 from pipeline.storage import Entry
 
-PART_SPANS = 64  # spans listed in one plan part
+PART_SPANS = 64  # spans listed in one plan part, and more where they are small:
+PART_IMAGES = 32_768  # as many parts to read again cost more than as many rows
 CHUNK = 20_000  # sources compared with the plan at a time
 MERGE = 32  # sorted arrays of digests that are looked through before they are made one
 
@@ -92,7 +93,7 @@ class Planner:
     def __iter__(self) -> Iterator[Span]:
         """Rows that are not finished: shards as they are found, new loose images once their part is written."""
         fresh: dict[str, Source] = {}
-        part_size = PART_SPANS * self.spec.span_size
+        part_size = max(PART_SPANS, PART_IMAGES // self.spec.span_size) * self.spec.span_size
         stream = iter(self.sources)
         while chunk := list(itertools.islice(stream, CHUNK)):
             for source in chunk:

@@ -1,7 +1,7 @@
 """The plan on storage: numbered parts that list loose images, and one entry for every shard that was read to its end.
 
-Each file is created exclusively and never changed. A part holds one row per image and one row group per span; what its
-spans are is in its metadata, so a finished one costs a footer. A shard's counts are in its entry's *name*, so finished
+Each file is created exclusively and never changed. A part holds one row per image; what its spans are is in its
+metadata, so a finished one costs a footer. A shard's counts are in its entry's *name*, so finished
 shards cost one listing:
 
     plan/part-000012.parquet                           loose images, or later versions of images of earlier parts
@@ -28,6 +28,7 @@ from pipeline.tar import Item
 
 PART_SCHEMA = pa.schema([("uri", pa.string()), ("key", pa.string()), ("version", pa.string()), ("span", pa.string())])
 META = b"beit"
+GROUP = 1024  # rows of a row group: the least that is read to get at a span
 PART = re.compile(r"part-(\d{6})\.parquet$")
 SHARD = re.compile(r"shard-(.+)\.(\d+)-([0-9a-f]{8})-(\d+)\.json$")
 
@@ -86,10 +87,9 @@ def combined_version(uris: Sequence[str], versions: Sequence[str]) -> str:
 def write_part(output: str, number: int, spans: list[tuple[PlannedSpan, pa.Table]], *, changes: bool = False) -> bool:
     """Create part `number` with these spans' images; False when another run has taken that number."""
     meta = {"spans": [asdict(span) for span, _ in spans], "changes": changes}
+    table = pa.concat_tables([rows for _, rows in spans]).replace_schema_metadata({META: json.dumps(meta)})
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, PART_SCHEMA.with_metadata({META: json.dumps(meta)}), compression="zstd") as writer:
-        for _, table in spans:
-            writer.write_table(table, row_group_size=max(1, len(table)))
+    pq.write_table(table, sink, compression="zstd", row_group_size=GROUP)
     with writing(output):
         return storage.create(storage.join(output, "plan", f"part-{number:06d}.parquet"), sink.getvalue().to_pybytes())
 
@@ -116,18 +116,17 @@ def read_images(part: Entry, columns: list[str] | None = None) -> pa.Table:
 
 
 def read_rows(uri: str, start: int, stop: int) -> pa.Table:
-    """Rows [start, stop) of a part, which are a row group of their own."""
+    """Rows [start, stop) of a part; only the row groups that hold them are read."""
     entry = storage.stat(uri)
     if entry is None:
         raise ObjectUnreadable(f"{uri} is gone: the plan of this output is damaged")
     with storage.open_stream(entry) as stream:
         file = pq.ParquetFile(stream)
-        begin = 0
-        for group in range(file.num_row_groups):
-            if begin == start:
-                return file.read_row_group(group).slice(0, stop - start)
-            begin += file.metadata.row_group(group).num_rows
-    raise ObjectUnreadable(f"{uri} has no span at row {start}: the plan of this output is damaged")
+        if stop > file.metadata.num_rows:
+            raise ObjectUnreadable(f"{uri} has no row {stop - 1}: the plan of this output is damaged")
+        first = start // GROUP
+        groups = file.read_row_groups(list(range(first, -(-stop // GROUP))))
+        return groups.slice(start - first * GROUP, stop - start)
 
 
 def read_items(span: Span, passed_by: frozenset[str]) -> Iterator[Item]:

@@ -58,6 +58,7 @@ def test_each_image_is_in_one_span_however_the_source_grows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[tuple[dict[int, int], int, bool]]
 ) -> None:
     monkeypatch.setattr(plan, "PART_SPANS", 2)
+    monkeypatch.setattr(plan, "PART_IMAGES", 1)
     monkeypatch.setattr(plan, "CHUNK", 7)
     monkeypatch.setattr(Ledger, "look", lambda *_: iter(()))  # footers of the empty files made here say nothing
     output, versions = tmp_path / str(next(COUNT)), dict[str, str]()
