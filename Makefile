@@ -7,8 +7,8 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 # Not compiling ahead saves a minute: of these packages' thousands of files only a few are ever imported.
 PIP    := $(PY) -m pip --disable-pip-version-check install --quiet --no-compile -c constraints.txt
-# ... and those are compiled here once, by one process, rather than by every process of the first Ray run at the same time.
-WARM   := import torch, ray.data, s3fs, pyarrow.dataset, pipeline.job, pipeline.run, beit_core.checkpoint
+# ... and those are compiled here once, by one process, rather than by every process of a first run at the same time.
+WARM   := import torch, pyarrow.dataset, pipeline.job, pipeline.predictor, beit_core.checkpoint
 TORCH  := $(shell sed -n 's/^torch==//p' constraints.txt)
 DEMO   := build/demo/labels
 ARGS   ?=
@@ -31,14 +31,15 @@ $(VENV)/.installed: constraints.txt pyproject.toml | $(PY)
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) -e '.[test]'
+	@$(PY) -c "import ray.data, s3fs, transformers"
 	@touch $@
 
 demo: install
-	@$(PY) jobs/label.py --input tests/data/digits/shards --output $(DEMO) --model tests/data/digits/model --keep cls --overwrite
+	@$(PY) jobs/label.py --local --input tests/data/digits/shards --output $(DEMO) --model tests/data/digits/model --keep cls --overwrite
 	@$(PY) jobs/evaluate.py $(DEMO) --truth cls
 	@$(PY) jobs/report.py $(DEMO)
 	@echo
-	@echo "Next, your own images (a folder, tars or s3://...), with a published BEiT:"
+	@echo "Next, your own images (a folder, tars or s3://...) on all cores or GPUs through Ray, with a published BEiT:"
 	@echo "  $(PY) jobs/label.py --input FOLDER --output OUT --model microsoft/beit-base-patch16-224"
 
 test: install-test
