@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import secrets
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -107,11 +109,10 @@ class RunReport:
 
 
 def run_id() -> str:
-    """Sorts by time and is unique enough for runs that start in the same second."""
-    import os
-    import secrets
-
-    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid():x}{secrets.token_hex(2)}"
+    """Sorts by time, to the millisecond, and is unique enough for runs that start at once."""
+    now = time.time()
+    moment = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now)) + f"{int(now * 1000) % 1000:03d}Z"
+    return f"{moment}-{os.getpid():x}{secrets.token_hex(2)}"
 
 
 def _iso(moment: float) -> str:
