@@ -27,6 +27,11 @@ def fetch(model: str) -> Path:
     raise ConfigError(f"--model {model}: no such folder or file (a hub id looks like microsoft/beit-base-patch16-224)")
 
 
+def everywhere(model: str) -> str:
+    """The name under which workers find the model: an absolute path for a local one, a URI or hub id as it is."""
+    return os.path.abspath(model) if os.path.exists(model) else model
+
+
 def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "beit-batch" / "models"
 

@@ -203,7 +203,7 @@ def _spec(request: Request, bound: dict[str, Any]) -> JobSpec:
     return JobSpec(
         output=request.output,
         task=request.task,
-        model=config.model if not storage.is_local(storage.absolute(config.model)) else str(request.card.path),
+        model=models.everywhere(config.model),
         fingerprint=request.card.fingerprint,
         dtype=bound["dtype"],
         compile=bound["compile"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,11 +30,6 @@ class Shape(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.rows} x {self.columns} tokens out of {self.vocabulary}"
-
-
-def everywhere(uri: str) -> str:
-    """The name of a local folder that holds in workers too, whose working folders are others; other names as given."""
-    return os.path.abspath(uri) if os.path.exists(uri) else uri
 
 
 def find(card: ModelCard, tokenizer: str | None) -> ModelCard:
