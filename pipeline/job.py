@@ -195,8 +195,7 @@ def _save(output: str, report: RunReport, ledger: Ledger, body: dict[str, Any], 
         storage.put(storage.join(output, "runs", f"{report.run}.json"), json.dumps(body, indent=1).encode())
         if success:
             storage.put(storage.join(output, "_SUCCESS"), json.dumps({"run": report.run}).encode())
-    settings_there = settings.read_bound(output)
-    if settings_there is None:
+    if settings.read_bound(output) is None:
         raise StorageError(f"{output}/_run.json is gone: somebody deleted the output while it was written")
 
 

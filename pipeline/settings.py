@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 
 from pipeline import storage
+from pipeline.decode import MAX_PIXELS
 from pipeline.errors import ConfigError, ObjectUnreadable
 from pipeline.sources import Format
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from pipeline.task import Task
 
 SCHEMA_VERSION = 1
-MAX_PIXELS = 178_956_970  # Pillow's own bound for an error, about 0.5 GB as RGB
 
 
 @dataclass(frozen=True)
