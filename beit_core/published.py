@@ -1,32 +1,23 @@
 """What is known about published checkpoints beyond their tensors: pixels, label names, accuracy, licence.
 
-Names and colours come from lists shipped next to this file: ImageNet from timm (Apache-2.0), ADE20K from
-mmsegmentation (Apache-2.0).
+Names and colours come from lists shipped next to this file: ImageNet from timm (Apache-2.0), ADE20K with its pixel
+statistics from mmsegmentation (Apache-2.0).
 """
 
-from __future__ import annotations
-
 import json
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from .config import BeitConfig, CheckpointError
-from .pixels import PixelSpec, Triple
+from .pixels import PixelSpec
 
 HERE = Path(__file__).parent
-STATISTICS: dict[str, tuple[Triple, Triple]] = {
-    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    # As mmsegmentation writes them, on 0-255.
-    "ade20k": (
-        (123.675 / 255, 116.28 / 255, 103.53 / 255),
-        (58.395 / 255, 57.12 / 255, 57.375 / 255),
-    ),
-}
 TRAINED_EPS = 1e-6  # published Hugging Face configurations say 1e-12
 WIDTHS = {"base": (768, 12), "large": (1024, 24)}
+Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -38,12 +29,22 @@ class Preset:
     size: str
     image: int
     pixels: PixelSpec
-    labels: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...] | None
-    stride: int
     license: str
     files: tuple[str, ...]  # names, without endings, under which it is published elsewhere
-    accuracy: dict[str, float]  # top1, top5, miou in per cent, as published
+    classes: str = ""  # which list of names
+    stride: int = 0
+    accuracy: Mapping[str, float] = field(default_factory=dict)  # top1, top5, miou in per cent, as published
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """Names by class id."""
+        return tuple((HERE / f"{self.classes}.txt").read_text().splitlines()) if self.classes else ()
+
+    @property
+    def palette(self) -> tuple[Color, ...] | None:
+        """Colours by class id, where its training data came with some."""
+        path = HERE / f"{self.classes}_palette.json"
+        return tuple((r, g, b) for r, g, b in json.loads(path.read_text())) if path.is_file() else None
 
     def fits(self, head: str, config: BeitConfig) -> bool:
         """Whether a checkpoint of this shape can be this one."""
@@ -72,31 +73,6 @@ def preset_named(name: str) -> Preset:
     return presets()[name]
 
 
-def _preset(name: str, *, resize: Any, resample: int, stats: str, **entry: Any) -> Preset:
-    crop = (entry["crop"], entry["crop"]) if "crop" in entry else None
-    mean, std = STATISTICS[stats]
-    size = tuple(resize) if isinstance(resize, list) else resize
-    labels, palette = _names(entry.get("labels"))
-    return Preset(
-        name=name,
-        head=entry["head"],
-        size=entry["size"],
-        image=entry["image"],
-        pixels=PixelSpec(size, entry.get("longest"), crop, resample, mean=mean, std=std),
-        labels=labels,
-        palette=palette,
-        stride=entry.get("stride", 0),
-        license=entry["license"],
-        files=tuple(entry["files"]),
-        accuracy={key: entry[key] for key in ("top1", "top5", "miou") if key in entry},
-    )
-
-
-@cache
-def _names(kind: str | None) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...] | None]:
-    if kind is None:
-        return (), None
-    if kind == "ade20k":
-        table = json.loads((HERE / "ade20k.json").read_text())
-        return tuple(table["labels"]), tuple((r, g, b) for r, g, b in table["palette"])
-    return tuple((HERE / f"{kind}.txt").read_text().splitlines()), None
+def _preset(name: str, pixels: Mapping[str, Any], **entry: Any) -> Preset:
+    sizes: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in pixels.items()}
+    return Preset(name=name, pixels=PixelSpec(**sizes), **entry)
