@@ -12,15 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .card import ModelCard, load_card
-    from .checkpoint import (
-        load_classifier,
-        load_dvae,
-        load_embedder,
-        load_encoder,
-        load_masked,
-        load_model,
-        load_segmenter,
-    )
+    from .checkpoint import load_classifier, load_dvae, load_embedder, load_model, load_segmenter
     from .config import BeitConfig, CheckpointError, CheckpointMismatch
     from .conversion import convert
     from .pixels import PixelSpec
@@ -28,43 +20,17 @@ if TYPE_CHECKING:
     from .segmentation import label_map
 
 __all__ = [
-    "BeitConfig",
-    "CheckpointError",
-    "CheckpointMismatch",
-    "ModelCard",
-    "PixelSpec",
-    "Preset",
-    "convert",
-    "label_map",
-    "load_card",
-    "load_classifier",
-    "load_dvae",
-    "load_embedder",
-    "load_encoder",
-    "load_masked",
-    "load_model",
-    "load_segmenter",
-    "presets",
-]
-
-_HOME = {
-    "BeitConfig": "config",
-    "CheckpointError": "config",
-    "CheckpointMismatch": "config",
-    "ModelCard": "card",
-    "PixelSpec": "pixels",
-    "Preset": "published",
-    "convert": "conversion",
-    "label_map": "segmentation",
-    "load_card": "card",
-    "presets": "published",
-}
+    "BeitConfig", "CheckpointError", "CheckpointMismatch", "ModelCard", "PixelSpec", "Preset", "convert", "label_map",
+    "load_card", "load_classifier", "load_dvae", "load_embedder", "load_model", "load_segmenter", "presets",
+]  # fmt: skip
+# Those that need torch come last.
+_HOMES = ("config", "pixels", "published", "card", "segmentation", "checkpoint", "conversion")
 
 
 def __getattr__(name: str) -> Any:
     """Public names on first use: who only decodes pictures, or reads a card, must not wait for torch."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOME.get(name, 'checkpoint')}", __name__), name)
-    globals()[name] = value
+    homes = (import_module(f".{home}", __name__) for home in _HOMES)
+    globals()[name] = value = next(getattr(home, name) for home in homes if hasattr(home, name))
     return value

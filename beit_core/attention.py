@@ -3,8 +3,6 @@
 B images, N tokens (cls first, then patches row by row), D width, H heads, h width of a head, R rows of a bias table.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Generic, Self, TypeVar
 
@@ -111,19 +109,17 @@ def resample_table(table_RH: Tensor, source: Grid, target: Grid, method: str) ->
     """
     if method not in ("bilinear", "geometric"):
         raise ValueError(f"bias resampling is 'bilinear' or 'geometric', not {method!r}")
+    if method == "geometric" and source == target:
+        return table_RH
     height, width = (2 * side - 1 for side in source)
     size = 2 * target[0] - 1, 2 * target[1] - 1
-    cls_3H = table_RH[-3:]
     if method == "bilinear":
         map_1Hyx = table_RH[:-3].view(1, width, height, -1).permute(0, 3, 1, 2)
-        map_1Hyx = F.interpolate(map_1Hyx, size=size, mode="bilinear", align_corners=False)
-        return torch.cat([map_1Hyx.permute(0, 2, 3, 1).reshape(size[0] * size[1], -1), cls_3H])
-    if source == target:
-        return table_RH
-    down = spline_matrix(height, size[0]).to(table_RH)
-    across = spline_matrix(width, size[1]).to(table_RH)
-    map_yxH = torch.einsum("ab,cd,bdh->ach", down, across, table_RH[:-3].view(height, width, -1))
-    return torch.cat([map_yxH.reshape(size[0] * size[1], -1), cls_3H])
+        map_Hyx = F.interpolate(map_1Hyx, size=size, mode="bilinear", align_corners=False)[0]
+    else:
+        down, across = spline_matrix(height, size[0]).to(table_RH), spline_matrix(width, size[1]).to(table_RH)
+        map_Hyx = torch.einsum("ab,cd,bdh->hac", down, across, table_RH[:-3].view(height, width, -1))
+    return torch.cat([map_Hyx.flatten(1).T, table_RH[-3:]])
 
 
 def spline_matrix(source: int, target: int) -> Tensor:
@@ -141,8 +137,7 @@ def spline_matrix(source: int, target: int) -> Tensor:
     inner = points[2:-2] if degree == 3 else points[1:-1]
     knots = torch.cat([points[:1].repeat(degree + 1), inner, points[-1:].repeat(degree + 1)])
     through = _spline_basis(knots, points, degree)
-    matrix: Tensor = torch.linalg.solve(through, _spline_basis(knots, wanted, degree), left=False)
-    return matrix
+    return torch.linalg.solve(through, _spline_basis(knots, wanted, degree), left=False)
 
 
 def _geometric_offsets(source: int, target: int) -> Tensor:
@@ -184,5 +179,4 @@ class SelfAttention(nn.Module):
         B, N, D = tokens_BND.shape
         q_BHNh, k_BHNh, v_BHNh = self.qkv(tokens_BND).view(B, N, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         mixed_BHNh = F.scaled_dot_product_attention(q_BHNh, k_BHNh, v_BHNh, attn_mask=bias_1HNN)
-        out_BND: Tensor = self.out(mixed_BHNh.transpose(1, 2).reshape(B, N, D))
-        return out_BND
+        return self.out(mixed_BHNh.transpose(1, 2).reshape(B, N, D))

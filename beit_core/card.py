@@ -1,20 +1,17 @@
 """The card that travels with weights: what a model folder or file says about itself, without reading its tensors."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from .config import PREFIXES, BeitConfig, CheckpointError, Semantics
+from .config import PREFIXES, BeitConfig, BiasResampling, CheckpointError, Semantics
 from .files import digest, find_weights, read_json
 from .pixels import LANCZOS, PixelSpec
-from .published import TRAINED_EPS, Preset, find_preset
+from .published import TRAINED_EPS, Color, Preset, find_preset
 
 Head = Literal["encoder", "classifier", "masked", "segmenter", "dvae"]
-Color = tuple[int, int, int]
 HEADS: dict[str, Head] = {
     "Model": "encoder",
     "Backbone": "encoder",
@@ -23,6 +20,7 @@ HEADS: dict[str, Head] = {
     "ForSemanticSegmentation": "segmenter",
 }
 DVAE = "dall-e-dvae"
+CONFIG_FILE, PROCESSOR_FILE = "config.json", "preprocessor_config.json"
 CARD_FILE = "card.json"  # what a converted folder knows beyond Hugging Face's files
 
 
@@ -31,7 +29,8 @@ class ModelCard:
     """What travels with weights: sizes, pixel statistics, label names by class id, and whose semantics they follow.
 
     `fingerprint` is the sha256 (hex) of the weights and of everything else here that changes answers, wherever the
-    files lie. Sizes of a dVAE: `width` its narrowest group, `mlp_width` the decoder's entry, `depth` blocks a group.
+    files lie. Sizes of a dVAE: `width` its narrowest group, `depth` blocks a group, `mlp_width` the decoder's entry,
+    0 where there is no decoder.
     """
 
     path: Path
@@ -39,10 +38,10 @@ class ModelCard:
     head: Head
     config: BeitConfig
     pixels: PixelSpec
-    labels: tuple[str, ...]
-    palette: tuple[Color, ...] | None
-    semantics: Semantics
-    fingerprint: str
+    labels: tuple[str, ...] = ()
+    palette: tuple[Color, ...] | None = None
+    semantics: Semantics = "original"
+    fingerprint: str = ""
 
 
 def load_card(path: str | Path, semantics: Semantics | None = None) -> ModelCard:
@@ -53,46 +52,63 @@ def load_card(path: str | Path, semantics: Semantics | None = None) -> ModelCard
     Raises CheckpointError, in one sentence, when the model cannot be used.
     """
     source = Path(path)
-    if source.is_file():
-        return _card_of_file(source, semantics)
-    if not source.is_dir():
+    if not source.exists():
         raise CheckpointError(f"model {source} does not exist")
-    raw = read_json(source / "config.json")
-    files = find_weights(source)
+    if source.is_dir():
+        raw = read_json(source / CONFIG_FILE)
+    else:
+        from .foreign import infer_config, published_tensors  # here: a folder's card needs no torch
+
+        raw = infer_config(published_tensors(source))
+    weights, card = find_weights(source), describe(source, raw, semantics=semantics)
+    meaning = {key: value for key, value in asdict(card).items() if key not in ("path", "name", "fingerprint")}
+    return replace(card, fingerprint=digest(weights, json.dumps(meaning, sort_keys=True)))
+
+
+def describe(
+    source: Path,
+    raw: Mapping[str, Any],
+    preset: Preset | None = None,
+    processor: Mapping[str, Any] | None = None,
+    semantics: Semantics | None = None,
+) -> ModelCard:
+    """The card of a folder or file whose `config.json` is, or would be, `raw`; without a fingerprint.
+
+    `preset` and `processor` (the content of a `preprocessor_config.json`) are what the caller knows better.
+    """
     if raw.get("model_type") == DVAE:
-        return _finish(source, files, dvae_card(source, raw))
-    own = read_json(source / CARD_FILE) if (source / CARD_FILE).is_file() else {}
-    processor = source / "preprocessor_config.json"
+        config = BeitConfig.from_hf(raw, pooler=False)
+        spec = PixelSpec(config.image_size, resample=LANCZOS, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        return ModelCard(source, source.resolve().name, "dvae", config, spec)
+    by_hf = (source / CONFIG_FILE).is_file()
+    own = {} if preset else read_json(source / CARD_FILE, absent={})
     # Without a processor file: the class's defaults at the size the model was trained for.
     unsaid = {"size": raw["image_size"]} if "image_size" in raw else {}
-    pixels = PixelSpec.from_hf(read_json(processor) if processor.is_file() else unsaid)
-    card = card_from_hf(source, raw, pixels)
-    preset = None if own else fitting_preset(find_preset(source), card)
-    meant: Semantics = semantics or own.get("semantics") or ("original" if preset else "hf")
-    if preset is not None and meant == "original":
-        card = as_published(card, preset)
-    palette = own.get("palette")
-    if palette is not None:
-        card = replace(card, palette=tuple((r, g, b) for r, g, b in palette))
-    config = replace(card.config, stride=own.get("stride", card.config.stride))
-    card = replace(card, name=own.get("name", card.name), config=config)
-    return _finish(source, files, with_semantics(card, meant))
+    pixels = PixelSpec.from_hf(processor or read_json(source / PROCESSOR_FILE, absent=unsaid))
+    card = _card_from_hf(source, raw, pixels)
+    named = None if own else find_preset(source)
+    preset = preset or (named if named and named.fits(card.head, card.config) else None)
+    if not (preset or processor or by_hf):
+        known = f"the name of {named.name} but not its shape" if named else "no published name"
+        raise CheckpointError(
+            f"{source} has {known}, so its pixels are unknown: convert it, with --preset naming a published "
+            f"checkpoint that shares them or with a {PROCESSOR_FILE} (--processor)"
+        )
+    meant: Semantics = semantics or own.get("semantics") or ("original" if preset or not by_hf else "hf")
+    if preset and (meant == "original" or not by_hf):
+        card = _as_published(card, preset)
+    if processor:
+        card = replace(card, pixels=pixels)
+    return with_semantics(_as_converted(card, own) if own else card, meant)
 
 
-def card_from_hf(source: Path, raw: Mapping[str, Any], pixels: PixelSpec) -> ModelCard:
-    """The card of a Hugging Face configuration as it stands, not yet fingerprinted."""
-    head, architecture = _head(raw, source)
-    config = BeitConfig.from_hf(raw, pooler=not architecture.endswith("Backbone"))
-    labels = _labels(raw, config) if head in ("classifier", "segmenter") else ()
-    return ModelCard(source, source.resolve().name, head, config, pixels, labels, None, "hf", "")
+def with_semantics(card: ModelCard, semantics: Semantics) -> ModelCard:
+    """The card read with these semantics: transformers resamples position bias its own way."""
+    resampling: BiasResampling = "geometric" if semantics == "original" else "bilinear"
+    return replace(card, semantics=semantics, config=replace(card.config, bias_resampling=resampling))
 
 
-def fitting_preset(preset: Preset | None, card: ModelCard) -> Preset | None:
-    """The preset, if the checkpoint has its shape."""
-    return preset if preset is not None and preset.fits(card.head, card.config) else None
-
-
-def as_published(card: ModelCard, preset: Preset) -> ModelCard:
+def _as_published(card: ModelCard, preset: Preset) -> ModelCard:
     """The card with what training used where Hugging Face's files say otherwise."""
     config = replace(card.config, layer_norm_eps=TRAINED_EPS, stride=preset.stride)
     fits = len(preset.labels) == len(card.labels)
@@ -101,57 +117,21 @@ def as_published(card: ModelCard, preset: Preset) -> ModelCard:
     return replace(card, name=preset.name, config=config, pixels=preset.pixels, labels=labels, palette=palette)
 
 
-def with_semantics(card: ModelCard, semantics: Semantics) -> ModelCard:
-    """The card read with these semantics: transformers resamples position bias its own way."""
-    resampling: Literal["bilinear", "geometric"] = "geometric" if semantics == "original" else "bilinear"
-    return replace(card, semantics=semantics, config=replace(card.config, bias_resampling=resampling))
+def _as_converted(card: ModelCard, own: Mapping[str, Any]) -> ModelCard:
+    palette = None if own["palette"] is None else tuple((r, g, b) for r, g, b in own["palette"])
+    return replace(card, name=own["name"], palette=palette, config=replace(card.config, stride=own["stride"]))
 
 
-def _card_of_file(source: Path, semantics: Semantics | None) -> ModelCard:
-    from .foreign import infer_config, published_tensors  # here: a folder's card needs no torch
-
-    raw = infer_config(published_tensors(source))
-    if raw["model_type"] == DVAE:
-        return _finish(source, [source], dvae_card(source, raw))
-    card = card_from_hf(source, raw, PixelSpec())
-    preset = find_preset(source)
-    if preset is None or fitting_preset(preset, card) is None:
-        known = "no published name" if preset is None else f"the name of {preset.name} but not its shape"
-        raise CheckpointError(f"{source} has {known}, so its pixels are unknown: convert it, naming a preset")
-    return _finish(source, [source], with_semantics(as_published(card, preset), semantics or "original"))
-
-
-def dvae_card(source: Path, raw: Mapping[str, Any]) -> ModelCard:
-    """The card of a tokenizer, not yet fingerprinted."""
-    side = int(raw["image_size"])
-    config = BeitConfig(
-        width=int(raw["n_hid"]),
-        depth=int(raw["n_blk_per_group"]),
-        heads=1,
-        mlp_width=int(raw["n_init"]),
-        image_size=(side, side),
-        patch_size=8,
-        vocab_size=int(raw["vocab_size"]),
-        pooler=False,
-    )
-    pixels = PixelSpec((side, side), resample=LANCZOS, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    return ModelCard(source, source.resolve().name, "dvae", config, pixels, (), None, "original", "")
-
-
-def _finish(source: Path, files: list[Path], card: ModelCard) -> ModelCard:
-    meaning = {key: value for key, value in asdict(card).items() if key not in ("path", "name", "fingerprint")}
-    return replace(card, path=source, fingerprint=digest(files, json.dumps(meaning, sort_keys=True)))
-
-
-def _head(raw: Mapping[str, Any], source: Path) -> tuple[Head, str]:
-    kind = raw.get("model_type", "beit")
+def _card_from_hf(source: Path, raw: Mapping[str, Any], pixels: PixelSpec) -> ModelCard:
+    kind, name = raw.get("model_type", "beit"), (raw.get("architectures") or ["(none)"])[0]
     if kind not in PREFIXES:
         raise CheckpointError(f"{source} is a {kind!r} model; supported are {', '.join([*PREFIXES, DVAE])}")
-    names = raw.get("architectures") or ["(none)"]
-    for ending, head in HEADS.items():
-        if names[0] in (f"Beit{ending}", f"Data2VecVision{ending}"):
-            return head, names[0]
-    raise CheckpointError(f"{source}/config.json: architecture {names[0]} is not one of Beit{', Beit'.join(HEADS)}")
+    ending = name.removeprefix("Beit").removeprefix("Data2VecVision")
+    if ending not in HEADS:
+        raise CheckpointError(f"{source}/config.json: architecture {name} is not one of Beit{', Beit'.join(HEADS)}")
+    config, head = BeitConfig.from_hf(raw, pooler=ending != "Backbone"), HEADS[ending]
+    labels = _labels(raw, config) if head in ("classifier", "segmenter") else ()
+    return ModelCard(source, source.resolve().name, head, config, pixels, labels)
 
 
 def _labels(raw: Mapping[str, Any], config: BeitConfig) -> tuple[str, ...]:
@@ -161,6 +141,5 @@ def _labels(raw: Mapping[str, Any], config: BeitConfig) -> tuple[str, ...]:
     a gap moves up, which gives every class its own name back.
     """
     names = {int(number): str(name) for number, name in (raw.get("id2label") or {}).items()}
-    if not names:
-        return tuple(f"LABEL_{number}" for number in range(config.classes))
+    names = names or {number: f"LABEL_{number}" for number in range(config.classes)}
     return tuple(names[number] for number in sorted(names))

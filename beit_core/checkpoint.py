@@ -1,21 +1,46 @@
-"""From a card to a model: the modules that read a checkpoint's tensors."""
+"""From a card to a model: modules that take a checkpoint's tensors.
 
-from __future__ import annotations
+The names in files are those of Hugging Face's published BEiT files ("disk names"); DISK_NAMES leads from our module
+names to them. D width.
+"""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from .card import Head, ModelCard, load_card, with_semantics
-from .config import CheckpointError, Semantics
+from .config import CheckpointError, CheckpointMismatch, Semantics
 from .dvae import Dvae
-from .foreign import published_tensors
+from .foreign import TABLE, published_tensors
 from .heads import Classifier, Embedder, Encoder, MaskedTokenPredictor, Pool
 from .segmentation import Inference, Segmenter
-from .weights import fill
 
+BLOCK = r"trunk\.blocks\.(\d+)\."
+LAYER = r"beit.encoder.layer.\1."
+DISK_NAMES = (
+    (r"trunk\.patches\.", "beit.embeddings.patch_embeddings.projection."),
+    (r"trunk\.cls_token", "beit.embeddings.cls_token"),
+    (r"trunk\.mask_token", "beit.embeddings.mask_token"),
+    (r"trunk\.positions\.table", "beit.embeddings.position_embeddings"),
+    (r"trunk\.bias\.shared", f"beit.encoder.{TABLE}"),
+    (r"trunk\.bias\.tables\.(\d+)", rf"{LAYER}attention.attention.{TABLE}"),
+    (rf"{BLOCK}norm1\.", rf"{LAYER}layernorm_before."),
+    (rf"{BLOCK}norm2\.", rf"{LAYER}layernorm_after."),
+    (rf"{BLOCK}scale([12])", rf"{LAYER}lambda_\2"),
+    (rf"{BLOCK}attention\.qkv\.", rf"{LAYER}attention.attention.{{}}."),
+    (rf"{BLOCK}attention\.out\.", rf"{LAYER}attention.output.dense."),
+    (rf"{BLOCK}mlp\.0\.", rf"{LAYER}intermediate.dense."),
+    (rf"{BLOCK}mlp\.2\.", rf"{LAYER}output.dense."),
+    (r"trunk\.norm\.", "beit.layernorm."),
+    (r"pooler\.norm\.", "beit.pooler.layernorm."),
+    (r"norm\.", "layernorm."),
+)
+# Buffers that follow from the sizes, or that only training reads.
+IGNORED = re.compile(r"relative_position_index$|num_batches_tracked$")
 BUILDERS: dict[Head, Callable[[ModelCard], nn.Module]] = {
     "encoder": lambda card: Encoder(card.config),
     "classifier": lambda card: Classifier(card.config),
@@ -25,53 +50,92 @@ BUILDERS: dict[Head, Callable[[ModelCard], nn.Module]] = {
 }
 
 
-def load_model(card: ModelCard) -> nn.Module:
-    """The module that fits the card's head: frozen, float32, in evaluation mode."""
-    return load_dvae(card) if card.head == "dvae" else _load(card, card.head, BUILDERS[card.head])
+def load_model(card: ModelCard, head: Head | None = None) -> Any:
+    """The module that fits the card's head: frozen, float32, in evaluation mode.
+
+    With `head` only a checkpoint of that kind will do. Raises CheckpointError, CheckpointMismatch.
+    """
+    if head and card.head != head:
+        raise CheckpointError(f"{card.name} is a {card.head} checkpoint; this needs a {head} checkpoint")
+    return fill(lambda: BUILDERS[card.head](card), published_tensors(card.path), card.name)
 
 
 def load_embedder(card: ModelCard, pool: Pool | None = None, layer: int | None = None) -> Embedder:
     """Any checkpoint with an encoder -> one vector per picture; see Embedder for `pool` and `layer`."""
     if card.head == "dvae":
         raise CheckpointError(f"{card.name} is a tokenizer: it has no embeddings")
-    model: Any = load_model(card)
+    model = load_model(card)
     return Embedder(model.trunk, getattr(model, "pooler", None), pool, layer).eval()
-
-
-def load_encoder(card: ModelCard) -> Encoder:
-    """A checkpoint without a head."""
-    return cast(Encoder, _load(card, "encoder", BUILDERS["encoder"]))
 
 
 def load_classifier(card: ModelCard) -> Classifier:
     """A checkpoint with a class head."""
-    return cast(Classifier, _load(card, "classifier", BUILDERS["classifier"]))
-
-
-def load_masked(card: ModelCard) -> MaskedTokenPredictor:
-    """A checkpoint of masked-image modelling."""
-    return cast(MaskedTokenPredictor, _load(card, "masked", BUILDERS["masked"]))
+    return load_model(card, "classifier")
 
 
 def load_segmenter(
     card: ModelCard, semantics: Semantics | None = None, inference: Inference | None = None
 ) -> Segmenter:
     """A checkpoint of semantic segmentation; `semantics` overrides the card's, `inference` what goes with it."""
-    card = with_semantics(card, semantics) if semantics else card
-    return cast(Segmenter, _load(card, "segmenter", lambda card: Segmenter(card.config, card.semantics, inference)))
+    model: Segmenter = load_model(with_semantics(card, semantics) if semantics else card, "segmenter")
+    model.inference = inference or model.inference
+    return model
 
 
 def load_dvae(source: ModelCard | str | Path) -> Dvae:
     """The tokenizer, with its decoder if the checkpoint has one."""
-    card = source if isinstance(source, ModelCard) else load_card(source)
-    if card.head != "dvae":
-        raise CheckpointError(f"{card.name} is a {card.head} checkpoint; this needs a tokenizer (dVAE)")
-    tensors = published_tensors(card.path)
-    decoder = any(name.startswith("decoder.") for name in tensors)
-    return cast(Dvae, fill(lambda: Dvae(card.config, decoder), tensors, card.name))
+    return load_model(source if isinstance(source, ModelCard) else load_card(source), "dvae")
 
 
-def _load(card: ModelCard, head: Head, build: Callable[[ModelCard], nn.Module]) -> nn.Module:
-    if card.head != head:
-        raise CheckpointError(f"{card.name} is a {card.head} checkpoint; this needs a {head} checkpoint")
-    return fill(lambda: build(card), published_tensors(card.path), card.name)
+def fill(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor], source: str) -> nn.Module:
+    """Build a module and give it these tensors (disk names) as float32, frozen, in evaluation mode.
+
+    Raises CheckpointMismatch naming every missing, unexpected and wrongly shaped tensor.
+    """
+    module = fitting(build, tensors, source)
+    state = {name: _assemble(name, tensors) for name in module.state_dict()}
+    module.load_state_dict(state, strict=True, assign=True)
+    return module.requires_grad_(False).eval()
+
+
+def fitting(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor], source: str) -> nn.Module:
+    """A module without memory whose names and shapes are those of the tensors. Raises CheckpointMismatch."""
+    with torch.device("meta"):
+        module = build()
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, tensor in module.state_dict().items():
+        parts = [] if IGNORED.search(name) else _parts(name)
+        shapes |= {part: (len(tensor) // len(parts), *tensor.shape[1:]) for part in parts if part}
+    missing = [name for name in shapes if name not in tensors]
+    unexpected = [name for name in tensors if name not in shapes and not IGNORED.search(name)]
+    both = [(name, tuple(tensors[name].shape), shape) for name, shape in shapes.items() if name in tensors]
+    misshapen = [f"{name} is {found}, not {shape}" for name, found, shape in both if found != shape]
+    found = {"missing": missing, "unexpected": unexpected, "wrongly shaped": misshapen}
+    told = [f"{len(names)} {what}: {', '.join(names)}" for what, names in found.items() if names]
+    if told:
+        raise CheckpointMismatch(f"{source} does not fit its configuration. {'; '.join(told)}")
+    return module
+
+
+def disk_name(name: str) -> str:
+    """Our name of a tensor -> its name in published files, `{}` standing for query, key and value."""
+    for ours, disk in DISK_NAMES:
+        if re.match(ours, name):
+            return re.sub(f"^{ours}", disk, name)
+    return name
+
+
+def _parts(name: str) -> list[str]:
+    """Disk names of what one of our tensors is made of; "" for the bias that keys do not have."""
+    disk = disk_name(name)
+    if "{}" not in disk:
+        return [disk]
+    return [disk.format("query"), disk.format("key") if disk.endswith("weight") else "", disk.format("value")]
+
+
+def _assemble(name: str, tensors: Mapping[str, Tensor]) -> Tensor:
+    if name.endswith("num_batches_tracked"):
+        return torch.tensor(0)
+    first, *others = _parts(name)
+    parts = [tensors[first], *(tensors[part] if part else torch.zeros_like(tensors[first]) for part in others)]
+    return (torch.cat(parts) if others else tensors[first]).float()

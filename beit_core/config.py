@@ -4,11 +4,9 @@ CheckpointError        a model folder or file cannot be used; the message names 
   CheckpointMismatch   its tensors are not those its configuration promises; names every one
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, Self
 
 Semantics = Literal["hf", "original"]
 BiasResampling = Literal["bilinear", "geometric"]
@@ -25,44 +23,44 @@ class CheckpointMismatch(CheckpointError):
     """The tensors of a checkpoint differ from what its configuration promises."""
 
 
+def hf(name: str, default: Any) -> Any:
+    """A field that `config.json` calls `name`; transformers has the same default."""
+    return field(default=default, metadata={"hf": name})
+
+
 @dataclass(frozen=True)
 class BeitConfig:
     """Sizes and switches of one BEiT; sizes in pixels and patches are (height, width)."""
 
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    mlp_width: int = 3072
+    width: int = hf("hidden_size", 768)
+    depth: int = hf("num_hidden_layers", 12)
+    heads: int = hf("num_attention_heads", 12)
+    mlp_width: int = hf("intermediate_size", 3072)
     image_size: Grid = (224, 224)
     patch_size: int = 16
-    channels: int = 3
-    layer_norm_eps: float = 1e-12
+    channels: int = hf("num_channels", 3)
+    layer_norm_eps: float = hf("layer_norm_eps", 1e-12)
     classes: int = 0
-    vocab_size: int = 8192
-    mask_token: bool = False
-    absolute_positions: bool = False
-    relative_bias: bool = False
-    shared_bias: bool = False
+    vocab_size: int = hf("vocab_size", 8192)
+    mask_token: bool = hf("use_mask_token", False)
+    absolute_positions: bool = hf("use_absolute_position_embeddings", False)
+    relative_bias: bool = hf("use_relative_position_bias", False)
+    shared_bias: bool = hf("use_shared_relative_position_bias", False)
     layer_scale: bool = True
-    mean_pooling: bool = True
+    mean_pooling: bool = hf("use_mean_pooling", True)
     pooler: bool = True  # False where a checkpoint was saved without one (backbones)
     bias_resampling: BiasResampling = "bilinear"  # for grids other than the trained one
     out_indices: tuple[int, ...] = ()  # as published; which layers they mean depends on the semantics
     pool_scales: tuple[int, ...] = (1, 2, 3, 6)
     auxiliary_channels: int = 0  # 0: no auxiliary head
-    auxiliary_convs: int = 1
-    auxiliary_concat: bool = False
+    auxiliary_convs: int = hf("auxiliary_num_convs", 1)
+    auxiliary_concat: bool = hf("auxiliary_concat_input", False)
     stride: int = 0  # of a sliding window, in pixels; 0: two thirds of image_size
 
     @property
     def grid(self) -> Grid:
         """Patches (down, across) of a picture of the trained size."""
         return self.grid_of(*self.image_size)
-
-    @property
-    def tokens(self) -> int:
-        """Length of the sequence at the trained size, the cls token included."""
-        return self.grid[0] * self.grid[1] + 1
 
     def grid_of(self, height: int, width: int) -> Grid:
         """Whole patches (down, across) in a picture; pixels beyond the last whole patch are ignored."""
@@ -79,36 +77,24 @@ class BeitConfig:
         return tuple(min(index % (self.depth + 1) + 1, self.depth) for index in self.out_indices)
 
     @classmethod
-    def from_hf(cls, raw: Mapping[str, Any], *, pooler: bool = True) -> BeitConfig:
+    def from_hf(cls, raw: Mapping[str, Any], *, pooler: bool = True) -> Self:
         """Read the content of a Hugging Face `config.json`, with the defaults transformers gives a missing field.
 
         Raises CheckpointError for switches that no published BEiT uses and this package does not have.
         """
-        depth = int(raw.get("num_hidden_layers", 12))
+        same = {entry.name: entry.metadata.get("hf", "") for entry in fields(cls)}
+        config = cls(**{ours: raw[theirs] for ours, theirs in same.items() if theirs in raw})
         auxiliary = raw.get("use_auxiliary_head", True)
-        config = cls(
-            width=int(raw.get("hidden_size", 768)),
-            depth=depth,
-            heads=int(raw.get("num_attention_heads", 12)),
-            mlp_width=int(raw.get("intermediate_size", 3072)),
-            image_size=_pair(raw.get("image_size", 224)),
+        config = replace(
+            config,
+            image_size=pair(raw.get("image_size", 224)),
             patch_size=_square(raw.get("patch_size", 16)),
-            channels=int(raw.get("num_channels", 3)),
-            layer_norm_eps=float(raw.get("layer_norm_eps", 1e-12)),
             classes=len(raw["id2label"]) if raw.get("id2label") else int(raw.get("num_labels", 2)),
-            vocab_size=int(raw.get("vocab_size", 8192)),
-            mask_token=bool(raw.get("use_mask_token", False)),
-            absolute_positions=bool(raw.get("use_absolute_position_embeddings", False)),
-            relative_bias=bool(raw.get("use_relative_position_bias", False)),
-            shared_bias=bool(raw.get("use_shared_relative_position_bias", False)),
-            layer_scale=float(raw.get("layer_scale_init_value", 0.1)) > 0,
-            mean_pooling=bool(raw.get("use_mean_pooling", True)),
+            layer_scale=raw.get("layer_scale_init_value", 0.1) > 0,
             pooler=pooler,
-            out_indices=_out_indices(raw, depth),
-            pool_scales=tuple(raw.get("pool_scales", (1, 2, 3, 6))),
-            auxiliary_channels=int(raw.get("auxiliary_channels", 256)) if auxiliary else 0,
-            auxiliary_convs=int(raw.get("auxiliary_num_convs", 1)),
-            auxiliary_concat=bool(raw.get("auxiliary_concat_input", False)),
+            out_indices=_out_indices(raw) or (config.depth,),
+            pool_scales=tuple(raw.get("pool_scales", config.pool_scales)),
+            auxiliary_channels=raw.get("auxiliary_channels", 256) if auxiliary else 0,
         )
         _check(config, raw)
         return config
@@ -123,23 +109,20 @@ def _check(config: BeitConfig, raw: Mapping[str, Any]) -> None:
         raise CheckpointError(f"image_size {config.image_size} holds no patch of {config.patch_size} pixels")
 
 
-def _pair(value: Any) -> Grid:
+def pair(value: Any) -> Grid:
+    """(height, width) of a pair, or of one number that is both."""
     height, width = value if isinstance(value, (list, tuple)) else (value, value)
     return int(height), int(width)
 
 
 def _square(value: Any) -> int:
-    height, width = _pair(value)
+    height, width = pair(value)
     if height != width:
         raise CheckpointError(f"patch_size is {height} x {width}; only square patches are supported")
     return height
 
 
-def _out_indices(raw: Mapping[str, Any], depth: int) -> tuple[int, ...]:
-    if raw.get("out_indices") is not None:
-        return tuple(raw["out_indices"])
-    if raw.get("segmentation_indices") is not None:
-        return tuple(raw["segmentation_indices"])
-    if raw.get("out_features"):
-        return tuple(0 if name == "stem" else int(name.removeprefix("stage")) for name in raw["out_features"])
-    return (depth,)
+def _out_indices(raw: Mapping[str, Any]) -> tuple[int, ...]:
+    stages = raw.get("out_features") or ()
+    named = [0 if name == "stem" else int(name.removeprefix("stage")) for name in stages]
+    return tuple(raw.get("out_indices") or raw.get("segmentation_indices") or named)

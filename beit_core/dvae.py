@@ -3,8 +3,7 @@
 B images, H W pixels, h = H / 8 and w = W / 8 tokens down and across, V visual tokens.
 """
 
-from __future__ import annotations
-
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 from .config import BeitConfig, CheckpointError
 
 GROUPS = 4
+HALVE, DOUBLE = nn.MaxPool2d(2), nn.Upsample(scale_factor=2)
 MARGIN = 0.1  # pixels are squeezed into [0.1, 0.9], away from the ends of the decoder's sigmoid
 
 
@@ -28,23 +28,15 @@ class Block(nn.Module):
         self.gain = gain
         self.id_path = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
         widths = [channels_in, *[channels_out // 4] * 3, channels_out]
-        self.res_path = nn.Sequential()
+        layers: dict[str, nn.Module] = {}
         for i, kernel in enumerate(kernels):
-            self.res_path.add_module(f"relu_{i + 1}", nn.ReLU())
-            self.res_path.add_module(f"conv_{i + 1}", nn.Conv2d(widths[i], widths[i + 1], kernel, padding=kernel // 2))
+            layers[f"relu_{i + 1}"] = nn.ReLU()
+            layers[f"conv_{i + 1}"] = nn.Conv2d(widths[i], widths[i + 1], kernel, padding=kernel // 2)
+        self.res_path = nn.Sequential(OrderedDict(layers))
 
     def forward(self, map_BDhw: Tensor) -> Tensor:
         """(B, channels_in, h, w) -> (B, channels_out, h, w)."""
-        added_BDhw: Tensor = self.id_path(map_BDhw) + self.gain * self.res_path(map_BDhw)
-        return added_BDhw
-
-
-def group(widths: list[int], kernels: tuple[int, int, int, int], gain: float) -> nn.Sequential:
-    """Blocks from each of these widths to the next, named as in the published file."""
-    blocks = nn.Sequential()
-    for i, (given, wanted) in enumerate(pairwise(widths)):
-        blocks.add_module(f"block_{i + 1}", Block(given, wanted, kernels, gain))
-    return blocks
+        return self.id_path(map_BDhw) + self.gain * self.res_path(map_BDhw)
 
 
 class Coder(nn.Module):
@@ -52,12 +44,12 @@ class Coder(nn.Module):
 
     def __init__(self, ends: tuple[nn.Conv2d, nn.Conv2d], widths: list[int], blocks: int, widest_last: bool) -> None:
         super().__init__()
-        kernels = (3, 3, 3, 1) if widest_last else (1, 3, 3, 3)
+        kernels, gain = (3, 3, 3, 1) if widest_last else (1, 3, 3, 3), 1 / (GROUPS * blocks) ** 2
         self.blocks = nn.ModuleDict({"input": ends[0], "output": nn.ModuleDict({"conv": ends[1]})})
         for i in range(GROUPS):
-            # The published gain: one over the square of the number of blocks.
-            steps = [widths[i], *[widths[i + 1]] * blocks]
-            self.blocks[f"group_{i + 1}"] = group(steps, kernels, 1 / (GROUPS * blocks) ** 2)
+            steps = pairwise([widths[i], *[widths[i + 1]] * blocks])
+            named = {f"block_{n}": Block(*step, kernels, gain) for n, step in enumerate(steps, 1)}
+            self.blocks[f"group_{i + 1}"] = nn.Sequential(OrderedDict(named))
 
     @property
     def entry(self) -> nn.Conv2d:
@@ -67,10 +59,8 @@ class Coder(nn.Module):
     def forward(self, map_BDhw: Tensor, between: Callable[[Tensor], Tensor]) -> Tensor:
         """What the input convolution made -> what the output convolution makes; `between` changes the scale."""
         for i in range(GROUPS):
-            map_BDhw = self.blocks[f"group_{i + 1}"](map_BDhw)
-            map_BDhw = between(map_BDhw) if i < GROUPS - 1 else map_BDhw
-        out_BDhw: Tensor = self.blocks["output"].get_submodule("conv")(map_BDhw.relu())
-        return out_BDhw
+            map_BDhw = self.blocks[f"group_{i + 1}"](between(map_BDhw) if i else map_BDhw)
+        return self.blocks["output"].get_submodule("conv")(map_BDhw.relu())
 
 
 class Dvae(nn.Module):
@@ -80,17 +70,15 @@ class Dvae(nn.Module):
     still differ at near-ties.
     """
 
-    def __init__(self, config: BeitConfig, decoder: bool = True) -> None:
+    def __init__(self, config: BeitConfig) -> None:
         super().__init__()
         n, first, V, blocks = config.width, config.mlp_width, config.vocab_size, config.depth
         ends = nn.Conv2d(3, n, 7, padding=3), nn.Conv2d(8 * n, V, 1)
         self.encoder = Coder(ends, [n, n, 2 * n, 4 * n, 8 * n], blocks, widest_last=True)
-        ends = nn.Conv2d(V, first, 1), nn.Conv2d(n, 6, 1)
-        self.decoder = Coder(ends, [first, 8 * n, 4 * n, 2 * n, n], blocks, widest_last=False) if decoder else None
-
-    def forward(self, pictures_B3HW: Tensor) -> Tensor:
-        """The same as `encode`."""
-        return self.encode(pictures_B3HW)
+        self.decoder = None
+        if first:
+            ends = nn.Conv2d(V, first, 1), nn.Conv2d(n, 6, 1)
+            self.decoder = Coder(ends, [first, 8 * n, 4 * n, 2 * n, n], blocks, widest_last=False)
 
     def encode(self, pictures_B3HW: Tensor) -> Tensor:
         """RGB in [0, 1], sides divisible by 8 (BEiT used 112 x 112) -> tokens (B, h, w), int64 in 0 .. V - 1."""
@@ -104,8 +92,7 @@ class Dvae(nn.Module):
             raise ValueError(f"the tokenizer takes floats (B, 3, H, W), sides divisible by 8, not {shape}")
         with _float32(pictures_B3HW.device.type):
             squeezed = (1 - 2 * MARGIN) * pictures_B3HW.float() + MARGIN
-            logits_BVhw: Tensor = self.encoder(self.encoder.entry(squeezed), _halve)
-            return logits_BVhw
+            return self.encoder(self.encoder.entry(squeezed), HALVE)
 
     def decode(self, tokens_Bhw: Tensor) -> Tensor:
         """Tokens (B, h, w), integers in 0 .. V - 1 -> RGB (B, 3, 8 h, 8 w) in [0, 1]."""
@@ -115,7 +102,7 @@ class Dvae(nn.Module):
             entry = self.decoder.entry
             # A 1 x 1 convolution of one-hot vectors picks columns of its weight.
             picked_BhwD = F.embedding(tokens_Bhw.long(), entry.weight[:, :, 0, 0].T) + cast(Tensor, entry.bias)
-            out_B6HW: Tensor = self.decoder(picked_BhwD.permute(0, 3, 1, 2), _double)
+            out_B6HW = self.decoder(picked_BhwD.permute(0, 3, 1, 2), DOUBLE)
         # Three channels are means; the other three were widths of the training's distribution.
         means_B3HW = out_B6HW[:, :3].sigmoid()
         return ((means_B3HW - MARGIN) / (1 - 2 * MARGIN)).clamp(0, 1)
@@ -123,14 +110,6 @@ class Dvae(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)  # type: ignore[no-untyped-call]
         return self
-
-
-def _halve(map_BDhw: Tensor) -> Tensor:
-    return F.max_pool2d(map_BDhw, 2)
-
-
-def _double(map_BDhw: Tensor) -> Tensor:
-    return F.interpolate(map_BDhw, scale_factor=2.0, mode="nearest")
 
 
 @contextmanager

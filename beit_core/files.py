@@ -1,7 +1,5 @@
 """The files of a model folder: which there are, and a digest of their content. No tensor is read here."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path
@@ -10,15 +8,23 @@ from typing import Any
 from .config import CheckpointError
 
 WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")
-WEIGHT_FILES = tuple(file for name in WHOLE_FILES for file in (name, f"{name}.index.json"))
+WEIGHT_FILES = (*(file for name in WHOLE_FILES for file in (name, f"{name}.index.json")), "flax_model.msgpack")
+HALVES = ("encoder.pkl", "decoder.pkl")  # of the tokenizer, as DALL-E published it
 
 
-def find_weights(folder: Path) -> list[Path]:
-    """The files that hold the weights of a model folder, in a fixed order. Raises CheckpointError if there are none."""
+def find_weights(source: Path) -> list[Path]:
+    """The files that hold a model's weights: itself, or those of its folder in a fixed order.
+
+    Raises CheckpointError if there are none.
+    """
+    if source.is_file():
+        return [source]
     for name in WEIGHT_FILES:
-        if (folder / name).is_file():
-            return _shards(folder / name) if name.endswith(".json") else [folder / name]
-    raise CheckpointError(f"no weights in {folder}: expected one of {', '.join(WEIGHT_FILES)}")
+        if (source / name).is_file():
+            return _shards(source / name) if name.endswith(".json") else [source / name]
+    if halves := [source / name for name in HALVES if (source / name).is_file()]:
+        return halves
+    raise CheckpointError(f"no weights in {source}: expected one of {', '.join((*WEIGHT_FILES, *HALVES))}")
 
 
 def _shards(index: Path) -> list[Path]:
@@ -30,8 +36,10 @@ def _shards(index: Path) -> list[Path]:
     return paths
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises CheckpointError where there is none."""
+def read_json(path: Path, absent: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A JSON object, `absent` if given where there is no such file. Raises CheckpointError for anything else."""
+    if absent is not None and not path.is_file():
+        return absent
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

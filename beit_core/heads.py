@@ -3,9 +3,7 @@
 B images, C channels, H height, W width, N tokens, n patches, D width, K classes, V visual tokens.
 """
 
-from __future__ import annotations
-
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -42,13 +40,6 @@ class Encoder(nn.Module):
         return tokens_BND
 
 
-class Classified(NamedTuple):
-    """Both answers of one pass: the pooled vector and the class logits."""
-
-    pooled_BD: Tensor  # noqa: N815 - shape names
-    logits_BK: Tensor  # noqa: N815
-
-
 class Classifier(nn.Module):
     """Class logits, and the vector they come from."""
 
@@ -58,10 +49,10 @@ class Classifier(nn.Module):
         self.pooler = Pooler(config)
         self.classifier = nn.Linear(config.width, config.classes)
 
-    def forward(self, pixels_BCHW: Tensor) -> Classified:
+    def forward(self, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised pixels -> pooled (B, D), logits (B, K)."""
         pooled_BD = self.pooler(self.trunk(pixels_BCHW))
-        return Classified(pooled_BD, self.classifier(pooled_BD))
+        return pooled_BD, self.classifier(pooled_BD)
 
 
 class MaskedTokenPredictor(nn.Module):
@@ -76,8 +67,7 @@ class MaskedTokenPredictor(nn.Module):
     def forward(self, pixels_BCHW: Tensor, masked_Bn: Tensor | None = None) -> Tensor:
         """Normalised pixels, and bool (B, n), true for hidden patches -> logits (B, n, V) for all patches."""
         tokens_BND = self.trunk(pixels_BCHW, masked_Bn)
-        logits_BnV: Tensor = self.lm_head(self.norm(tokens_BND[:, 1:]))
-        return logits_BnV
+        return self.lm_head(self.norm(tokens_BND[:, 1:]))
 
 
 class Embedder(nn.Module):
@@ -107,12 +97,9 @@ class Embedder(nn.Module):
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
         """Normalised pixels -> (B, width)."""
-        if self.layer is None:
-            tokens_BND: Tensor = self.trunk(pixels_BCHW)
-        else:
-            tokens_BND = self.trunk.hidden(pixels_BCHW, (self.layer,))[self.layer]
+        trunk, layer = self.trunk, self.layer
+        tokens_BND = trunk(pixels_BCHW) if layer is None else trunk.hidden(pixels_BCHW, (layer,))[layer]
         if self.pooler is not None:
-            pooled_BD: Tensor = self.pooler(tokens_BND)
-            return pooled_BD
+            return self.pooler(tokens_BND)
         cls_BD, mean_BD = tokens_BND[:, 0], tokens_BND[:, 1:].mean(1)
         return {"cls": cls_BD, "mean": mean_BD}.get(self.pool, torch.cat([cls_BD, mean_BD], dim=1))

@@ -3,8 +3,6 @@
 B images, C channels, H height, W width (pixels), y patch rows, x patch columns, N tokens, n = N - 1 patches, D width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 
 import torch
@@ -21,7 +19,7 @@ class Positions(PerGrid[Tensor]):
     def __init__(self, config: BeitConfig) -> None:
         super().__init__()
         self.trained = config.grid
-        self.table = nn.Parameter(torch.empty(1, config.tokens, config.width))
+        self.table = nn.Parameter(torch.empty(1, config.grid[0] * config.grid[1] + 1, config.width))
 
     def build(self, grid: Grid) -> Tensor:
         """(1, N, D) for this grid."""
@@ -33,14 +31,6 @@ class Positions(PerGrid[Tensor]):
         return torch.cat([exact[:, :1], map_1Dyx.flatten(2).transpose(1, 2)], dim=1).to(self.table.dtype)
 
 
-class Mlp(nn.Sequential):
-    """Linear, exact GELU, linear."""
-
-    def __init__(self, config: BeitConfig) -> None:
-        grow, shrink = nn.Linear(config.width, config.mlp_width), nn.Linear(config.mlp_width, config.width)
-        super().__init__(grow, nn.GELU(), shrink)
-
-
 class Block(nn.Module):
     """Attention and MLP, each after a LayerNorm and added to the stream, scaled per channel if trained so."""
 
@@ -49,7 +39,8 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
         self.attention = SelfAttention(config)
         self.norm2 = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
-        self.mlp = Mlp(config)
+        grow, shrink = nn.Linear(config.width, config.mlp_width), nn.Linear(config.mlp_width, config.width)
+        self.mlp = nn.Sequential(grow, nn.GELU(), shrink)  # the exact GELU
         self.scale1 = nn.Parameter(torch.empty(config.width)) if config.layer_scale else None
         self.scale2 = nn.Parameter(torch.empty(config.width)) if config.layer_scale else None
 
@@ -57,7 +48,7 @@ class Block(nn.Module):
         """(B, N, D) -> (B, N, D)."""
         mixed_BND = self.attention(self.norm1(tokens_BND), bias_1HNN)
         tokens_BND = tokens_BND + (mixed_BND if self.scale1 is None else self.scale1 * mixed_BND)
-        grown_BND: Tensor = self.mlp(self.norm2(tokens_BND))
+        grown_BND = self.mlp(self.norm2(tokens_BND))
         return tokens_BND + (grown_BND if self.scale2 is None else self.scale2 * grown_BND)
 
 
@@ -79,8 +70,7 @@ class Beit(nn.Module):
     def forward(self, pixels_BCHW: Tensor, masked_Bn: Tensor | None = None) -> Tensor:
         """Normalised pixels -> tokens (B, N, D) after the last layer: transformers' `last_hidden_state`."""
         depth = self.config.depth
-        tokens_BND: Tensor = self.norm(self.hidden(pixels_BCHW, (depth,), masked_Bn)[depth])
-        return tokens_BND
+        return self.norm(self.hidden(pixels_BCHW, (depth,), masked_Bn)[depth])
 
     def hidden(
         self, pixels_BCHW: Tensor, layers: Collection[int], masked_Bn: Tensor | None = None
@@ -103,10 +93,7 @@ class Beit(nn.Module):
         if masked_Bn is not None:
             patches_BnD = self._mask(patches_BnD, masked_Bn)
         tokens_BND = torch.cat([self.cls_token.expand(len(patches_BnD), -1, -1), patches_BnD], dim=1)
-        if self.positions is None:
-            return tokens_BND
-        tokens_BND += self.positions.for_grid(self.grid(pixels_BCHW))
-        return tokens_BND
+        return tokens_BND if self.positions is None else tokens_BND + self.positions.for_grid(self.grid(pixels_BCHW))
 
     def maps(self, pixels_BCHW: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
         """Backbone features: the patches after each of these layers as a map (B, D, y, x), in the order asked."""

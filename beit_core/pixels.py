@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from .config import CheckpointError
+from .config import CheckpointError, pair
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,15 +82,12 @@ class PixelSpec:
 
         Raises CheckpointError for a processor whose defaults are not known here and that leaves some unsaid.
         """
-        _check_processor(raw)
-        resize = _size(raw.get("size", 224)) if raw.get("do_resize", True) else None
-        crop = _size(raw.get("crop_size", 224)) if raw.get("do_center_crop", False) else None
-        normalise = raw.get("do_normalize", True)
+        kind, normalise = _known_kind(raw), raw.get("do_normalize", True)
         return cls(
-            resize=resize,
+            resize=_size(raw.get("size", 224)) if raw.get("do_resize", True) else None,
             longest=raw.get("longest_edge"),
-            crop=(crop, crop) if isinstance(crop, int) else crop,
-            resample=int(raw.get("resample", BILINEAR if _is_vit(raw) else BICUBIC)),
+            crop=pair(_size(raw.get("crop_size", 224))) if raw.get("do_center_crop", False) else None,
+            resample=int(raw.get("resample", BILINEAR if kind.startswith("ViT") else BICUBIC)),
             rescale=float(raw.get("rescale_factor", 1 / 255)) if raw.get("do_rescale", True) else None,
             mean=_triple(raw.get("image_mean", 0.5)) if normalise else (0.0, 0.0, 0.0),
             std=_triple(raw.get("image_std", 0.5)) if normalise else (1.0, 1.0, 1.0),
@@ -134,8 +131,7 @@ def _size(value: Any) -> tuple[int, int] | int:
         if value.get("height") and value.get("width"):
             return int(value["height"]), int(value["width"])
         raise CheckpointError(f"size {dict(value)} needs height and width, or shortest_edge")
-    height, width = value if isinstance(value, (list, tuple)) else (value, value)
-    return int(height), int(width)
+    return pair(value)
 
 
 def _triple(value: Any) -> Triple:
@@ -145,19 +141,11 @@ def _triple(value: Any) -> Triple:
     return float(numbers[0]), float(numbers[1]), float(numbers[2])
 
 
-def _kind(raw: Mapping[str, Any]) -> str:
-    return str(raw.get("image_processor_type") or raw.get("feature_extractor_type") or "BeitImageProcessor")
-
-
-def _is_vit(raw: Mapping[str, Any]) -> bool:
-    return _kind(raw).startswith("ViT")
-
-
-def _check_processor(raw: Mapping[str, Any]) -> None:
-    if _kind(raw).startswith(("Beit", "ViT", "Data2VecVision")):
-        return
+def _known_kind(raw: Mapping[str, Any]) -> str:
+    """The processor's class, if its defaults are known here or not needed."""
+    kind = str(raw.get("image_processor_type") or raw.get("feature_extractor_type") or "BeitImageProcessor")
     unsaid = [name for name in ("size", "resample", "image_mean", "image_std") if name not in raw]
-    if unsaid:
-        raise CheckpointError(
-            f"preprocessor_config.json is for {_kind(raw)}, whose defaults are not known: add {', '.join(unsaid)}"
-        )
+    if unsaid and not kind.startswith(("Beit", "ViT", "Data2VecVision")):
+        told = f"preprocessor_config.json is for {kind}, whose defaults are not known"
+        raise CheckpointError(f"{told}: add {', '.join(unsaid)}")
+    return kind

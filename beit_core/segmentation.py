@@ -4,8 +4,6 @@ B images, C channels, H height, W width (pixels of the input), D width of the en
 Levels: maps of 4, 2, 1 and 1/2 times the patch grid. Modules carry the names of the published tensors.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -14,11 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import widen
-from .config import BeitConfig, CheckpointError, Semantics
+from .config import BeitConfig, CheckpointError, Grid, Semantics
 from .model import Beit
 
 Inference = Literal["whole", "slide"]
-Size = tuple[int, int]
 Planes = Callable[[list[int]], Tensor]  # classes -> their logits (k, h, w)
 PLANE_ELEMENTS = 2**24  # logits held at full size at any moment, unless one class alone needs more
 
@@ -38,8 +35,7 @@ class ConvBlock(nn.Module):
 
     def forward(self, map_BDhw: Tensor) -> Tensor:
         """(B, channels_in, h, w) -> (B, channels_out, h, w)."""
-        map_BDhw = self.bn(self.conv(map_BDhw))
-        return map_BDhw.relu_()
+        return self.bn(self.conv(map_BDhw)).relu_()
 
 
 class UperHead(nn.Module):
@@ -66,13 +62,11 @@ class UperHead(nn.Module):
         fused = [conv(lateral) for conv, lateral in zip(self.fpn_convs, laterals[:3], strict=True)] + [top]
         finest = fused[0].shape[2:]
         joined = torch.cat([fused[0]] + [resize(level, finest) for level in fused[1:]], dim=1)
-        logits_BKhw: Tensor = self.classifier(self.fpn_bottleneck(joined))
-        return logits_BKhw
+        return self.classifier(self.fpn_bottleneck(joined))
 
     def _pool_pyramid(self, level_BDhw: Tensor) -> Tensor:
         pooled = [resize(module(level_BDhw), level_BDhw.shape[2:]) for module in self.psp_modules]
-        top_BDhw: Tensor = self.bottleneck(torch.cat([level_BDhw, *pooled], dim=1))
-        return top_BDhw
+        return self.bottleneck(torch.cat([level_BDhw, *pooled], dim=1))
 
 
 class AuxiliaryHead(nn.Module):
@@ -82,19 +76,16 @@ class AuxiliaryHead(nn.Module):
         super().__init__()
         D, channels = config.width, config.auxiliary_channels
         inputs = [D] + [channels] * (config.auxiliary_convs - 1)
-        self.convs = nn.ModuleList(ConvBlock(given, channels, 3) for given in inputs[: config.auxiliary_convs])
+        self.convs = nn.Sequential(*(ConvBlock(given, channels, 3) for given in inputs[: config.auxiliary_convs]))
         self.conv_cat = ConvBlock(D + channels, channels, 3) if config.auxiliary_concat else None
         self.classifier = nn.Conv2d(channels, config.classes, 1)
 
     def forward(self, level_BDhw: Tensor) -> Tensor:
         """(B, D, h, w) -> logits (B, K, h, w)."""
-        map_BDhw = level_BDhw
-        for conv in self.convs:
-            map_BDhw = conv(map_BDhw)
+        map_BDhw = self.convs(level_BDhw)
         if self.conv_cat is not None:
             map_BDhw = self.conv_cat(torch.cat([level_BDhw, map_BDhw], dim=1))
-        logits_BKhw: Tensor = self.classifier(map_BDhw)
-        return logits_BKhw
+        return self.classifier(map_BDhw)
 
 
 class Segmenter(nn.Module):
@@ -123,8 +114,7 @@ class Segmenter(nn.Module):
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
         """Normalised pixels (B, 3, H, W) -> logits (B, K, h, w), four values for each patch's side."""
-        logits_BKhw: Tensor = self.decode_head(self.levels(pixels_BCHW))
-        return logits_BKhw
+        return self.decode_head(self.levels(pixels_BCHW))
 
     def levels(self, pixels_BCHW: Tensor) -> list[Tensor]:
         """The feature pyramid: maps (B, D, h, w) of 4, 2, 1 and 1/2 times the patch grid."""
@@ -154,7 +144,7 @@ class Segmenter(nn.Module):
             lambda classes: _average(parts, starts, window, size, classes), len(parts[0]), height, width
         )
 
-    def _window(self, size: Size) -> Size:
+    def _window(self, size: Grid) -> Grid:
         if self.inference == "slide":
             return self.config.image_size
         patch = self.config.patch_size
@@ -217,10 +207,9 @@ def _greatest(planes_khw: Tensor) -> Tensor:
     return F.max_pool2d(planes_khw, (min(2, planes_khw.shape[1]), min(2, planes_khw.shape[2])), stride=1)
 
 
-def _average(parts: list[Tensor], starts: list[Size], window: Size, size: Size, classes: list[int]) -> Tensor:
+def _average(parts: list[Tensor], starts: list[Grid], window: Grid, size: Grid, classes: list[int]) -> Tensor:
     """Logits (k, h, w) of a picture of this size from those of its windows, their mean where windows overlap."""
-    down = max(y for y, _ in starts) + window[0]
-    across = max(x for _, x in starts) + window[1]
+    down, across = (max(start[side] for start in starts) + window[side] for side in (0, 1))
     total_KHW = parts[0].new_zeros(len(classes), down, across)
     count_HW = parts[0].new_zeros(down, across)
     for part_Khw, (y, x) in zip(parts, starts, strict=True):

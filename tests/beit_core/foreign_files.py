@@ -53,7 +53,7 @@ def as_mmseg(tensors: dict[str, Tensor]) -> dict[str, object]:
 
 
 def save_flax(tensors: dict[str, Tensor], path: Path) -> None:
-    """A flax_model.msgpack: transposed kernels, scales, arrays as extension type 1; one array in chunks."""
+    """A flax_model.msgpack: transposed kernels, scales, arrays as extension type 1."""
     tree: dict[str, object] = {}
     for name, tensor in tensors.items():
         *parents, leaf = name.split(".")
@@ -64,20 +64,10 @@ def save_flax(tensors: dict[str, Tensor], path: Path) -> None:
         branch = tree
         for parent in parents:
             branch = branch.setdefault(parent, {})  # type: ignore[assignment]
-        branch[leaf] = chunked(array) if leaf == "cls_token" else packed(array)
+        branch[leaf] = packed(array)
     path.write_bytes(msgpack.packb(tree))
 
 
 def packed(array: np.ndarray) -> msgpack.ExtType:
     content = (array.shape, array.dtype.name, np.ascontiguousarray(array).tobytes())
     return msgpack.ExtType(1, msgpack.packb(content))
-
-
-def chunked(array: np.ndarray) -> dict[str, object]:
-    flat = array.reshape(-1)
-    cuts = [flat[:10], flat[10:]]
-    return {
-        "__msgpack_chunked_array__": True,
-        "shape": {str(i): side for i, side in enumerate(array.shape)},
-        "chunks": {str(i): packed(cut) for i, cut in enumerate(cuts)},
-    }

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from beit_core import CheckpointError, CheckpointMismatch, convert, load_card, load_dvae, load_model
-from beit_core.conversion import FLAX_FILE
 from beit_core.dvae import Dvae
 from tests.beit_core.foreign_files import as_mmseg, as_unilm, save_flax
 from tests.beit_core.test_dvae import SMALL, seeded
@@ -61,7 +60,7 @@ def save_as(origin: str, folder: Path, tensors: dict[str, Tensor], target: Path)
         model.from_pretrained(folder).save_pretrained(target, max_shard_size="100KB")
         assert not (target / "model.safetensors").exists()
     elif origin == "flax":
-        save_flax(on_disk, target / FLAX_FILE)
+        save_flax(on_disk, target / "flax_model.msgpack")
     elif origin == "unilm":
         torch.save({"model": as_unilm(tensors), "epoch": 3}, target / "weights.pth")
     elif origin == "beitv2":
@@ -80,6 +79,8 @@ def test_all_formats_convert_to_identical_weights(name: str, tiny_model: Callabl
     transformers_reads(tmp_path / "canonical", folder)
     for origin in ("bin", "sharded", "flax", "unilm", "beitv2", "timm"):
         source = save_as(origin, folder, full_names(folder), tmp_path / origin)
+        if source.is_dir():  # jobs read such a folder as it is
+            load_model(load_card(source))
         processor = folder / "preprocessor_config.json" if source.is_file() else None
         card = convert(source, tmp_path / f"{origin}-converted", processor=processor)
         assert weights(tmp_path / f"{origin}-converted") == weights(tmp_path / "canonical"), origin

@@ -40,9 +40,11 @@ def some_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def save_dvae(folder: Path, side: int = 112, vocabulary: int = 128, *, decoder: bool = False) -> Path:
     """A narrow tokenizer with seeded weights, in the layout of a converted one."""
-    config = BeitConfig(width=16, depth=2, mlp_width=8, vocab_size=vocabulary, image_size=(side, side), patch_size=8)
+    config = BeitConfig(
+        width=16, depth=2, mlp_width=8 * decoder, vocab_size=vocabulary, image_size=(side, side), patch_size=8
+    )
     torch.manual_seed(0)
-    weights = Dvae(config, decoder=decoder).state_dict()
+    weights = Dvae(config).state_dict()
     for name, weight in weights.items():
         scale = 0.02 if weight.ndim == 1 else (2 / weight[0].numel()) ** 0.5
         weights[name] = torch.randn(weight.shape) * scale
@@ -50,7 +52,8 @@ def save_dvae(folder: Path, side: int = 112, vocabulary: int = 128, *, decoder: 
     head -= head.mean(1, keepdim=True)  # else the channel that is large everywhere decides, and most tokens are equal
     folder.mkdir(parents=True)
     save_file(weights, folder / "model.safetensors")
-    sizes = {"n_hid": 16, "n_init": 8, "n_blk_per_group": 2, "vocab_size": vocabulary, "image_size": side}
+    sizes = {"hidden_size": 16, "intermediate_size": config.mlp_width, "num_hidden_layers": 2, "vocab_size": vocabulary,
+             "image_size": side, "patch_size": 8, "num_attention_heads": 1}  # fmt: skip
     (folder / "config.json").write_text(json.dumps({"model_type": "dall-e-dvae", **sizes}))
     return folder
 

@@ -1,25 +1,43 @@
-"""Reading files that others pickled, without running what is in them.
+"""Named tensors from files of any format, without running what is in them.
 
 A pickle may name anything importable and have it called. Here it can name tensors' own constructors, containers, and
 a few classes that become inert shells of their attributes; every other name is refused.
+Flax writes MessagePack with arrays as extension type 1 (flax.serialization).
 """
 
-from __future__ import annotations
-
-import contextlib
 import pickle
 import re
 import sys
 import warnings
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from .config import CheckpointError
+
+NDARRAY = 1  # flax's extension type: (shape, dtype name, bytes)
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int32": torch.int32}
+OUR_NAMES = {"kernel": "weight", "scale": "weight"}
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Named tensors of a `.safetensors` or `.msgpack` file, or of a pickle. Raises CheckpointError, never runs code."""
+    if path.suffix == ".msgpack":
+        return read_flax(path)
+    if path.suffix != ".safetensors":
+        return module_tensors(read_pickle(path))
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
 
 
 class Shell:
@@ -28,7 +46,7 @@ class Shell:
     dump_patches = False  # asked by torch's reader of the old format, which compares sources of classes
 
     def __init__(self, *arguments: Any) -> None:
-        self.arguments = arguments
+        """Whatever the class was called with."""
 
     def __setstate__(self, state: Any) -> None:
         if isinstance(state, dict):
@@ -71,20 +89,13 @@ def read_pickle(path: Path) -> Any:
     if zipfile.is_zipfile(path) and any(name.endswith("constants.pkl") for name in zipfile.ZipFile(path).namelist()):
         raise CheckpointError(f"{path} is a TorchScript program, not weights: ask for its state_dict")
     try:
-        return _load(path)
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a shell's source is not that of the class it stands for
+            return torch.load(file, map_location="cpu", weights_only=False, pickle_module=sys.modules[__name__])
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} is refused, it holds more than tensors: {error}") from error
     except Exception as error:  # damaged files fail in as many ways as there are bytes in them
         raise CheckpointError(f"{path} is not a readable weights file: {error!r}") from error
-
-
-def _load(path: Path) -> Any:
-    with contextlib.suppress(pickle.UnpicklingError):
-        # torch's own allow-list reads state dicts, and faster; only what it does not know comes to ours.
-        return torch.load(path, map_location="cpu", weights_only=True)
-    with path.open("rb") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a shell's source is not that of the class it stands for
-        return torch.load(file, map_location="cpu", weights_only=False, pickle_module=sys.modules[__name__])
 
 
 def module_tensors(content: Any) -> dict[str, Tensor]:
@@ -100,8 +111,32 @@ def module_tensors(content: Any) -> dict[str, Tensor]:
 
 
 def _walk(shell: Shell, prefix: str) -> Any:
-    held = vars(shell)
-    for kind in ("_parameters", "_buffers"):
-        yield from ((prefix + name, value.data) for name, value in held.get(kind, {}).items() if value is not None)
-    for name, child in held.get("_modules", {}).items():
+    yield from ((prefix + name, value.data) for name, value in vars(shell).get("_parameters", {}).items())
+    for name, child in vars(shell).get("_modules", {}).items():
         yield from _walk(child, f"{prefix}{name}.")
+
+
+def read_flax(path: Path) -> dict[str, Tensor]:
+    """Tensors by torch's names and layouts. Raises CheckpointError for anything flax does not write."""
+    try:
+        tree = msgpack.unpackb(path.read_bytes(), ext_hook=_array)
+        return dict(_leaves(tree.get("params", tree)))
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is not a flax weights file: {error!r}") from error
+
+
+def _leaves(tree: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, Tensor]]:
+    for name, leaf in tree.items():
+        if isinstance(leaf, dict):
+            yield from _leaves(leaf, (*path, name))
+            continue
+        if name == "kernel":
+            leaf = leaf.permute(3, 2, 0, 1) if leaf.ndim == 4 else leaf.T
+        yield ".".join([*path, OUR_NAMES.get(name, name)]), leaf.contiguous()
+
+
+def _array(code: int, body: bytes) -> Tensor:
+    if code != NDARRAY:
+        raise ValueError(f"extension type {code} is no array")
+    shape, dtype, content = msgpack.unpackb(body)
+    return torch.frombuffer(bytearray(content), dtype=DTYPES[dtype]).reshape(shape) if content else torch.empty(shape)
