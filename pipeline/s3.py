@@ -26,6 +26,7 @@ CREDENTIAL_CODES = {
     "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch",
     "TokenRefreshRequired", "RequestTimeTooSkewed",
 }  # fmt: skip
+REPLACED = {"PreconditionFailed", "412"}
 CUT = (BotoCoreError, aiohttp.ClientError, OSError, asyncio.TimeoutError)  # a body that breaks off, by whoever sees it
 
 
@@ -76,6 +77,8 @@ def _explain(error: BaseException) -> Exception:
             return FileNotFoundError("no such bucket" if code == "NoSuchBucket" else "not found")
         if code in {"AccessDenied", "403", "AllAccessDisabled"}:
             return PermissionError("access denied")
+        if code in REPLACED:
+            return ObjectUnreadable("it was replaced while it was read; the next run reads the new one")
         return ObjectUnreadable(f"the storage answered {code}")
     if isinstance(error, FileNotFoundError | PermissionError):
         return type(error)("not found" if isinstance(error, FileNotFoundError) else "access denied")
@@ -109,17 +112,21 @@ def stat(uri: str) -> tuple[int, str]:
     return head["ContentLength"], head["ETag"].strip('"')
 
 
-def get(uri: str, start: int | None = None, stop: int | None = None) -> bytes:
-    """The object's bytes, or those of [start, stop); never short: a cut body is fetched again or raises."""
+def get(uri: str, start: int | None = None, stop: int | None = None, etag: str = "") -> bytes:
+    """The object's bytes, or those of [start, stop); never short: a cut body is fetched again or raises.
+
+    With `etag`, ObjectUnreadable where the object has another by now.
+    """
     try:
-        return bytes(sync(client().loop, _get, uri, start, stop))
+        return bytes(sync(client().loop, _get, uri, start, stop, etag))
     except Exception as error:
         raise _explain(error) from error
 
 
-async def _get(uri: str, start: int | None, stop: int | None) -> bytes:
+async def _get(uri: str, start: int | None, stop: int | None, etag: str) -> bytes:
     bucket, key = split(uri)
     span = {} if start is None else {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
+    span |= {"IfMatch": f'"{etag}"'} if etag else {}
     cut: Exception | None = None
     for _ in range(BODY_TRIES):
         answer = await client()._call_s3("get_object", Bucket=bucket, Key=key, **span)
@@ -149,7 +156,7 @@ def put(uri: str, data: bytes, *, exclusive: bool = False) -> None:
         client().call_s3("put_object", Bucket=bucket, Key=key, Body=data, **condition)
     except Exception as error:
         code = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
-        if isinstance(error, FileExistsError) or code in {"PreconditionFailed", "412", "ConditionalRequestConflict"}:
+        if isinstance(error, FileExistsError) or code in {*REPLACED, "ConditionalRequestConflict"}:
             raise FileExistsError(uri) from error
         raise _explain(error) from error
 

@@ -138,10 +138,10 @@ def stat(uri: str) -> Entry | None:
         return None
 
 
-def read(uri: str, start: int | None = None, stop: int | None = None) -> bytes:
-    """All bytes of an object, or those of [start, stop)."""
+def read(uri: str, start: int | None = None, stop: int | None = None, version: str = "") -> bytes:
+    """All bytes of an object, or those of [start, stop); on S3 only of this version, if one is given."""
     if _is_s3(uri):
-        return bytes(_s3().get(uri, start, stop))
+        return bytes(_s3().get(uri, start, stop, version))
     if is_local(uri):
         with open(disk.path_of(uri), "rb") as file:
             file.seek(start or 0)
@@ -189,11 +189,15 @@ def read_many(uris: list[str]) -> Iterator[bytes | Exception]:
         pool.shutdown(wait=False, cancel_futures=True)  # an interrupted run waits for no silent server
 
 
-def open_stream(entry: Entry) -> BinaryIO:
-    """A seekable, buffered byte stream over an object; the caller closes it."""
+def open_stream(entry: Entry, *, pinned: bool = False) -> BinaryIO:
+    """A seekable, buffered byte stream over an object; the caller closes it.
+
+    `pinned`: on S3, whose ranged reads are independent, an object replaced meanwhile is an error, not a mixture.
+    """
     if is_local(entry.uri):
         return open(disk.path_of(entry.uri), "rb")
-    return io.BufferedReader(Blocks(entry.size, functools.partial(read, entry.uri)), 1 << 20)
+    ranged = functools.partial(read, entry.uri, version=entry.version if pinned else "")
+    return io.BufferedReader(Blocks(entry.size, ranged), 1 << 20)
 
 
 def put(uri: str, data: bytes) -> None:

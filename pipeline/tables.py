@@ -69,7 +69,7 @@ def read_table(
     """Rows [start, stop) of a Parquet file; a file that cannot be read on ends with an item for the file itself."""
     row = start
     try:
-        with storage.open_stream(entry) as stream:
+        with storage.open_stream(entry, pinned=True) as stream:
             file = pq.ParquetFile(stream)
             name, kind = image_column(file.schema_arrow, column, entry.uri)
             _check_kept(file.schema_arrow, keep, entry.uri)

@@ -79,7 +79,7 @@ def read_tar(entry: Entry, members: Members, offset: int, skip: int, names: Name
     """
     last = (offset, skip - 1)
     try:
-        with storage.open_stream(entry) as stream:
+        with storage.open_stream(entry, pinned=True) as stream:
             for item in itertools.islice(_archives(stream, entry, members, offset), skip, None):
                 last = item.offset, item.skip
                 item.uri = f"{entry.uri}#{names.unique(item.uri)}"
