@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline import prepare
 from pipeline.columns import OK
+from pipeline.ledger import Ledger
 from pipeline.prepare import Request
 from pipeline.progress import answer
 from pipeline.readers import Loaded, Reader, count_images
@@ -71,7 +72,10 @@ def _tell(spec: JobSpec, done: Loaded, images: int, note: str, each_s: float, wo
     answer(f"dry run: {len(done.rows)} images tried on this machine's {device} ({failed} failed); nothing was written")
     answer(f"  source   {note}{images:,} images")
     needed = f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
-    answer(f"  time     {needed} with {workers} such workers, {each_s * 1000:.1f} ms an image")
+    who = "1 worker like this" if workers == 1 else f"{workers} workers like this"
+    answer(f"  time     {needed} with {who}, {each_s * 1000:.1f} ms an image")
     answer(f"  files    {-(-images // spec.span_size):,} of up to {spec.span_size:,} rows, about {size / 1e6:,.2f} MB")
+    if there := len(Ledger(spec.output).files):
+        answer(f"  finished {there:,} files are in {spec.output} already: a run passes by what has not changed")
     answer(f"  memory   {memory / 1024:,.0f} MiB a worker")
     answer(f"  settings dtype {spec.dtype}, span size {spec.span_size}")

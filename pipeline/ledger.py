@@ -67,9 +67,12 @@ class Ledger:
     def look(self, names: Iterable[str]) -> Iterator[tuple[str, Seen]]:
         """What is known of these spans; footers are read where no report has seen the file."""
         unseen = [name for name in names if not self._is_seen(name)]
-        with ThreadPoolExecutor(storage.PARALLEL) as pool:
+        pool = ThreadPoolExecutor(storage.PARALLEL)
+        try:
             for facts in pool.map(self._footer, unseen):
                 self.note(facts)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # an interrupted run waits for no silent server
         for name in names:
             yield name, self.seen[name]
 

@@ -150,9 +150,11 @@ def bind(request: Request, resolve_dtype: Callable[[], str]) -> JobSpec:
 
 
 def propose(request: Request, resolve_dtype: Callable[[], str]) -> JobSpec:
-    """What `bind` would fix, without writing anything; for `--dry-run`."""
+    """What `bind` would fix, or refuse, without writing anything; for `--dry-run`."""
     wanted = _wanted(request, resolve_dtype)
     there = settings.read_bound(request.output) if not request.config.overwrite else None
+    if there:
+        settings.compare(request.output, there, wanted)
     return _spec(request, there or wanted)
 
 

@@ -137,7 +137,7 @@ def bind(output: str, wanted: dict[str, Any]) -> dict[str, Any]:
         except (OSError, ObjectUnreadable) as error:
             raise ConfigError(f"--output {output}: cannot be written ({_cause(error)})") from error
         there = read_bound(output) or wanted
-    _compare(output, there, wanted)
+    compare(output, there, wanted)
     return there
 
 
@@ -161,7 +161,7 @@ def _cause(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def _compare(output: str, there: dict[str, Any], wanted: dict[str, Any]) -> None:
+def compare(output: str, there: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raise ConfigError for the first difference that would change answers; versions only warn elsewhere."""
     pairs = {**_flat(there), **{f"settings.{k}": v for k, v in there.get("settings", {}).items()}}
     for name, value in {**_flat(wanted), **{f"settings.{k}": v for k, v in wanted["settings"].items()}}.items():
