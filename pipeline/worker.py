@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -56,6 +57,10 @@ def load_predictor(spec: JobSpec) -> Predictor:
     card = load_card(models.fetch(spec.model))
     if card.fingerprint != spec.fingerprint:
         raise PipelineError(f"the model {spec.model} on this node is not the one that the run was started with")
+    # What else a task reads, such as a tokenizer, it binds by content.
+    here, bound = spec.task.settings(card), spec.bound["settings"]
+    if changed := [name for name in bound if json.loads(json.dumps(here.get(name))) != bound[name]]:
+        raise PipelineError(f"--{changed[0]} means something else on this node than where the run was started")
     sizes = {"batch_size": spec.batch_size, "span_size": spec.span_size}
     return Predictor(spec.task, card, dtype=spec.dtype, compiled=spec.compile, **sizes)
 

@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from beit_core.block_masks import wanted
 from beit_core.config import BeitConfig
 from beit_core.dvae import Dvae
 from pipeline import tokenizer
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, PipelineError
 from pipeline.job import run
+from pipeline.prepare import bind, check
 from pipeline.settings import RunConfig
+from pipeline.worker import load_predictor
 from tests.helpers import rows, run_job
 from tests.photos import make_photos
 
@@ -194,6 +197,17 @@ def test_another_tokenizer_is_another_output(dvae: Path, masked: Path, some_phot
     copy.rename(other)
     with pytest.raises(ConfigError, match="tokenizer"):
         here(tmp_path / "out", some_photos, masked, Tokens(tokenizer=str(other)), limit=2)
+
+
+def test_a_node_with_another_tokenizer_of_that_name_is_refused(
+    dvae: Path, masked: Path, some_photos: Path, tmp_path: Path
+) -> None:
+    task = Tokens(tokenizer=str(dvae))
+    spec = bind(check(RunConfig((str(some_photos),), str(tmp_path / "out"), str(masked)), task), lambda: "float32")
+    load_predictor(spec)
+    other = replace(task, tokenizer=str(save_dvae(tmp_path / "other", decoder=True)))
+    with pytest.raises(PipelineError, match="--tokenizer means something else on this node"):
+        load_predictor(replace(spec, task=other))
 
 
 def refusal(task: Tokens, images: Path, model: Path, tmp_path: Path) -> str:
