@@ -113,8 +113,8 @@ def _as_published(card: ModelCard, preset: Preset) -> ModelCard:
     config = replace(card.config, layer_norm_eps=TRAINED_EPS, stride=preset.stride)
     fits = len(preset.labels) == len(card.labels)
     labels = preset.labels if fits and card.labels[:1] == ("LABEL_0",) else card.labels
-    palette = preset.palette if fits else None
-    return replace(card, name=preset.name, config=config, pixels=preset.pixels, labels=labels, palette=palette)
+    name, palette = preset.name if preset.fits(card.head, config) else card.name, preset.palette if fits else None
+    return replace(card, name=name, config=config, pixels=preset.pixels, labels=labels, palette=palette)
 
 
 def _as_converted(card: ModelCard, own: Mapping[str, Any]) -> ModelCard:

@@ -70,13 +70,13 @@ class Unpickler(pickle.Unpickler):
     """Refuses every name that is not known to be harmless."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a pickle means by `module.name`, or an UnpicklingError."""
+        """What a pickle means by `module.name`. Raises CheckpointError."""
         module = "builtins" if module == "__builtin__" else module
         if (module, name) in REAL:
             return REAL[module, name]
         if SHELLS.fullmatch(f"{module}.{name}"):
             return Shell
-        raise pickle.UnpicklingError(f"it asks to import {module}.{name}")
+        raise CheckpointError(f"it asks to import {module}.{name}")
 
 
 def load(file: Any, **options: Any) -> Any:
@@ -92,7 +92,7 @@ def read_pickle(path: Path) -> Any:
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a shell's source is not that of the class it stands for
             return torch.load(file, map_location="cpu", weights_only=False, pickle_module=sys.modules[__name__])
-    except pickle.UnpicklingError as error:
+    except CheckpointError as error:
         raise CheckpointError(f"{path} is refused, it holds more than tensors: {error}") from error
     except Exception as error:  # damaged files fail in as many ways as there are bytes in them
         raise CheckpointError(f"{path} is not a readable weights file: {error!r}") from error
