@@ -1,4 +1,4 @@
-"""A remote object as a seekable stream of ranged reads, one block ahead of its reader."""
+"""Remote objects as seekable files of ranged reads."""
 
 from __future__ import annotations
 
@@ -12,15 +12,11 @@ from pipeline.errors import ObjectUnreadable
 BLOCK = 8 << 20  # bytes of one ranged read; two of them are held
 
 
-class Blocks(io.RawIOBase):
-    """A remote object as a stream of ranged reads, one block ahead of its reader; seekable."""
+class Seekable(io.RawIOBase):
+    """A readable file of known size with a position; a subclass says in `readinto` where the bytes come from."""
 
-    def __init__(self, size: int, read: Callable[[int, int], bytes]) -> None:
-        """`read(start, stop)` fetches a range of the object's `size` bytes; it does its own retrying."""
-        self.size, self.read_range, self.position = size, read, 0
-        self.block = (0, b"")
-        self.pool = ThreadPoolExecutor(1)
-        self.ahead: tuple[int, Future[bytes]] | None = None
+    def __init__(self, size: int) -> None:
+        self.size, self.position = size, 0
 
     def readable(self) -> bool:
         return True
@@ -35,6 +31,18 @@ class Blocks(io.RawIOBase):
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
         self.position = base + offset
         return self.position
+
+
+class Blocks(Seekable):
+    """A remote object as a stream of ranged reads, one block ahead of its reader."""
+
+    def __init__(self, size: int, read: Callable[[int, int], bytes]) -> None:
+        """`read(start, stop)` fetches a range of the object's `size` bytes; it does its own retrying."""
+        super().__init__(size)
+        self.read_range = read
+        self.block = (0, b"")
+        self.pool = ThreadPoolExecutor(1)
+        self.ahead: tuple[int, Future[bytes]] | None = None
 
     def readinto(self, buffer: Any) -> int:
         start, data = self.block

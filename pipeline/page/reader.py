@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pipeline import storage
+from pipeline.blocks import Seekable
 
 T = TypeVar("T")
 
@@ -37,28 +37,15 @@ class Meter:
         return Meter((self.budget - self.spent) // max(shares, 1), parent=self)
 
 
-class Ranges(io.RawIOBase):
+class Ranges(Seekable):
     """An object as a seekable file in which every read is one ranged request of just that size."""
 
     def __init__(self, entry: storage.Entry, meter: Meter) -> None:
-        self.entry, self.meter, self.position = entry, meter, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self.position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.entry.size}[whence]
-        self.position = base + offset
-        return self.position
+        super().__init__(entry.size)
+        self.entry, self.meter = entry, meter
 
     def readinto(self, buffer: Any) -> int:
-        size = min(len(buffer), self.entry.size - self.position)
+        size = min(len(buffer), self.size - self.position)
         if size <= 0:
             return 0
         self.meter.take(size)

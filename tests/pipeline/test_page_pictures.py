@@ -1,7 +1,6 @@
 """Thumbnails from every place an image may lie, and what happens when it cannot be had."""
 
 import io
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from PIL import Image
 
 from pipeline.page import pictures
 from pipeline.page.reader import Meter
+from tests.flow import make_tar
 
 
 def jpeg(red: int, size: tuple[int, int] = (300, 200), **options: object) -> bytes:
@@ -22,15 +22,6 @@ def jpeg(red: int, size: tuple[int, int] = (300, 200), **options: object) -> byt
 
 def red_of(picture: bytes) -> int:
     return int(np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))[..., 0].mean())
-
-
-def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
 
 
 @pytest.mark.parametrize(
@@ -58,7 +49,7 @@ def test_loose_images_of_any_name(tmp_path: Path) -> None:
 
 def test_tar_members_and_repeated_names(tmp_path: Path) -> None:
     members = [("x/1.jpg", jpeg(40)), ("x/1.cls", b"3"), ("x/1.jpg", jpeg(220)), ("2.jpg", jpeg(120))]
-    tar = write_tar(tmp_path / "a.tar", members)
+    tar = make_tar(tmp_path / "a.tar", members)
     found = pictures.thumbnails([f"{tar}#2.jpg", f"{tar}#x/1.jpg~2", f"{tar}#x/1.jpg"], 96)
     assert red_of(found[f"{tar}#x/1.jpg"]) == pytest.approx(40, abs=3)
     assert red_of(found[f"{tar}#x/1.jpg~2"]) == pytest.approx(220, abs=3)
@@ -66,7 +57,7 @@ def test_tar_members_and_repeated_names(tmp_path: Path) -> None:
 
 
 def test_tar_is_left_when_all_wanted_are_found(tmp_path: Path) -> None:
-    tar = write_tar(tmp_path / "a.tar", [("0.jpg", jpeg(9)), *((f"{i}.bin", bytes(1 << 20)) for i in range(1, 9))])
+    tar = make_tar(tmp_path / "a.tar", [("0.jpg", jpeg(9)), *((f"{i}.bin", bytes(1 << 20)) for i in range(1, 9))])
     meter = Meter(64 << 20)
     assert pictures.thumbnails([f"{tar}#0.jpg"], 96, meter)
     assert meter.spent <= pictures.BUFFER
@@ -105,7 +96,7 @@ def test_budget_bounds_what_is_read(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (400, 400, 3), dtype=np.uint8)
     into = io.BytesIO()
     Image.fromarray(noise).save(into, "PNG")
-    tar = write_tar(tmp_path / "a.tar", [(f"{i}.png", into.getvalue()) for i in range(20)])
+    tar = make_tar(tmp_path / "a.tar", [(f"{i}.png", into.getvalue()) for i in range(20)])
     meter = Meter(2 << 20)
     found = pictures.thumbnails([f"{tar}#{i}.png" for i in range(20)], 96, meter)
     assert 1 <= len(found) < 5
