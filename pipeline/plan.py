@@ -175,21 +175,28 @@ class Planner:
         while self.changed:
             spans = []
             row = 0
-            for planned in self.loose.values():
-                table = plan_parts.read_rows(planned.part, planned.span.start, planned.span.stop)
-                uris = table["uri"].to_pylist()
-                touched = [index for index, uri in enumerate(uris) if uri in self.changed]
-                if touched:
-                    now = {**dict(zip(uris, table["version"].to_pylist(), strict=True)), **planned.later}
-                    now.update((uris[index], self.changed[uris[index]]) for index in touched)
-                    version = plan_parts.combined_version(uris, [now[uri] for uri in uris])
-                    rows = table.take(pa.array(touched))
-                    rows = rows.set_column(2, "version", pa.array([now[uri] for uri in rows["uri"].to_pylist()]))
-                    spans.append((PlannedSpan(planned.span.name, row, row + len(rows), version), rows))
-                    row += len(rows)
+            for planned, rows in self._touched():
+                uris = rows["uri"].to_pylist()
+                versions = {**dict(zip(uris, rows["version"].to_pylist(), strict=True)), **planned.later}
+                now = [self.changed.get(uri, versions[uri]) for uri in uris]
+                rows = rows.set_column(2, "version", pa.array(now, pa.string()))
+                rows = rows.filter(pa.array([uri in self.changed for uri in uris]))
+                version = plan_parts.combined_version(uris, now)
+                spans.append((PlannedSpan(planned.span.name, row, row + len(rows), version), rows))
+                row += len(rows)
             mine = plan_parts.write_part(self.spec.output, len(self.parts), spans, changes=True)
             self._adopt()
             self.changed = {} if mine else {u: v for u, v in self.changed.items() if self.latest.get(u) != v}
+
+    def _touched(self) -> Iterator[tuple[Planned, pa.Table]]:
+        """Spans that hold a changed image, with all their rows; every part is read once."""
+        entries = {part.uri: part for part in self.parts}
+        for uri, group in itertools.groupby(self.loose.values(), key=lambda planned: planned.part):
+            table = plan_parts.read_images(entries[uri])
+            changed = np.array([one in self.changed for one in table["uri"].to_pylist()])
+            for planned in group:
+                if changed[planned.span.start : planned.span.stop].any():
+                    yield planned, table.slice(planned.span.start, planned.span.stop - planned.span.start)
 
     def _unfinished_loose(self) -> Iterator[Span]:
         there = [n for n, p in self.loose.items() if n in self.ledger.files and (p.later or self.retry_failed)]

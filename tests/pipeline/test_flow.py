@@ -7,8 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import ConfigError
+from tests.faults import FaultProxy
 from tests.flow import DIGITS, make_tar, png, run_here
 from tests.helpers import rows, tree_bytes
+from tests.weed import Weed
 
 MTIME = 1_700_000_000
 
@@ -125,6 +127,21 @@ def test_new_and_changed_loose_images_are_done_and_no_others(tmp_path: Path) -> 
     assert now["d.png"] == pytest.approx(rows(tmp_path / "again")["scores"][0].as_py(), abs=1e-5)
     assert run_here(tmp_path / "in", tmp_path / "out") == 0
     assert json.loads(max((tmp_path / "out/runs").glob("*.json")).read_text())["images"]["done"] == 0
+
+
+def test_one_changed_image_costs_one_look_at_each_plan_part(proxied: FaultProxy, weed: Weed) -> None:
+    for number in range(80):
+        weed.fs().pipe_file(f"inb/few/{number:02d}.png", png(number))
+    assert run_here("s3://inb/few/", "s3://outb/few", span_size=2) == 0
+    for name in ("07", "41"):
+        weed.fs().pipe_file(f"inb/few/{name}.png", png(200))
+    proxied.reset()
+    assert run_here("s3://inb/few/", "s3://outb/few", span_size=2) == 0
+    asked = proxied.requests()
+    images = {name for name in asked if name.startswith("GET inb/few/")}
+    assert images == {f"GET inb/few/{name}.png" for name in ("07", "41")}
+    # Its footer and its rows when the plan is learned, its rows for the change, and one read for each of two spans.
+    assert asked["GET outb/few/plan/part-000000.parquet"] <= 5
 
 
 def test_shards_that_grow_change_or_shrink_are_written_again(tmp_path: Path) -> None:
