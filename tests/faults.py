@@ -1,7 +1,8 @@
 """A proxy in front of an S3 server that fails on purpose: `python -m tests.faults --upstream PORT --port PORT`.
 
 Rules are set with PUT /__faults__ (a JSON list of objects with the fields of `Rule`) and read back, with their hits,
-by GET. GET /__counts__ tells what was asked for and how many body bytes GETs delivered; DELETE sets it to zero.
+by GET. GET /__counts__ tells what was asked for, how many body bytes GETs delivered and how many clients are connected;
+DELETE sets the first two to zero.
 Host passes through untouched, because the clients' signatures cover it. The first live rule that matches is applied.
 """
 
@@ -17,49 +18,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from http.client import HTTPConnection
 from socket import SO_LINGER, SOL_SOCKET
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import unquote
 
 from tests.http1 import CHUNK, NO_BODY, Head, body_pieces, read_head, reply, send_body, whole_body
+from tests.rules import REPLIES, Rule
 
-REPLIES = {
-    "503": ("503 Slow Down", "SlowDown"),
-    "500": ("500 Internal Server Error", "InternalError"),
-    "403": ("403 Forbidden", "AccessDenied"),
-    "404": ("404 Not Found", "NoSuchKey"),
-    "expired": ("403 Forbidden", "ExpiredToken"),
-}
-# rst: reset before the server hears of the request. lost: the server carries it out, its reply is reset away.
-# midrst, trunc, stall: reset, end, or silence for `secs` and then end, once `after` bytes of the reply's body are sent
-# (stall with after=0 sends nothing at all). latency: wait `secs` first. slow: `bps` bytes a second.
-KINDS = (*REPLIES, "rst", "lost", "midrst", "trunc", "stall", "latency", "slow")
 COUNTS, FAULTS = "/__counts__", "/__faults__"
-
-
-@dataclass
-class Rule:
-    """What to do to requests whose path (and query) hold these substrings, url-decoded; `times` -1 means for ever."""
-
-    kind: str
-    match: str = ""
-    method: str = ""
-    query: str = ""
-    times: int = -1
-    after: int = 0
-    secs: float = 3600.0
-    bps: int = 65536
-    hits: int = 0
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"unknown kind of fault {self.kind!r}; known are {', '.join(KINDS)}")
-
-    def fits(self, head: Head) -> bool:
-        path, _, query = head.target.partition("?")
-        live = self.times < 0 or self.hits < self.times
-        return (
-            live and self.method in ("", head.method) and self.match in unquote(path) and self.query in unquote(query)
-        )
 
 
 @dataclass(frozen=True)
@@ -95,19 +60,27 @@ class Proxy:
         self.rules: list[Rule] = []
         self.requests: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
+        self.clients = 0
 
     async def serve(self, reader: StreamReader, writer: StreamWriter) -> None:
-        with suppress(OSError, IncompleteReadError, asyncio.CancelledError):  # the client hung up, or we are ending
-            try:
-                while (head := await read_head(reader)) and await self.answer(head, reader, writer):
-                    pass
-            except CutError as end:
-                await asyncio.sleep(0.05)  # what was sent should arrive before the reset does
-                if end.reset:
-                    linger = struct.pack("ii", 1, 0)
-                    writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, linger)
-                    writer.transport.abort()
+        self.clients += 1
+        try:
+            with suppress(OSError, IncompleteReadError, asyncio.CancelledError):  # the client hung up, or we are ending
+                await self.converse(reader, writer)
+        finally:
+            self.clients -= 1
         writer.close()
+
+    async def converse(self, reader: StreamReader, writer: StreamWriter) -> None:
+        try:
+            while (head := await read_head(reader)) and await self.answer(head, reader, writer):
+                pass
+        except CutError as end:
+            await asyncio.sleep(0.05)  # what was sent should arrive before the reset does
+            if end.reset:
+                linger = struct.pack("ii", 1, 0)
+                writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, linger)
+                writer.transport.abort()
 
     async def answer(self, head: Head, reader: StreamReader, writer: StreamWriter) -> bool:
         """Answer one request; True if its connection may be used again."""
@@ -131,7 +104,8 @@ class Proxy:
         if head.method == "DELETE":
             self.requests.clear()
             self.bytes.clear()
-        counts = {"requests": dict(self.requests), "bytes": dict(self.bytes)}
+        others = self.clients - 1  # beside the one that asks
+        counts = {"requests": dict(self.requests), "bytes": dict(self.bytes), "clients": others}
         return counts if head.target == COUNTS else [asdict(rule) for rule in self.rules]
 
     async def forward(self, exchange: Exchange) -> bool:
@@ -143,6 +117,8 @@ class Proxy:
             answer = await final_head(up_reader, exchange.writer)
             if answer is None or exchange.kind == "lost":
                 raise CutError(reset=exchange.kind == "lost")
+            if exchange.rule is not None and exchange.kind == "mute":
+                await silence(exchange.rule, exchange.reader)
             exchange.writer.write(answer.raw)
             if exchange.head.method != "HEAD" and answer.status not in NO_BODY:
                 await self.pass_body(exchange, answer, up_reader)
@@ -188,13 +164,14 @@ async def delay(rule: Rule, reader: StreamReader) -> None:
     if rule.kind == "latency":
         await asyncio.sleep(rule.secs)
     if rule.kind == "stall" and not rule.after:
-        await silence(reader, rule.secs)
+        await silence(rule, reader)
 
 
-async def silence(reader: StreamReader, secs: float) -> None:
+async def silence(rule: Rule, reader: StreamReader) -> NoReturn:
     """Say nothing until the time is over or the client gives up."""
+    rule.silences += 1
     with suppress(TimeoutError):
-        async with asyncio.timeout(secs):
+        async with asyncio.timeout(rule.secs):
             while await reader.read(CHUNK):
                 pass
     raise CutError(reset=False)
@@ -214,7 +191,7 @@ async def faulty(exchange: Exchange, pieces: AsyncIterator[bytes]) -> AsyncItera
             sent += len(part)
             yield part
             if sent >= rule.after:
-                await (silence(exchange.reader, rule.secs) if rule.kind == "stall" else asyncio.sleep(0))
+                await (silence(rule, exchange.reader) if rule.kind == "stall" else asyncio.sleep(0))
                 raise CutError(reset=rule.kind == "midrst")
         else:
             yield piece
@@ -237,6 +214,14 @@ class FaultProxy:
     def hits(self) -> list[int]:
         """How often each rule struck, in the order they were given."""
         return [rule["hits"] for rule in self.ask("GET", FAULTS)]
+
+    def silences(self) -> list[int]:
+        """How many requests each rule has left without a word."""
+        return [rule["silences"] for rule in self.ask("GET", FAULTS)]
+
+    def clients(self) -> int:
+        """Connections of clients; 0 once the last request of a killed one is carried out or dropped."""
+        return int(self.ask("GET", COUNTS)["clients"])
 
     def requests(self) -> dict[str, int]:
         """Number of requests by "METHOD bucket/key"."""

@@ -101,9 +101,14 @@ async def whole_body(head: Head, reader: StreamReader) -> bytes:
 
 
 async def send_body(head: Head, reader: StreamReader, writer: StreamWriter) -> None:
-    async for piece in request_body(head, reader):
-        writer.write(piece)
-        await writer.drain()
+    """A client that dies in the middle of its body takes the line to the server with it."""
+    try:
+        async for piece in request_body(head, reader):
+            writer.write(piece)
+            await writer.drain()
+    except (OSError, IncompleteReadError):
+        writer.transport.abort()
+        raise
 
 
 async def reply(writer: StreamWriter, status: str, body: bytes, kind: str, *, close: bool = False) -> None:

@@ -1,14 +1,16 @@
 """What a client of the fault proxy meets, kind by kind: s3fs against a real server."""
 
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import pytest
 import s3fs
 from botocore.exceptions import BotoCoreError
 
-from tests.faults import FaultProxy, Rule
+from tests.faults import FaultProxy, Rule, fault_proxy_server
 from tests.ports import free_ports
 from tests.weed import Weed, filesystem
 
@@ -78,6 +80,38 @@ def test_failed_puts_can_be_repeated(weed: Weed, client: s3fs.S3FileSystem, faul
     fault_proxy.fail()
     client.pipe_file(key, BODY)
     assert weed.fs().cat_file(key) == BODY
+
+
+@pytest.mark.parametrize("kind", ["stall", "mute"])
+def test_a_client_that_waits_in_vain_may_have_been_heard(
+    weed: Weed, client: s3fs.S3FileSystem, fault_proxy: FaultProxy, kind: str
+) -> None:
+    key = f"outb/faults/unanswered-{kind}"
+    fault_proxy.fail(Rule(kind, method="PUT", secs=1.0))
+    with pytest.raises((OSError, BotoCoreError)):
+        client.pipe_file(key, BODY)
+    assert fault_proxy.silences() == fault_proxy.hits() != [0]
+    assert weed.fs().exists(key) == (kind == "mute")
+
+
+def test_a_client_that_dies_within_its_body_has_put_nothing(weed: Weed) -> None:
+    with fault_proxy_server(weed.port) as proxy:
+        _, _, target = filesystem(proxy.env(weed.env)).url("outb/faults/half", client_method="put_object").split("/", 2)
+        host, _, path = target.partition("/")
+        line = socket.create_connection(("127.0.0.1", proxy.port))
+        line.sendall(f"PUT /{path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 9\r\n\r\nhalf".encode())
+        wait_until(proxy.requests)
+        assert proxy.clients() == 1
+        line.close()
+        wait_until(lambda: proxy.clients() == 0)
+    assert not weed.fs().exists("outb/faults/half")
+
+
+def wait_until(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("rule", CUTS)
