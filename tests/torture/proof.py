@@ -13,22 +13,28 @@ from pipeline.audit import verify
 from tests.flow import DIGITS
 from tests.helpers import ROOT, clean_env, rows, tree_bytes
 from tests.torture.conftest import Tally
+from tests.torture.victims import Victim
 
+Job = subprocess.Popen[str] | Victim
+HOOKS = str(ROOT / "tests/hooks")
 FLAGS = ["--model", DIGITS / "model", "--span-size", 4, "--batch-size", 4]
+SPAN: dict[str, Any] = {"span_size": 4, "batch_size": 4}  # the same, for a run in the test's own process
 POLL_S = 0.005
 
 
 def compare(tally: Tally, fault: str, injected: int, output: Path | str, undisturbed: Path, fs: Any = None) -> None:
-    """Nothing lost, nothing twice, the same bytes, no stray file; a line for the table."""
+    """Nothing lost, nothing twice, the same bytes, no stray file; a line for the table.
+
+    An output "bucket/prefix" is seen through `fs`, and its rows are read by way of this process's own client.
+    """
     wanted = Counter(rows(undisturbed)["uri"].to_pylist())
     found = Counter(rows(output, fs)["uri"].to_pylist())
     lost, twice = (wanted - found).total(), (found - wanted).total()
     tally(fault, injected=injected, lost=lost, duplicated=twice)
     assert (lost, twice) == (0, 0)
     assert tree_bytes(f"{output}/data", fs) == tree_bytes(undisturbed / "data")
-    if fs is None:
-        assert verify(str(output)).green
-        assert not [name for name in tree_bytes(output) if name.endswith(".tmp")]
+    assert verify(str(output) if fs is None else f"s3://{output}").green
+    assert not [name for name in tree_bytes(output, fs) if name.endswith(".tmp")]
 
 
 def start(*args: object, env: dict[str, str] | None = None, script: str = "label.py") -> subprocess.Popen[str]:
@@ -49,13 +55,20 @@ def start_command(source: Path, output: Path) -> list[object]:
     return [sys.executable, ROOT / "jobs/label.py", "--input", source, "--output", output, *FLAGS, "--local"]
 
 
-def kill(job: subprocess.Popen[str]) -> None:
+def die_at(call: str, *args: object, env: dict[str, str] | None = None) -> None:
+    """Run a job that kills itself at a precise call, as tests/hooks says it."""
+    job = Victim(*args, env=(env or {}) | {"PYTHONPATH": HOOKS, "DIE_AT": call})
+    said, _ = job.communicate()
+    assert job.poll() == -signal.SIGKILL, f"{call}: {said}"
+
+
+def kill(job: Job) -> None:
     """SIGKILL, as the kernel does when memory ends."""
     job.kill()
     job.communicate()
 
 
-def wait_until(true: Callable[[], Any], job: subprocess.Popen[str], timeout: float = 180) -> bool:
+def wait_until(true: Callable[[], Any], job: Job, timeout: float = 180, poll: float = POLL_S) -> bool:
     """Whether it came true before the job ended; raises when neither happens."""
     deadline = time.monotonic() + timeout
     while not true():
@@ -64,8 +77,24 @@ def wait_until(true: Callable[[], Any], job: subprocess.Popen[str], timeout: flo
         if time.monotonic() > deadline:
             kill(job)
             raise TimeoutError(f"{job.args}: neither ended nor got there in {timeout:.0f} s")
-        time.sleep(POLL_S)
+        time.sleep(poll)
     return True
+
+
+def wait_for_the_end_of(processes: set[int], timeout: float = 60) -> None:
+    """Until they are gone, or wait to be buried; raises when one stays."""
+    deadline = time.monotonic() + timeout
+    while left := [process for process in processes if alive(process)]:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"still there after {timeout:.0f} s: {left}")
+        time.sleep(0.05)
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def files(output: Path) -> dict[str, int]:

@@ -10,15 +10,26 @@ from pathlib import Path
 import pytest
 
 from tests.flow import make_tar, png, run_here
-from tests.helpers import ROOT, rows, run_job, tree_bytes
+from tests.helpers import rows, run_job, tree_bytes
 from tests.proxied import named
 from tests.ray_head import descendants
 from tests.torture.conftest import Tally
-from tests.torture.proof import FLAGS, compare, files, kill, more_than, start, wait_until
+from tests.torture.proof import (
+    FLAGS,
+    HOOKS,
+    compare,
+    die_at,
+    files,
+    kill,
+    more_than,
+    start,
+    wait_for_the_end_of,
+    wait_until,
+)
+from tests.torture.victims import Victim
 
 pytestmark = [pytest.mark.torture, pytest.mark.timeout(900)]
 SPANS = 300 + 20
-HOOKS = str(ROOT / "tests/hooks")
 # In the order of a run's life: what the driver does (with which path), and which time it does so.
 POINTS = [
     "link:before:1:_run.json", "link:after:1:_run.json",
@@ -82,8 +93,7 @@ def test_kills_at_precise_moments(tmp_path: Path, tally: Tally) -> None:
     for point in POINTS:
         output = tmp_path / "out"
         shutil.rmtree(output, ignore_errors=True)
-        died = run_job("label.py", *flags, "--output", output, env={"PYTHONPATH": HOOKS, "DIE_AT": point})
-        assert died.returncode == -signal.SIGKILL, point + died.stdout + died.stderr
+        die_at(point, *flags, "--output", output)
         before = files(output)
         assert run_here(source, output, span_size=4, batch_size=4) == 0, point
         assert before.items() <= files(output).items(), point
@@ -101,8 +111,7 @@ def test_kills_while_an_output_is_started_over(tmp_path: Path, tally: Tally) -> 
     points = ["unlink:before:1:_SUCCESS", "unlink:after:2:/data/", "unlink:before:1:/plan/", "unlink:after:1:/runs/",
               "unlink:before:1:_run.json", "unlink:after:1:_run.json"]  # fmt: skip
     for point in points:
-        died = run_job("label.py", *flags, "--overwrite", env={"PYTHONPATH": HOOKS, "DIE_AT": point})
-        assert died.returncode == -signal.SIGKILL, point + died.stdout + died.stderr
+        die_at(point, *flags, "--overwrite")
         assert run_here(source, output, span_size=4, batch_size=4, overwrite=True) == 0, point
         assert tree_bytes(output / "data") == before
     tally("driver killed in --overwrite", injected=len(points), lost=0, duplicated=0)
@@ -119,9 +128,9 @@ def test_kills_while_failed_rows_are_done_again(tmp_path: Path, tally: Tally) ->
     for point in points:
         output = tmp_path / point.replace(":", "").replace("/", "")
         assert run_here(source, output, span_size=4, batch_size=4, max_pixels=1000) == 3
-        died = run_job("label.py", *flags, "--output", output, "--retry-failed",
-                       env={"PYTHONPATH": HOOKS, "DIE_AT": point})  # fmt: skip
-        done += died.returncode == -signal.SIGKILL
+        job = Victim(*flags, "--output", output, "--retry-failed", env={"PYTHONPATH": HOOKS, "DIE_AT": point})
+        job.communicate()
+        done += job.poll() == -signal.SIGKILL
         assert run_here(source, output, span_size=4, batch_size=4, retry_failed=True) == 0, point
         assert rows(output).equals(rows(tmp_path / "whole")), point
     assert done >= 3
@@ -135,8 +144,9 @@ def test_kills_of_a_ray_driver(source: Path, undisturbed: Path, tmp_path: Path, 
         job = start(*command)
         assert wait_until(more_than(output, target), job)
         time.sleep(chance.random() * 0.2)
+        family = descendants(job.pid)
         kill(job)
-    time.sleep(8)  # Ray's own processes follow their driver; what they still write is whole
+        wait_for_the_end_of(family)  # Ray's own processes follow their driver; what they still write is whole
     before = files(output)
     run_job("label.py", *command, code=0)
     assert before.items() <= files(output).items()
