@@ -1,8 +1,12 @@
 """At the end of a torture run: one table of what was broken, how often, and what it cost."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+
+from tests.faults import FaultProxy, fault_proxy_server
+from tests.weed import Weed
 
 COLUMNS = ("fault", "injected", "lost", "duplicated")
 Tally = Callable[..., None]
@@ -16,6 +20,19 @@ def tally(record_property: Callable[[str, object], None]) -> Tally:
         record_property("tally", (fault, injected, lost, duplicated))
 
     return note
+
+
+@pytest.fixture(scope="session")
+def doomed(weed: Weed) -> Iterator[FaultProxy]:
+    """A proxy for the runs that are killed; what the next one asks for is counted at another."""
+    with fault_proxy_server(weed.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def fs(weed: Weed) -> Any:
+    """One client that sees what is on `weed`; to make one takes as long as a small test."""
+    return weed.fs()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,0 +1,74 @@
+"""Runs killed between two requests to S3, and what the next one may then ask of the source: its unfinished images."""
+
+import io
+import tarfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.spans import shard_name
+from tests.faults import FaultProxy, Rule
+from tests.helpers import tree_bytes
+from tests.torture.proof import kill, wait_until
+from tests.torture.victims import Victim
+from tests.weed import Weed
+
+BEFORE, AFTER = "stall", "mute"  # the server has not heard of the request yet, has carried it out
+POLL_S = 0.05
+
+
+def put(weed: Weed, folder: Path, prefix: str) -> dict[str, bytes]:
+    """The objects made of a folder's files, by key."""
+    weed.put_tree(folder, prefix)
+    return {f"{prefix}/{name}": data for name, data in tree_bytes(folder).items()}
+
+
+def die(proxy: FaultProxy, kind: str, asked: str, number: int, *command: object, env: dict[str, str]) -> None:
+    """Run a job and kill it when it waits for the answer to this request of its own."""
+    method, _, text = asked.partition(" ")
+    proxy.fail(Rule("latency", text, method, secs=0, times=number - 1), Rule(kind, text, method))
+    job = Victim(*command, env=proxy.env(env))
+    met = wait_until(lambda: proxy.silences()[-1], job, poll=POLL_S)
+    kill(job)
+    assert met, f"the run ended before {asked}"
+    settle(proxy)
+
+
+def settle(proxy: FaultProxy) -> None:
+    """Until nothing that a dead run has asked for is under way."""
+    deadline = time.monotonic() + 60
+    while proxy.clients():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    proxy.fail()
+
+
+def due(source: dict[str, bytes], output: str, fs: Any) -> dict[str, int]:
+    """Bytes of every object that a run may still fetch: all of an unfinished image; of a tar what lies behind its last
+    finished span, nothing once its entry is there; of a Parquet file, whose rows cannot be told apart, all or nothing.
+    """
+    there = tree_bytes(output, fs)
+    files = [data for name, data in there.items() if name.startswith("data/") and name.endswith(".parquet")]
+    finished = {uri for data in files for uri in pq.read_table(pa.BufferReader(data))["uri"].to_pylist()}
+    left = {}
+    for key, data in source.items():
+        uri = f"s3://{key}"
+        if any(n.startswith(f"plan/shard-{shard_name(uri)}.") for n in there) or uri in finished:
+            continue
+        left[key] = len(data) - (resume_at(data, uri, finished) if key.endswith(".tar") else 0)
+    return {key: size for key, size in left.items() if size}
+
+
+def resume_at(data: bytes, uri: str, finished: set[str]) -> int:
+    """Where in a tar its first unfinished image begins."""
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        images = [member for member in tar.getmembers() if member.name.endswith(".png")]
+    return next((image.offset for image in images if f"{uri}#{image.name}" not in finished), len(data))
+
+
+def fetched(proxy: FaultProxy) -> dict[str, int]:
+    """Bytes that were asked for of every object of the source."""
+    return {key: size for key, size in proxy.bytes().items() if key.startswith("inb/")}
