@@ -21,7 +21,7 @@ from s3fs.core import set_custom_error_handler
 from pipeline.errors import CredentialsLost, ObjectUnreadable
 
 TRIES, BODY_TRIES, TIMEOUT_S = 10, 5, 15
-WHOLE_PUT = 64 << 20  # bytes; larger files go up as a multipart upload, which is as atomic
+WHOLE_PUT = 64 << 20  # bytes; s3fs sends larger files in parts (from 100 MiB on), which is as atomic
 CREDENTIAL_CODES = {
     "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch",
     "TokenRefreshRequired", "RequestTimeTooSkewed",
