@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 HALF_WRITTEN = re.compile(r"/\.[^/]+\.([^/]+)-(\d+)\.tmp$")  # as `written_beside` names them
+POLL_S = 0.05  # between two looks at what is being written
 MISSING = "missing"  # the version of an object that was named but is not there
 Found = tuple[str, int, str]  # URI, size, version (of size and mtime)
 
@@ -61,9 +63,30 @@ def written_beside(path: str, data: bytes) -> Iterator[str]:
         Path(temporary).unlink(missing_ok=True)
 
 
-def sweep(folder: str) -> None:
-    """Remove half-written files of this machine's processes that are no more."""
+def sweep(folder: str, wait_s: float) -> None:
+    """Remove half-written files of this machine's processes that are no more; those that live have so long to end."""
+    deadline = time.monotonic() + wait_s
+    while _sweep(folder) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+
+
+def _sweep(folder: str) -> bool:
+    """Whether a process that lives is writing."""
+    writing = False
     for uri, _, _ in walk(folder) if os.path.isdir("/proc/self") else ():
         match = HALF_WRITTEN.search(uri)
-        if match and match.group(1) == socket.gethostname() and not os.path.exists(f"/proc/{match.group(2)}"):
-            Path(uri).unlink(missing_ok=True)
+        if match and match.group(1) == socket.gethostname():
+            if _is_over(int(match.group(2))):
+                Path(uri).unlink(missing_ok=True)
+            else:
+                writing = True
+    return writing
+
+
+def _is_over(process: int) -> bool:
+    """Whether a process has ended, also one that nobody has buried: in a container there may be nobody to do it."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state in "ZX"

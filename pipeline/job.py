@@ -24,6 +24,7 @@ from pipeline.spans import Span
 from pipeline.task import Task
 from pipeline.worker import SpanWorker
 
+ENDING_S = 1.0  # Ray ends its workers within that, also in the middle of a write; `ray job stop` gives 3 s in all
 ROUNDS = 2  # passes over the plan; a second one does what was found missing or outdated at the end of the first
 
 
@@ -78,6 +79,8 @@ def run(config: RunConfig, task: Task) -> int:
             return _run(config, request, engine)
         except KeyboardInterrupt:
             say("interrupted: nothing finished is lost, the same command continues")
+            engine.close()
+            storage.sweep(request.output, wait_s=ENDING_S)
             return 1
         except (OSError, ObjectUnreadable) as error:
             why = getattr(error, "strerror", None) or error

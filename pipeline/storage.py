@@ -253,7 +253,10 @@ def is_half_written(uri: str) -> bool:
     return is_local(uri) and disk.HALF_WRITTEN.search(uri) is not None
 
 
-def sweep(folder: str) -> None:
-    """Remove half-written files that dead processes of this machine left below a local folder."""
+def sweep(folder: str, wait_s: float = 0) -> None:
+    """Remove half-written files that dead processes of this machine left below a local folder.
+
+    With `wait_s` it waits so long for processes that are writing now: they may be about to end.
+    """
     if is_local(folder) and os.path.isdir(folder):
-        disk.sweep(folder)
+        disk.sweep(folder, wait_s)
