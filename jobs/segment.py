@@ -9,8 +9,6 @@ Columns: uri, key, status, error, width, height, mask (palette PNG: pixel = clas
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from _cli import main
@@ -18,7 +16,7 @@ from _cli import main
 import pyarrow as pa
 
 import beit_core
-from pipeline import masks
+from pipeline import masks, models
 from pipeline.errors import ConfigError
 from pipeline.task import Batch, Columns, Task
 
@@ -65,12 +63,7 @@ class Segment(Task):
 
     def _meant(self, card: beit_core.ModelCard) -> beit_core.ModelCard:
         """The card under --semantics, which decides on pixels too."""
-        return card if self.semantics in (None, card.semantics) else _reread(card.path, self.semantics)
-
-
-@cache
-def _reread(path: Path, semantics: Literal["original", "hf"] | None) -> beit_core.ModelCard:
-    return beit_core.load_card(path, semantics)
+        return card if self.semantics in (None, card.semantics) else models.card(card.path, self.semantics)
 
 
 if __name__ == "__main__":

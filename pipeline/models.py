@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from pipeline import storage
 from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
 from pipeline.spans import digest
+
+if TYPE_CHECKING:
+    from beit_core import ModelCard
 
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 HUB_FILES = ("*.json", "*.safetensors", "pytorch_model*.bin", "flax_model.msgpack")
@@ -25,6 +30,14 @@ def fetch(model: str) -> Path:
     if HUB_ID.fullmatch(model):
         return _fetch_hub(model)
     raise ConfigError(f"--model {model}: no such folder or file (a hub id looks like microsoft/beit-base-patch16-224)")
+
+
+@functools.cache
+def card(path: Path, semantics: Literal["original", "hf"] | None) -> ModelCard:
+    """The card of a model on this node under these semantics; a job's own cache could not travel to workers."""
+    from beit_core import load_card
+
+    return load_card(path, semantics)
 
 
 def everywhere(model: str) -> str:

@@ -6,10 +6,12 @@ import pyarrow as pa
 import pytest
 
 from tests.flow import DIGITS
-from tests.helpers import rows, run_job, tree_bytes
+from tests.helpers import DATA, rows, run_job, tree_bytes
+from tests.jobs.test_tokens import save_dvae
 from tests.ray_head import RayHead
 from tests.weed import Weed
 
+SCENES = DATA / "digits-seg"
 FLAGS = ["--input", DIGITS / "shards", "--model", DIGITS / "model", "--keep", "cls"]
 
 
@@ -31,6 +33,33 @@ def test_ray_writes_the_bytes_that_one_process_writes(local: Path, tmp_path: Pat
     assert "planned 360 = ok 360 + failed 0, missing 0, duplicates 0" in done.stdout
     loud = [line for line in done.stderr.splitlines() if not line.startswith("label: ")]
     assert loud == []  # Ray keeps quiet
+
+
+SEGMENT = ["segment.py", "--input", SCENES / "shards", "--model", SCENES / "model", "--limit", 12]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["embed.py", *FLAGS, "--limit", 24, "--pool", "cls+mean", "--layer", 2],
+        ["label.py", *FLAGS, "--limit", 24, "--with-embedding"],
+        SEGMENT,
+        [*SEGMENT, "--semantics", "original", "--keep", "mask.png"],
+        ["tokens.py", *FLAGS[:2], "--limit", 6, "--model", "DVAE"],
+    ],
+    ids=["embed", "label", "segment", "segment as trained", "tokens"],
+)
+def test_every_task_writes_on_a_cluster_what_one_process_writes(
+    command: list[object], ray_head: RayHead, tmp_path: Path
+) -> None:
+    """A task is sent to workers that know nothing of the job's own file."""
+    if "DVAE" in command:
+        command = [save_dvae(tmp_path / "dvae") if word == "DVAE" else word for word in command]
+    script, *flags = command
+    for output, mode in (("one", ["--local"]), ("ray", ["--ray-address", ray_head.address])):
+        run_job(str(script), *flags, *mode, "--output", tmp_path / output, env=ray_head.env, code=0)
+    assert set(rows(tmp_path / "ray")["status"].to_pylist()) == {"ok"}
+    assert tree_bytes(tmp_path / "ray/data") == tree_bytes(tmp_path / "one/data")
 
 
 def test_input_output_and_model_on_s3_in_one_process_and_as_a_job_on_gpu_nodes(
