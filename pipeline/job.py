@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from pipeline import prepare, settings, storage
 from pipeline.audit import Audit, audit
+from pipeline.cluster import address_of
 from pipeline.dry_run import dry_run
 from pipeline.errors import ConfigError, ObjectUnreadable, PipelineError, StorageError, TooManyFailures
 from pipeline.ledger import Ledger
@@ -71,6 +72,8 @@ class InProcess:
 def run(config: RunConfig, task: Task) -> int:
     """Do what the command asks; returns the exit code, raises PipelineError for what has one of its own."""
     with _interruptible():
+        if not config.local:
+            address_of(config.ray_address)
         request = prepare.check(config, task)
         if config.dry_run:
             return dry_run(request)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import os
 import queue
-import socket
 import sys
 import threading
 import time
@@ -23,6 +22,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.cluster import address_of
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.report import Receipt
 from pipeline.settings import JobSpec, RunConfig
@@ -33,6 +33,7 @@ from pipeline.worker import SpanWorker, load_predictor, predict, write
 WAVE_ROWS = 10_000  # dataset rows of one wave at most
 WAVE_S = 30.0  # how long a wave waits for more rows while the cluster has nothing to do
 NO_PROGRESS_S = 24 * 3600  # Ray gives up a run without progress; waiting for capacity overnight is no failure
+STARTS = 2  # of Ray on this machine: a busy one can be too slow for its time limits once
 PATIENT_STARTS = 3  # deaths of starting actors in a row that Ray forgives (a flaky download of weights)
 READ_CPUS, WRITE_CPUS, GPU_ACTOR_CPUS = 0.8, 0.1, 0.05  # they fit into one CPU together, so no step can starve another
 FUSED_SHARE = 0.9  # of the CPUs go to fused actors; Ray needs a rest for itself, or it waits for ever
@@ -54,17 +55,6 @@ def _import_ray(*, verbose: bool) -> Any:
     return ray
 
 
-def _probe(address: str) -> None:
-    """Ray waits for minutes, silently, for a head that is not there."""
-    host, _, port = address.rpartition(":")
-    if not port.isdigit():
-        return  # `auto`, or a cluster's name
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-    except (OSError, OverflowError) as error:
-        raise ConfigError(f"no Ray cluster at {address}: nothing answers there ({error})") from error
-
-
 @contextmanager
 def _no_stderr() -> Iterator[None]:
     """Ray's native part greets on file descriptor 2 whatever the log level; what matters comes as an exception."""
@@ -80,6 +70,14 @@ def _no_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
+def _mute() -> None:
+    """Ray tells on standard output of every actor that it now ends; the run has nothing more to say there."""
+    sys.stdout.flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+
+
 class OnRay:
     """Ray joined or started, sized and ready to execute; `close` leaves it."""
 
@@ -88,12 +86,15 @@ class OnRay:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.ray = _import_ray(verbose=config.verbose)
-        self._connect(config.ray_address or os.environ.get("RAY_ADDRESS"))
+        self._connect(address_of(config.ray_address))
         resources = self.ray.cluster_resources()
         self.cpus, self.gpus = float(resources.get("CPU", 0)), float(resources.get("GPU", 0))
         if self.cpus < 1:
             self.close()
             raise ConfigError("the Ray cluster offers no CPU: start it with --num-cpus 1 or more")
+        if 0 < self.gpus < config.gpus_per_worker and config.worker_range() is None:
+            self.close()
+            raise ConfigError(f"--gpus-per-worker {config.gpus_per_worker:g}: the Ray cluster has {self.gpus:g} GPUs")
         fitting = int(self.gpus // config.gpus_per_worker) if self.gpus else int(self.cpus)
         self.least, self.most = config.worker_range() or (max(1, fitting), max(1, fitting))
 
@@ -107,19 +108,14 @@ class OnRay:
         options: dict[str, Any] = {"log_to_driver": self.config.verbose, "logging_level": logging.CRITICAL}
         if self.config.verbose:
             options["logging_level"] = logging.INFO
-        if address is None or address == "local":
+        if address is None:
             os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
             options |= {"address": "local", "include_dashboard": False}
         else:
-            _probe(address)
             options["address"] = address
             if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # `ray job submit` has shipped the code already
                 options["runtime_env"] = {"py_modules": [str(Path(root, name)) for name in ("beit_core", "pipeline")]}
-        try:
-            with nullcontext() if self.config.verbose else _no_stderr():
-                self.ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ConfigError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+        self._init(address, options)
         context = self.ray.data.DataContext.get_current()
         context.enable_progress_bars = self.config.verbose
         context.print_on_execution_start = self.config.verbose
@@ -127,6 +123,21 @@ class OnRay:
         context.execution_no_progress_timeout_s = NO_PROGRESS_S
         context.max_consecutive_actor_init_deaths = PATIENT_STARTS
         context.target_max_block_size = 1 << 20  # every span leaves as soon as it is there, in a block of its own
+
+    def _init(self, address: str | None, options: dict[str, Any]) -> None:
+        for left in reversed(range(STARTS if address is None else 1)):
+            try:
+                with nullcontext() if self.config.verbose else _no_stderr():
+                    self.ray.init(**options)
+                return
+            except Exception as error:  # a node that starts too slowly raises just that
+                told = str(error).strip().partition("\n")[0] or type(error).__name__
+                if address is not None:
+                    raise ConfigError(f"no Ray cluster at {address}: {told}") from error
+                self.ray.shutdown()
+                if not left:
+                    again = "give the same command again, or --local to do without Ray"
+                    raise PipelineError(f"Ray did not start on this machine ({told}): {again}") from error
 
     def resolve_dtype(self) -> str:
         """What `--dtype auto` means on a worker that will predict."""
@@ -147,6 +158,9 @@ class OnRay:
             try:
                 for batch in self._dataset(spec, blocks).iter_batches(batch_size=None, batch_format="pyarrow"):
                     yield from map(Receipt.from_json, batch["receipt"].to_pylist())
+            except KeyboardInterrupt:
+                _mute()
+                raise
             except Exception as error:
                 raise _our_own(error) from error
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from pipeline import storage
+from pipeline import cluster, storage
 from pipeline.decode import MAX_PIXELS
 from pipeline.errors import ConfigError, ObjectUnreadable
 from pipeline.sources import Format
@@ -70,11 +70,10 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Raise ConfigError for values that cannot work."""
         object.__setattr__(self, "keep", tuple(dict.fromkeys(self.keep)))
-        if (self.ray_address or "").startswith("ray://"):
-            raise ConfigError(
-                "--ray-address ray://... is refused: a Ray Client connection that breaks loses the run. Give host:port "
-                "of the cluster, or submit the job with `ray job submit`"
-            )
+        if self.ray_address:
+            cluster.check_form(self.ray_address, cluster.FLAG)
+        if self.local and self.ray_address:
+            raise ConfigError("--local uses no Ray: leave out either --local or --ray-address")
         for name, value in (("batch-size", self.batch_size), ("span-size", self.span_size)):
             if value < 0:
                 raise ConfigError(f"--{name} {value}: give a number above 0, or leave it out for auto")
