@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .config import BeitConfig, Grid
+from .config import BeitConfig, BiasResampling, Grid
 
 Built = TypeVar("Built")
 CACHED_ELEMENTS = 2**24  # a module keeps several grids up to this size, and always the latest
@@ -100,15 +100,13 @@ def relative_position_index(grid: Grid) -> Tensor:
     return index_NN
 
 
-def resample_table(table_RH: Tensor, source: Grid, target: Grid, method: str) -> Tensor:
+def resample_table(table_RH: Tensor, source: Grid, target: Grid, method: BiasResampling) -> Tensor:
     """A bias table trained on one grid, resampled for another: (rows of source, H) -> (rows of target, H).
 
     `bilinear` is what transformers does, and reads the table of a non-square model with height and width
     exchanged, as transformers does even at the trained size. `geometric` is what unilm and timm do: distances
     grow geometrically from the centre, a cubic spline goes through them.
     """
-    if method not in ("bilinear", "geometric"):
-        raise ValueError(f"bias resampling is 'bilinear' or 'geometric', not {method!r}")
     if method == "geometric" and source == target:
         return table_RH
     height, width = (2 * side - 1 for side in source)

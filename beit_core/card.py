@@ -94,6 +94,10 @@ def describe(
             f"{source} has {known}, so its pixels are unknown: convert it, with --preset naming a published "
             f"checkpoint that shares them or with a {PROCESSOR_FILE} (--processor)"
         )
+    if preset and not processor and card.config.image_size != (preset.image, preset.image):
+        raise CheckpointError(
+            f"{source} is not for {preset.name}'s {preset.image} pixels: give its --processor too"
+        )
     meant: Semantics = semantics or own.get("semantics") or ("original" if preset or not by_hf else "hf")
     if preset and (meant == "original" or not by_hf):
         card = _as_published(card, preset)

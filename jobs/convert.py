@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import argparse
 
-from _cli import run_simple
+from _cli import Parser, run_simple
 
-from beit_core import convert
+import beit_core
 
 
 def main(flags: argparse.Namespace) -> int:
     """Convert, and say what came out."""
-    card = convert(flags.source, flags.dest, flags.preset, flags.processor, flags.model_config)
+    card = beit_core.convert(flags.source, flags.dest, flags.preset, flags.processor, flags.model_config)
     pixels = card.pixels.size or f"shorter side {card.pixels.resize}"
     print(f"{flags.dest}: {card.name}, a {card.head} with {card.semantics} semantics")
     print(f"pixels {pixels}, {len(card.labels)} labels, fingerprint {card.fingerprint}")
@@ -26,7 +26,7 @@ def main(flags: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", metavar="SOURCE", help="weights file or model folder")
     parser.add_argument("dest", metavar="DEST", help="folder to write, absent or empty")
     parser.add_argument("--preset", metavar="NAME", help="published checkpoint whose pixels and labels it shares")

@@ -68,11 +68,6 @@ def test_geometric_resampling_of_tiny_grids_is_finite(grids: tuple[tuple[int, in
     assert resample_table(table, *grids, "geometric").isfinite().all()
 
 
-def test_unknown_resampling_is_refused() -> None:
-    with pytest.raises(ValueError, match="'bilinear' or 'geometric', not 'nearest'"):
-        resample_table(torch.zeros(table_rows((2, 2)), 1), (2, 2), (3, 3), "nearest")
-
-
 def small_bias() -> RelativeBias:
     bias = RelativeBias(BeitConfig(image_size=(64, 64), heads=2, depth=2, relative_bias=True))
     for table in bias.tables:

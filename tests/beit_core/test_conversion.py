@@ -109,8 +109,10 @@ def test_segmentation_checkpoints_of_mmsegmentation(tiny_model: Callable[..., Pa
 
 
 def test_a_preset_gives_pixels_and_labels(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
-    folder = tiny_model("classifier", num_labels=1000)
+    folder = tiny_model("classifier", num_labels=1000, image_size=224, patch_size=16)
     torch.save(as_unilm(full_names(folder)), tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match="is not for beit-base-patch16-384's 384 pixels"):
+        convert(tmp_path / "weights.pth", tmp_path / "new", preset="beit-base-patch16-384")
     card = convert(tmp_path / "weights.pth", tmp_path / "new", preset="beitv2-base-patch16-224")
     assert card.pixels.mean == (0.485, 0.456, 0.406)
     assert card.pixels.resize == 256
