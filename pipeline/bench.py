@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,10 +34,13 @@ class Figure:
     step: str
     ours: float
     reference: float | None
-    ratio: float | None
+    ratios: tuple[float, float, float] | None  # least, median, greatest of the turns: far apart on a busy machine
 
     def __str__(self) -> str:
-        compared = f"   reference {self.reference:,.1f}/s   ratio {self.ratio:.2f}" if self.reference else ""
+        compared = ""
+        if self.ratios:
+            least, ratio, greatest = self.ratios
+            compared = f"   reference {self.reference:,.1f}/s   ratio {ratio:.2f} ({least:.2f} to {greatest:.2f})"
         return f"{self.step:<44} {self.ours:>9,.1f} images/s{compared}"
 
 
@@ -63,8 +67,8 @@ def measure(step: str, count: int, ours: Callable[[], Any], reference: Callable[
     rates = [count / statistics.median(spent) for spent in seconds]
     if reference is None:
         return Figure(step, rates[0], None, None)
-    ratio = statistics.median(theirs / mine for mine, theirs in zip(*seconds, strict=True))
-    return Figure(step, rates[0], rates[1], ratio)
+    ratios = sorted(theirs / mine for mine, theirs in zip(*seconds, strict=True))
+    return Figure(step, rates[0], rates[1], (ratios[0], statistics.median(ratios), ratios[-1]))
 
 
 def bench(model: str | None, *, against_hf: bool, batch: int) -> list[Figure]:
@@ -73,9 +77,10 @@ def bench(model: str | None, *, against_hf: bool, batch: int) -> list[Figure]:
     Against transformers both compute float32 with the same weights, pixels and threads. Raises ConfigError when
     transformers is not there.
     """
+    path = models.fetch(model) if model is not None else None
     if against_hf:
         _need_transformers()
-    card, encoder, reference = _encoders(model, against_hf=against_hf)
+    card, encoder, reference = _encoders(path, against_hf=against_hf)
     return [_decoding(card, against_hf=against_hf), _predicting(card, encoder, reference, batch)]
 
 
@@ -84,6 +89,9 @@ def _need_transformers() -> None:
 
     if importlib.util.find_spec("transformers") is None:
         raise ConfigError("--against hf needs transformers: pip install transformers")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # it lists the head's tensors, which an encoder does not read
 
 
 def _decoding(card: ModelCard | None, *, against_hf: bool) -> Figure:
@@ -110,7 +118,7 @@ def _decoding(card: ModelCard | None, *, against_hf: bool) -> Figure:
     return measure(f"decode {PICTURE[0]} x {PICTURE[1]} JPEG to {spec.size}, one core", 16, ours, reference)
 
 
-def _encoders(model: str | None, *, against_hf: bool) -> tuple[ModelCard | None, Any, Any]:
+def _encoders(model: Path | None, *, against_hf: bool) -> tuple[ModelCard | None, Any, Any]:
     """Card, our encoder and transformers' with the same weights (None unless compared)."""
     import torch
 
@@ -126,7 +134,7 @@ def _encoders(model: str | None, *, against_hf: bool) -> tuple[ModelCard | None,
 
             reference = BeitModel(Theirs(use_relative_position_bias=True)).eval()
         return None, Encoder(BeitConfig(relative_bias=True)).eval(), reference
-    card = load_card(models.fetch(model))
+    card = load_card(model)
     if not against_hf:
         return card, load_embedder(card), None
     from transformers import BeitModel

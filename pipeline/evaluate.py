@@ -50,13 +50,20 @@ def evaluate(output: str, truth: str, ignore: int = 255) -> Accuracy | Overlap:
     if first is None:
         raise ConfigError(f"{output}: no rows there; give the --output of a label or segment job")
     names = first.schema.names
+    if not {"labels", "mask"} & set(names):
+        raise ConfigError(f"{output} holds neither labels nor masks: evaluate takes outputs of label.py and segment.py")
     if truth not in names:
-        raise ConfigError(f"{output} has no column {truth}: run the job with --keep {truth}; it has {', '.join(names)}")
+        has = ", ".join(_columns(storage.absolute(output)))
+        raise ConfigError(f"{output} has no column {truth}: run the job with --keep {truth}; it has {has}")
     if "labels" in names:
         return _accuracy([first, *batches], truth)
-    if "mask" in names:
-        return _overlap([first, *batches], truth, ignore)
-    raise ConfigError(f"{output} holds neither labels nor masks: evaluate takes outputs of label.py and segment.py")
+    return _overlap([first, *batches], truth, ignore)
+
+
+def _columns(output: str) -> list[str]:
+    with storage.open_stream(next(iter(audit.data_files(output)))) as stream:
+        names: list[str] = pq.read_schema(stream).names
+    return names
 
 
 def _batches(output: str, truth: str) -> Iterator[pa.Table]:

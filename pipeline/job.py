@@ -156,6 +156,7 @@ def _watched(planner: Planner, progress: Progress) -> Iterator[Span]:
         for row in planner:
             progress.expect(row)
             yield row
+        progress.planning = False
     except ConfigError as error:  # the source could be listed when the run was checked
         raise StorageError(f"{error}; nothing finished is lost, the same command continues") from error
 

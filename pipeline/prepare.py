@@ -17,7 +17,7 @@ from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
 from pipeline.output import writing
 from pipeline.progress import say
 from pipeline.settings import JobSpec, RunConfig
-from pipeline.sources import MAGIC, Source, Sources
+from pipeline.sources import LISTED, MAGIC, Source, Sources
 from pipeline.spans import TYPICAL_IMAGE, auto_span_size
 from pipeline.tar import Members
 from pipeline.task import Task
@@ -56,8 +56,9 @@ def check(config: RunConfig, task: Task) -> Request:
         sources = Sources(list(config.input), config.input_format, extensions())
         first = _first_look(sources, output)
         _check_output(config, output)
-        card = _card(config.model, task, fresh=settings.read_bound(output) is None)
         keep = _kept_types(config, first)
+        _check_listed(first)
+        card = _card(config.model, task, fresh=settings.read_bound(output) is None)
         schema = columns.schema_of(task.columns(card), keep)
     except CredentialsLost as error:
         raise ConfigError(str(error)) from error
@@ -88,26 +89,45 @@ def _first_look(sources: Sources, output: str) -> list[Source]:
     first = list(itertools.islice(sources, LOOK))
     if not first:
         skipped = ", ".join(f"{count} {ending}" for ending, count in sources.skipped.most_common(5))
-        seen = f"only other files ({skipped})" if skipped else "nothing there"
+        seen = f"only other files ({skipped})" if skipped else "nothing there, or a list of nothing"
         raise ConfigError(f"--input {' '.join(sources.inputs)}: no image and no shard found, {seen}")
     return first
 
 
 def _kept_types(config: RunConfig, first: list[Source]) -> dict[str, pa.DataType]:
     """Types of the kept columns by the first shard; names that it does not know raise ConfigError with those it has."""
-    shard = next((source for source in first if source.kind != "images"), None)
-    if shard is None and config.keep:
+    shards = {source.kind: source.entry for source in reversed(first) if source.kind != "images"}
+    if not shards and (config.keep or config.image_column):
+        flag = f"--keep {' '.join(config.keep)}" if config.keep else f"--image-column {config.image_column}"
         raise ConfigError(
-            f"--keep {' '.join(config.keep)}: loose images carry no columns; tars and Parquet do (a list with columns "
-            "becomes a Parquet with a column of URIs)"
+            f"{flag}: loose images carry no columns; tars and Parquet do (a list with columns becomes a Parquet with a "
+            "column of URIs)"
         )
-    if shard is not None and shard.kind == "tar":
-        _check_members(config, shard.entry)
-        return {name: columns.member_type(name) for name in config.keep}
+    if "tar" in shards:
+        _check_members(config, shards["tar"])
+    types = {name: columns.member_type(name) for name in config.keep}
+    if "parquet" in shards:
+        types = _table_types(config, shards["parquet"]) if "tar" not in shards else types
+    return types
+
+
+def _table_types(config: RunConfig, table: storage.Entry) -> dict[str, pa.DataType]:
     try:
-        return tables.kept_types(shard.entry, config.keep) if shard is not None and config.keep else {}
+        tables.image_column(tables.schema_of(table), config.image_column, table.uri)
+        return tables.kept_types(table, config.keep)
     except ObjectUnreadable as error:
-        raise ConfigError(f"--input {shard.entry.uri if shard else ''}: {error}") from error
+        if not config.keep:
+            return {}  # a damaged shard is a row, not a reason to refuse the others
+        raise ConfigError(f"--input {table.uri}: {error}") from error
+
+
+def _check_listed(first: list[Source]) -> None:
+    """Nothing has been asked of remote images that a list names; that there are no keys for them shows at the first."""
+    for entry in [source.entry for source in first if source.entry.version == LISTED][:1]:
+        try:
+            storage.check_access(entry.uri)
+        except CredentialsLost as error:
+            raise ConfigError(f"--input: {entry.uri}, which a list names, cannot be read: {error}") from error
 
 
 def _check_members(config: RunConfig, shard: storage.Entry) -> None:

@@ -29,6 +29,7 @@ class Progress:
     def __init__(self, task: str) -> None:
         self.task = task
         self.done = self.known = 0
+        self.planning = True  # there may be more images than those known
         self.unread: dict[str, int] = {}  # bytes of each shard whose images nobody has counted
         self.read_bytes = self.read_images = 0
         self.last = time.monotonic()
@@ -84,7 +85,7 @@ class Progress:
         return max(self.done, self.known + self.read_images + int(left * per_byte))
 
     def _line(self, rate: float) -> str:
-        about = "about " if self.unread else ""
+        about = "at least " if self.planning else "about " if self.unread else ""
         share = f"{self.done:,} of {about}{self.total:,} images ({self.done / max(self.total, 1):.0%})"
         left = f", {rate:,.1f}/s, {_duration((self.total - self.done) / rate)} left" if rate else ""
         return f"{self.task}: {share}{left}"

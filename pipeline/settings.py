@@ -174,7 +174,7 @@ def compare(output: str, there: dict[str, Any], wanted: dict[str, Any]) -> None:
 def _flat(bound: dict[str, Any]) -> dict[str, Any]:
     kept = {name: bound.get(name) for name in ("schema", "task", "dtype", "compile", "exact", "keep", "span_size")}
     # These count when they are None too: a limited output must not be taken for a whole one.
-    found = {"limit": bound.get("limit") or 0, "image_column": bound.get("image_column") or "auto"}
+    found = {"limit": bound.get("limit") or "none", "image_column": bound.get("image_column") or "auto"}
     return {**kept, **found, "model": bound.get("model", {}).get("fingerprint")}
 
 

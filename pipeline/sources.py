@@ -19,6 +19,7 @@ Format = Literal["auto", "images", "tar", "parquet", "list"]
 MAGIC = re.compile(r"[*?\[]")
 SHARDS = {".tar": "tar", ".parquet": "parquet", ".pq": "parquet"}
 LISTS = {".txt", ".csv", ".tsv"}
+LISTED = "listed"  # the version of a remote image that a list names
 URI_HEADERS = ("uri", "url", "path", "image", "file", "filename", "key")
 
 
@@ -102,7 +103,7 @@ class Sources:
 def _listed_entry(uri: str) -> Entry:
     """A listed image; a remote one is not looked at: a million HEAD requests would be the price of its version."""
     if not storage.is_local(uri):
-        return Entry(uri, 0, "listed")
+        return Entry(uri, 0, LISTED)
     return storage.stat(uri) or Entry(uri, 0, disk.MISSING)
 
 

@@ -7,6 +7,7 @@ Errors are FileNotFoundError, PermissionError, CredentialsLost or ObjectUnreadab
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import os
@@ -136,6 +137,13 @@ def stat(uri: str) -> Entry | None:
         return Entry(uri, int(info.get("size") or 0), _version(info)) if info["type"] == "file" else None
     except FileNotFoundError:
         return None
+
+
+def check_access(uri: str) -> None:
+    """Raise CredentialsLost where S3 is given no keys, or refuses them; whether the object is there does not matter."""
+    if _is_s3(uri):
+        with contextlib.suppress(OSError, ObjectUnreadable):
+            _s3().stat(uri)
 
 
 def read(uri: str, start: int | None = None, stop: int | None = None, version: str = "") -> bytes:

@@ -114,7 +114,7 @@ def _items(
 ) -> Iterator[Item]:
     names = batch.schema.names
     images = batch.column(column).to_pylist()
-    data = _fetch(images) if kind == "uri" else [_bytes(image) for image in images]
+    data = _fetch(images, shard) if kind == "uri" else [_bytes(image) for image in images]
     key_name = next((name for name in KEY_NAMES if name in names), None)
     keys = batch.column(key_name).to_pylist() if key_name else range(row, row + len(batch))
     kept = {name: batch.column(name).to_pylist() for name in keep if name in names}
@@ -131,8 +131,9 @@ def _bytes(image: Any) -> bytes | Exception:
     return image if isinstance(image, bytes) else ObjectUnreadable("the row has no image bytes")
 
 
-def _fetch(uris: list[str | None]) -> list[bytes | Exception]:
-    wanted = [storage.absolute(uri) for uri in uris if uri]
+def _fetch(uris: list[str | None], shard: str) -> list[bytes | Exception]:
+    folder = shard[: shard.rfind("/") + 1]
+    wanted = [storage.absolute(storage.beside(folder, uri)) for uri in uris if uri]
     contents = storage.read_many(wanted)
     known = (
         ObjectUnreadable(f"{uri}: {data}") if isinstance(data, Exception) else data

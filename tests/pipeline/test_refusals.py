@@ -4,11 +4,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import ConfigError
 from tests.flow import DIGITS, make_tar, png, run_here
-from tests.helpers import run_job
+from tests.helpers import rows, run_job
 from tests.weed import Weed
 
 SHARDS = DIGITS / "shards"
@@ -82,6 +84,39 @@ def test_a_column_to_keep_that_would_clash_or_does_not_exist(output: Path, tmp_p
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.png").write_bytes(png(1))
     refused("loose images carry no columns", tmp_path / "in", output, keep=("cls",))
+
+
+def test_a_parquet_file_without_an_image_column(output: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/photo.png").write_bytes(png(1))
+    pq.write_table(pa.table({"a": [1], "where": ["photo.png"]}), tmp_path / "in/t.parquet")
+    refused("no image column found, name one with --image-column; its columns: a, where", tmp_path / "in", output)
+    refused("--image-column a: .* has no such image column", tmp_path / "in", output, image_column="a")
+    assert run_here(tmp_path / "in", output, image_column="where") == 0  # its names are relative to the file
+    assert rows(output)["status"].to_pylist() == ["ok", "ok"]
+
+
+def test_an_image_column_of_images_that_have_none(output: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.png").write_bytes(png(1))
+    refused("--image-column png: loose images carry no columns", tmp_path / "in", output, image_column="png")
+
+
+def test_a_list_that_names_s3_without_keys(output: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(1))
+    (tmp_path / "list.txt").write_text("a.png\ns3://bucket/b.png\n")
+    done = run_job("label.py", "--input", tmp_path / "list.txt", "--output", output, "--model", DIGITS / "model",
+                   "--local", env={"AWS_EC2_METADATA_DISABLED": "true"}, code=2)  # fmt: skip
+    assert "s3://bucket/b.png, which a list names, cannot be read: no S3 credentials found" in done.stderr
+    assert not output.exists()
+
+
+def test_a_limit_on_an_output_without_one(output: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.png").write_bytes(png(1))
+    assert run_here(tmp_path / "in", output) == 0
+    with pytest.raises(ConfigError, match="limit = none, this command has 3"):
+        run_here(tmp_path / "in", output, limit=3)
 
 
 def test_a_typo_in_the_name_of_a_tar_member(output: Path) -> None:
