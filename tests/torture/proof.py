@@ -1,17 +1,20 @@
 """What a tortured output is held against: another of the same input that nobody disturbed."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pipeline.audit import verify
 from tests.flow import DIGITS
 from tests.helpers import ROOT, clean_env, rows, tree_bytes
+from tests.ray_head import descendants
 from tests.torture.conftest import Tally
 from tests.torture.victims import Victim
 
@@ -79,6 +82,27 @@ def wait_until(true: Callable[[], Any], job: Job, timeout: float = 180, poll: fl
             raise TimeoutError(f"{job.args}: neither ended nor got there in {timeout:.0f} s")
         time.sleep(poll)
     return True
+
+
+def workers(driver: int) -> set[int]:
+    """Of the processes below a driver the actors that work on spans, and the children that decode."""
+    found = set()
+    for process in descendants(driver):
+        with suppress(OSError):
+            command = Path(f"/proc/{process}/cmdline").read_bytes()
+            if any(name in command for name in (b"pipeline.decoder", b"MapWorker", b"Fused")):
+                found.add(process)
+    return found
+
+
+def kill_all(processes: Iterable[int]) -> int:
+    """SIGKILL to each, in that order; how many there were."""
+    killed = 0
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+            killed += 1
+    return killed
 
 
 def wait_for_the_end_of(processes: set[int], timeout: float = 60) -> None:

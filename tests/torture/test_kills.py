@@ -4,7 +4,6 @@ import random
 import shutil
 import signal
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ import pytest
 from tests.flow import make_tar, png, run_here
 from tests.helpers import rows, run_job, tree_bytes
 from tests.proxied import named
-from tests.ray_head import descendants
 from tests.torture.conftest import Tally
 from tests.torture.proof import (
     FLAGS,
@@ -21,10 +19,12 @@ from tests.torture.proof import (
     die_at,
     files,
     kill,
+    kill_all,
     more_than,
     start,
     wait_for_the_end_of,
     wait_until,
+    workers,
 )
 from tests.torture.victims import Victim
 
@@ -68,10 +68,10 @@ def test_twenty_kills_of_the_driver_at_random_moments(
     for _ in range(20):
         before = files(output)
         target = len(before) + chance.randrange(0, 30)
-        job = start(*command)
+        job = Victim(*command)
         # A third of them die while they are still starting.
         alive = wait_until(more_than(output, target), job) if target > len(before) + 10 else True
-        time.sleep(chance.random() * (0.05 if target > len(before) + 10 else 6))
+        time.sleep(chance.random() * (0.05 if target > len(before) + 10 else 2))
         kills += alive and job.poll() is None
         kill(job)
         assert before.items() <= files(output).items()  # what is finished is not written again
@@ -144,9 +144,9 @@ def test_kills_of_a_ray_driver(source: Path, undisturbed: Path, tmp_path: Path, 
         job = start(*command)
         assert wait_until(more_than(output, target), job)
         time.sleep(chance.random() * 0.2)
-        family = descendants(job.pid)
+        left = workers(job.pid)
         kill(job)
-        wait_for_the_end_of(family)  # Ray's own processes follow their driver; what they still write is whole
+        wait_for_the_end_of(left)  # they follow their driver; what they still write is whole
     before = files(output)
     run_job("label.py", *command, code=0)
     assert before.items() <= files(output).items()
@@ -159,20 +159,8 @@ def test_kills_of_workers_and_decoders(source: Path, undisturbed: Path, tmp_path
     job = start("--input", source, "--output", output, *FLAGS, "--workers", 2)
     for target in (10, 60, 130):
         assert wait_until(more_than(output, target), job)
-        killed += sum(map(end_worker, descendants(job.pid)))
+        killed += kill_all(workers(job.pid))
     said, _ = job.communicate(timeout=240)
     assert job.returncode == 0, said
     assert killed >= 6
     compare(tally, "workers and decoders killed", killed, output, undisturbed)
-
-
-def end_worker(pid: int) -> bool:
-    """SIGKILL to an actor that works on spans, or to a child that decodes."""
-    import os
-
-    with suppress(OSError):
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        if b"pipeline.decoder" in command or b"MapWorker" in command or b"Fused" in command:
-            os.kill(pid, signal.SIGKILL)
-            return True
-    return False

@@ -30,9 +30,9 @@ PUTS = [("_run.json", 1), ("/data/", 1), ("/plan/shard-", 1), ("/data/", 8), ("/
 # What deletes an output, in this order.
 DELETES = [(BEFORE, "_SUCCESS", 1), (AFTER, "_SUCCESS", 1), (AFTER, "/data/", 2), (BEFORE, "/plan/", 1),
            (AFTER, "/runs/", 1), (BEFORE, "_run.json", 1), (AFTER, "_run.json", 1)]  # fmt: skip
-DISK_POINTS = ["link:after:1:_run.json", "replace:before:8:/data/", "replace:after:8:/data/", "link:before:3:/plan/sha",
-               "link:after:3:/plan/sha", "link:after:1:/plan/part-", "replace:after:14:/data/",
-               "replace:before:1:_SUCCESS"]  # fmt: skip
+DISK_POINTS = ["link:after:1:_run.json", "replace:before:8:/data/", "replace:after:8:/data/",
+               "link:before:3:/plan/shard-", "link:after:3:/plan/shard-", "link:after:1:/plan/part-",
+               "replace:after:14:/data/", "replace:before:1:_SUCCESS"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

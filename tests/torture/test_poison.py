@@ -1,9 +1,7 @@
 """Images that end the process which decodes them, on Ray; and kills from outside, which prove nothing of an image."""
 
-import os
 import signal
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ from tests.flow import make_tar, png
 from tests.helpers import ROOT, rows, run_job, tree_bytes
 from tests.ray_head import descendants
 from tests.torture.conftest import Tally
-from tests.torture.proof import FLAGS, compare, start, wait_until
+from tests.torture.proof import FLAGS, compare, kill_all, start, wait_until
 from tests.torture.victims import Victim
 
 pytestmark = [pytest.mark.torture, pytest.mark.timeout(900)]
@@ -72,12 +70,6 @@ def in_hand(gate: Path, driver: int) -> set[int]:
     return {int(path.name) for path in gate.glob("[0-9]*")} & descendants(driver)
 
 
-def end(*processes: int) -> None:
-    for process in processes:
-        with suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
-
-
 def others_than(known: set[int], gate: Path, driver: int) -> Callable[[], bool]:
     """Whether an image is in a decoder that is not known yet."""
     return lambda: bool(in_hand(gate, driver) - known)
@@ -97,7 +89,7 @@ def test_a_storm_of_kills_on_the_whole_process_quarantines_nobody(
             assert wait_until(others_than(known, gate, job.pid), job, poll=0.05)
             children = in_hand(gate, job.pid) - known
             known |= children
-            end(*children if alone else (job.pid, *children) if number % 2 else (*children, job.pid))
+            kill_all(children if alone else [job.pid, *children] if number % 2 else [*children, job.pid])
         job.communicate()
         assert job.poll() == -signal.SIGKILL
     (gate / "open").touch()
@@ -120,7 +112,7 @@ def test_a_storm_of_kills_on_actors_and_their_decoders_quarantines_nobody(
         actor = parent(child)
         known.add(child)
         actors.add(actor)
-        end(*((actor, child) if number % 2 else (child, actor)))
+        kill_all([actor, child] if number % 2 else [child, actor])
     (gate / "open").touch()
     said, _ = job.communicate(timeout=240)
     assert job.returncode == 0, said

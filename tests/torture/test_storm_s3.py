@@ -12,11 +12,10 @@ from tests.faults import FaultProxy
 from tests.flow import make_tar, run_here
 from tests.helpers import run_job
 from tests.proxied import named, s3_client
-from tests.ray_head import descendants
 from tests.torture.conftest import Tally
-from tests.torture.proof import FLAGS, SPAN, compare, kill, start, wait_for_the_end_of, wait_until
+from tests.torture.proof import FLAGS, SPAN, compare, kill, kill_all, start, wait_for_the_end_of, wait_until, workers
 from tests.torture.s3 import POLL_S, due, fetched, put, settle
-from tests.torture.test_kills import end_worker
+from tests.torture.victims import Victim
 from tests.weed import Weed
 
 pytestmark = [pytest.mark.torture, pytest.mark.timeout(900)]
@@ -57,10 +56,10 @@ def test_seven_kills_of_the_driver_at_random_moments(
     for _ in range(7):
         doomed.reset()
         target = chance.randrange(0, 30)
-        job = start(*command, env=doomed.env(weed.env))
+        job = Victim(*command, env=doomed.env(weed.env))
         # A third of them die while they are still starting.
         alive = wait_until(more_put_than(doomed, target), job, poll=POLL_S) if target > 10 else True
-        time.sleep(chance.random() * (0.05 if target > 10 else 6))
+        time.sleep(chance.random() * (0.05 if target > 10 else 2))
         kills += alive and job.poll() is None
         kill(job)
         settle(doomed)
@@ -83,11 +82,11 @@ def test_kills_of_workers_and_then_of_their_driver(
     job = start(*command, env=doomed.env(weed.env))
     for target in (8, 40):
         assert wait_until(more_put_than(doomed, target), job, poll=POLL_S)
-        killed += sum(map(end_worker, descendants(job.pid)))
+        killed += kill_all(workers(job.pid))
     assert wait_until(more_put_than(doomed, 70), job, poll=POLL_S)
-    family = descendants(job.pid)
+    left_over = workers(job.pid)
     kill(job)
-    wait_for_the_end_of(family)
+    wait_for_the_end_of(left_over)
     settle(doomed)
     left = due(source, "outb/ray", fs)
     assert 0 < len(left) < len(source)
