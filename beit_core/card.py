@@ -95,9 +95,7 @@ def describe(
             f"checkpoint that shares them or with a {PROCESSOR_FILE} (--processor)"
         )
     if preset and not processor and card.config.image_size != (preset.image, preset.image):
-        raise CheckpointError(
-            f"{source} is not for {preset.name}'s {preset.image} pixels: give its --processor too"
-        )
+        raise CheckpointError(f"{source} is not for {preset.name}'s {preset.image} pixels: give its --processor too")
     meant: Semantics = semantics or own.get("semantics") or ("original" if preset or not by_hf else "hf")
     if preset and (meant == "original" or not by_hf):
         card = _as_published(card, preset)

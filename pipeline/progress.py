@@ -56,7 +56,9 @@ class Progress:
 
     def expect(self, row: Span) -> None:
         """A row of the dataset has been handed out."""
-        if row.stop is None:
+        if row.stop is None and row.most:  # --limit has had them counted
+            self.known += row.most
+        elif row.stop is None:
             self.unread[row.source] = row.size
         else:
             self.known += row.stop - row.start

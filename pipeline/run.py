@@ -33,7 +33,6 @@ from pipeline.worker import SpanWorker, load_predictor, predict, write
 WAVE_ROWS = 10_000  # dataset rows of one wave at most
 WAVE_S = 30.0  # how long a wave waits for more rows while the cluster has nothing to do
 NO_PROGRESS_S = 24 * 3600  # Ray gives up a run without progress; waiting for capacity overnight is no failure
-STARTS = 2  # of Ray on this machine: a busy one can be too slow for its time limits once
 PATIENT_STARTS = 3  # deaths of starting actors in a row that Ray forgives (a flaky download of weights)
 READ_CPUS, WRITE_CPUS, GPU_ACTOR_CPUS = 0.8, 0.1, 0.05  # they fit into one CPU together, so no step can starve another
 FUSED_SHARE = 0.9  # of the CPUs go to fused actors; Ray needs a rest for itself, or it waits for ever
@@ -125,19 +124,15 @@ class OnRay:
         context.target_max_block_size = 1 << 20  # every span leaves as soon as it is there, in a block of its own
 
     def _init(self, address: str | None, options: dict[str, Any]) -> None:
-        for left in reversed(range(STARTS if address is None else 1)):
-            try:
-                with nullcontext() if self.config.verbose else _no_stderr():
-                    self.ray.init(**options)
-                return
-            except Exception as error:  # a node that starts too slowly raises just that
-                told = str(error).strip().partition("\n")[0] or type(error).__name__
-                if address is not None:
-                    raise ConfigError(f"no Ray cluster at {address}: {told}") from error
-                self.ray.shutdown()
-                if not left:
-                    again = "give the same command again, or --local to do without Ray"
-                    raise PipelineError(f"Ray did not start on this machine ({told}): {again}") from error
+        try:
+            with nullcontext() if self.config.verbose else _no_stderr():
+                self.ray.init(**options)
+        except Exception as error:  # a node that starts too slowly raises just that; a second start here would hang
+            told = str(error).strip().partition("\n")[0] or type(error).__name__
+            if address is not None:
+                raise ConfigError(f"no Ray cluster at {address}: {told}") from error
+            again = "give the same command again, or --local to do without Ray"
+            raise PipelineError(f"Ray did not start on this machine ({told}): {again}") from error
 
     def resolve_dtype(self) -> str:
         """What `--dtype auto` means on a worker that will predict."""
