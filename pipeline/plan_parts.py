@@ -29,8 +29,8 @@ from pipeline.tar import Item
 PART_SCHEMA = pa.schema([("uri", pa.string()), ("key", pa.string()), ("version", pa.string()), ("span", pa.string())])
 META = b"beit"
 GROUP = 1024  # rows of a row group: the least that is read to get at a span
-PART = re.compile(r"part-(\d{6})\.parquet$")
-SHARD = re.compile(r"shard-(.+)\.(\d+)-([0-9a-f]{8})-(\d+)\.json$")
+PART = re.compile(r"part-(\d{6})\.parquet")
+SHARD = re.compile(r"shard-(.+)\.(\d+)-([0-9a-f]{8})-(\d+)\.json")
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,10 @@ def listing(output: str) -> tuple[list[Entry], dict[str, ShardEntry]]:
     parts: list[Entry] = []
     shards: dict[str, ShardEntry] = {}
     for entry in storage.listing(storage.join(output, "plan")):
-        if PART.search(entry.uri):
+        file = entry.uri.rpartition("/")[2]  # the folder above may be called anything, `shard-1` too
+        if PART.fullmatch(file):
             parts.append(entry)
-        elif match := SHARD.search(entry.uri):
+        elif match := SHARD.fullmatch(file):
             name, number, version, images = match.groups()
             found = ShardEntry(name, int(number), version, int(images), entry.uri)
             if name not in shards or (shards[name].number, shards[name].images) < (found.number, found.images):

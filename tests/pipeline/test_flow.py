@@ -129,6 +129,13 @@ def test_new_and_changed_loose_images_are_done_and_no_others(tmp_path: Path) -> 
     assert json.loads(max((tmp_path / "out/runs").glob("*.json")).read_text())["images"]["done"] == 0
 
 
+def test_an_output_may_be_called_like_its_own_files(tmp_path: Path) -> None:
+    make_tar(tmp_path / "in/a.tar", [("a.png", png(1)), ("b.png", png(2))])
+    for name in ("shard-1", "part-000000.parquet", "shard-a.0-00000000-2.json"):
+        assert run_here(tmp_path / "in", tmp_path / name / "plan") == 0, name
+        assert run_here(tmp_path / "in", tmp_path / name / "plan") == 0, name
+
+
 def test_one_changed_image_costs_one_look_at_each_plan_part(proxied: FaultProxy, weed: Weed) -> None:
     for number in range(80):
         weed.fs().pipe_file(f"inb/few/{number:02d}.png", png(number))
