@@ -12,6 +12,7 @@ from tests.ray_head import RayHead
 from tests.weed import Weed
 
 SCENES = DATA / "digits-seg"
+SEGMENT = ["--input", SCENES / "shards", "--model", SCENES / "model"]
 FLAGS = ["--input", DIGITS / "shards", "--model", DIGITS / "model", "--keep", "cls"]
 
 
@@ -35,19 +36,13 @@ def test_ray_writes_the_bytes_that_one_process_writes(local: Path, tmp_path: Pat
     assert loud == []  # Ray keeps quiet
 
 
-SEGMENT = ["segment.py", "--input", SCENES / "shards", "--model", SCENES / "model", "--limit", 12]
-
-
 @pytest.mark.parametrize(
     "command",
     [
-        ["embed.py", *FLAGS, "--limit", 24, "--pool", "cls+mean", "--layer", 2],
-        ["label.py", *FLAGS, "--limit", 24, "--with-embedding"],
-        SEGMENT,
-        [*SEGMENT, "--semantics", "original", "--keep", "mask.png"],
+        ["segment.py", *SEGMENT, "--limit", 12, "--semantics", "original"],
         ["tokens.py", *FLAGS[:2], "--limit", 6, "--model", "DVAE"],
     ],
-    ids=["embed", "label", "segment", "segment as trained", "tokens"],
+    ids=["segment", "tokens"],
 )
 def test_every_task_writes_on_a_cluster_what_one_process_writes(
     command: list[object], ray_head: RayHead, tmp_path: Path
@@ -56,7 +51,7 @@ def test_every_task_writes_on_a_cluster_what_one_process_writes(
     if "DVAE" in command:
         command = [save_dvae(tmp_path / "dvae") if word == "DVAE" else word for word in command]
     script, *flags = command
-    for output, mode in (("one", ["--local"]), ("ray", ["--ray-address", ray_head.address])):
+    for output, mode in (("one", ["--local"]), ("ray", ["--ray-address", ray_head.address, "--workers", 1])):
         run_job(str(script), *flags, *mode, "--output", tmp_path / output, env=ray_head.env, code=0)
     assert set(rows(tmp_path / "ray")["status"].to_pylist()) == {"ok"}
     assert tree_bytes(tmp_path / "ray/data") == tree_bytes(tmp_path / "one/data")
