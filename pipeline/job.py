@@ -18,7 +18,7 @@ from pipeline.ledger import Ledger
 from pipeline.output import writing
 from pipeline.plan import Planner
 from pipeline.prepare import Request
-from pipeline.progress import Progress, answer, say
+from pipeline.progress import Progress, answer, hush, say
 from pipeline.report import Receipt, RunReport, run_id
 from pipeline.settings import JobSpec, RunConfig
 from pipeline.spans import Span
@@ -106,6 +106,8 @@ class _Later:
         if self.engine is None:
             self.engine = InProcess() if self.config.local else _on_ray(self.config)
             signal.signal(signal.SIGTERM, _stop)  # Ray has put its own handler there, which aborts
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else the shell has it ignored
+                signal.signal(signal.SIGINT, _stop)
         return self.engine
 
     def close(self) -> None:
@@ -228,12 +230,14 @@ def _tell(request: Request, spec: JobSpec, report: RunReport, found: Audit, body
 def _interruptible() -> Iterator[None]:
     """SIGTERM (`ray job stop` sends it, and 3 s later SIGKILL) ends like Ctrl-C."""
 
-    before = signal.signal(signal.SIGTERM, _stop)
+    before = signal.getsignal(signal.SIGINT), signal.signal(signal.SIGTERM, _stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
 
 
 def _stop(_: int, __: FrameType | None) -> None:
+    hush()
     raise KeyboardInterrupt

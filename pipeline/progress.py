@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Any
@@ -21,6 +22,14 @@ def say(text: str) -> None:
 def answer(text: str) -> None:
     """One line of the result, on standard output."""
     sys.stdout.write(text + "\n")
+
+
+def hush() -> None:
+    """Nothing more on standard output: an interrupted run has no result, and Ray tells there of every actor it ends."""
+    sys.stdout.flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
 
 
 class Progress:

@@ -69,14 +69,6 @@ def _no_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _mute() -> None:
-    """Ray tells on standard output of every actor that it now ends; the run has nothing more to say there."""
-    sys.stdout.flush()
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.close(nowhere)
-
-
 class OnRay:
     """Ray joined or started, sized and ready to execute; `close` leaves it."""
 
@@ -153,9 +145,6 @@ class OnRay:
             try:
                 for batch in self._dataset(spec, blocks).iter_batches(batch_size=None, batch_format="pyarrow"):
                     yield from map(Receipt.from_json, batch["receipt"].to_pylist())
-            except KeyboardInterrupt:
-                _mute()
-                raise
             except Exception as error:
                 raise _our_own(error) from error
 
