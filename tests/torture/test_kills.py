@@ -67,11 +67,11 @@ def test_twenty_kills_of_the_driver_at_random_moments(
     command = ["--input", source, "--output", output, *FLAGS, "--local"]
     for _ in range(20):
         before = files(output)
-        target = len(before) + chance.randrange(0, 30)
+        target = len(before) + chance.randrange(0, 18)
         job = Victim(*command)
         # A third of them die while they are still starting.
-        alive = wait_until(more_than(output, target), job) if target > len(before) + 10 else True
-        time.sleep(chance.random() * (0.05 if target > len(before) + 10 else 2))
+        alive = wait_until(more_than(output, target), job) if target > len(before) + 6 else True
+        time.sleep(chance.random() * (0.02 if target > len(before) + 6 else 0.5))
         kills += alive and job.poll() is None
         kill(job)
         assert before.items() <= files(output).items()  # what is finished is not written again

@@ -55,11 +55,11 @@ def test_seven_kills_of_the_driver_at_random_moments(
     command = [*INPUT, "--output", "s3://outb/storm", *FLAGS, "--local"]
     for _ in range(7):
         doomed.reset()
-        target = chance.randrange(0, 30)
+        target = chance.randrange(0, 20)
         job = Victim(*command, env=doomed.env(weed.env))
         # A third of them die while they are still starting.
-        alive = wait_until(more_put_than(doomed, target), job, poll=POLL_S) if target > 10 else True
-        time.sleep(chance.random() * (0.05 if target > 10 else 2))
+        alive = wait_until(more_put_than(doomed, target), job, poll=POLL_S) if target > 8 else True
+        time.sleep(chance.random() * (0.05 if target > 8 else 0.5))
         kills += alive and job.poll() is None
         kill(job)
         settle(doomed)
