@@ -96,6 +96,14 @@ def test_a_parquet_file_without_an_image_column(output: Path, tmp_path: Path) ->
     assert rows(output)["status"].to_pylist() == ["ok", "ok"]
 
 
+def test_the_first_shard_decides_what_is_kept_of_a_mixture(output: Path, tmp_path: Path) -> None:
+    make_tar(tmp_path / "in/b.tar", [("x.png", png(1)), ("x.cls", b"3")])
+    pq.write_table(pa.table({"image": [png(2)], "label": [7]}), tmp_path / "in/a.parquet")
+    assert run_here(tmp_path / "in", output, keep=("label",)) == 0
+    assert rows(output)["label"].to_pylist() == [7, None]
+    refused("--keep cls: .*a.parquet has no such column", tmp_path / "in", tmp_path / "other", keep=("cls",))
+
+
 def test_an_image_column_of_images_that_have_none(output: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.png").write_bytes(png(1))
