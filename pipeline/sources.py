@@ -91,9 +91,8 @@ class Sources:
     def _listed(self, entry: Entry, given: str) -> Iterator[Source]:
         try:
             with io.TextIOWrapper(storage.open_stream(entry), "utf-8-sig", newline="") as lines:
-                folder = entry.uri[: entry.uri.rfind("/") + 1]
                 for line in list_uris(lines, _ending(entry.uri)):
-                    yield Source("images", _listed_entry(storage.absolute(storage.beside(folder, line))), line)
+                    yield Source("images", _listed_entry(storage.named_in(entry.uri, line)), line)
         except (UnicodeDecodeError, csv.Error) as error:
             raise ConfigError(f"--input {given}: the list is no UTF-8 text with a URI a line ({error})") from error
         except (ObjectUnreadable, OSError) as error:

@@ -55,9 +55,10 @@ def join(base: str, *parts: str) -> str:
     return "/".join([base.rstrip("/"), *parts])
 
 
-def beside(folder: str, name: str) -> str:
-    """A name as a list in `folder` gives it: a URI or an absolute path as it is, anything else relative to the list."""
-    return name if SCHEME.match(name) or name.startswith(("/", "~")) else folder + name
+def named_in(file: str, name: str) -> str:
+    """What a name in this file stands for: a URI or an absolute path as it is, anything else relative to the file."""
+    whole = SCHEME.match(name) or name.startswith(("/", "~"))
+    return absolute(name if whole else file[: file.rfind("/") + 1] + name)
 
 
 def is_local(uri: str) -> bool:

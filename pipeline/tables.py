@@ -132,8 +132,7 @@ def _bytes(image: Any) -> bytes | Exception:
 
 
 def _fetch(uris: list[str | None], shard: str) -> list[bytes | Exception]:
-    folder = shard[: shard.rfind("/") + 1]
-    wanted = [storage.absolute(storage.beside(folder, uri)) for uri in uris if uri]
+    wanted = [storage.named_in(shard, uri) for uri in uris if uri]
     contents = storage.read_many(wanted)
     known = (
         ObjectUnreadable(f"{uri}: {data}") if isinstance(data, Exception) else data
