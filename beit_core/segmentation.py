@@ -96,14 +96,14 @@ class Segmenter(nn.Module):
     published results were made.
     """
 
-    def __init__(self, config: BeitConfig, semantics: Semantics, inference: Inference | None = None) -> None:
+    def __init__(self, config: BeitConfig, semantics: Semantics) -> None:
         super().__init__()
         if len(config.out_indices) != 4:
             raise CheckpointError(f"segmentation reads four layers, out_indices names {len(config.out_indices)}")
         D = config.width
         self.config = config
         self.semantics = semantics
-        self.inference: Inference = inference or ("slide" if semantics == "original" else "whole")
+        self.inference: Inference = "slide" if semantics == "original" else "whole"
         self.layers = config.feature_layers(semantics)
         self.trunk = Beit(config)
         up = [nn.ConvTranspose2d(D, D, 2, stride=2) for _ in range(3)]
