@@ -119,7 +119,7 @@ class OnRay:
         try:
             with nullcontext() if self.config.verbose else _no_stderr():
                 self.ray.init(**options)
-        except Exception as error:  # a node that starts too slowly raises just that; a second start here would hang
+        except Exception as error:  # a node that starts too slowly raises just that
             told = str(error).strip().partition("\n")[0] or type(error).__name__
             if address is not None:
                 raise ConfigError(f"no Ray cluster at {address}: {told}") from error
