@@ -7,8 +7,10 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 # Not compiling ahead saves a minute: of these packages' thousands of files only a few are ever imported.
 PIP    := $(PY) -m pip --disable-pip-version-check install --quiet --no-compile -c constraints.txt
-# ... and those are compiled here once, by one process, rather than by every process of a first run at the same time.
-WARM   := import torch, pyarrow.dataset, pipeline.job, pipeline.predictor, beit_core.checkpoint
+# ... and those are compiled here once, by one process, rather than by every process of a first run at the same time;
+# or by every process of every run, for 13 s, where PYTHONDONTWRITEBYTECODE is set, as in many containers.
+WARM   := import torch, pyarrow.dataset, ray.data, s3fs, pipeline.job, pipeline.predictor, beit_core.checkpoint
+unexport PYTHONDONTWRITEBYTECODE
 TORCH  := $(shell sed -n 's/^torch==//p' constraints.txt)
 DEMO   := build/demo/labels
 ARGS   ?=
@@ -31,7 +33,7 @@ $(VENV)/.installed: constraints.txt pyproject.toml | $(PY)
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) -e '.[test]'
-	@$(PY) -c "import ray.data, s3fs, transformers"
+	@$(PY) -c "import transformers"
 	@touch $@
 
 demo: install
