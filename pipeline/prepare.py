@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import itertools
 from collections.abc import Callable
@@ -96,31 +95,31 @@ def _first_look(sources: Sources, output: str) -> list[Source]:
 
 
 def _kept_types(config: RunConfig, first: list[Source]) -> dict[str, pa.DataType]:
-    """Types of the kept columns by the first shard; names that it does not know raise ConfigError with those it has."""
+    """Types of the kept columns by the first shard; what it lacks of them and of images raises ConfigError."""
     shard = next((source for source in first if source.kind != "images"), None)
-    if shard is None and (config.keep or config.image_column):
+    if shard is None:
+        _check_no_columns(config)
+        return {}
+    if shard.kind == "tar":
+        _check_members(config, shard.entry)
+        return {name: columns.member_type(name) for name in config.keep}
+    try:
+        schema = tables.schema_of(shard.entry)
+    except ObjectUnreadable as error:
+        if not config.keep:
+            return {}  # a damaged shard is a row, not a reason to refuse the others
+        raise ConfigError(f"--input {shard.entry.uri}: {error}") from error
+    tables.image_column(schema, config.image_column, shard.entry.uri)
+    return tables.kept_types(schema, config.keep, shard.entry.uri)
+
+
+def _check_no_columns(config: RunConfig) -> None:
+    if config.keep or config.image_column:
         flag = f"--keep {' '.join(config.keep)}" if config.keep else f"--image-column {config.image_column}"
         raise ConfigError(
             f"{flag}: loose images carry no columns; tars and Parquet do (a list with columns becomes a Parquet with a "
             "column of URIs)"
         )
-    _check_table(config, first)
-    if shard is not None and shard.kind == "tar":
-        _check_members(config, shard.entry)
-        return {name: columns.member_type(name) for name in config.keep}
-    if shard is None or not config.keep:
-        return {}
-    try:
-        return tables.kept_types(shard.entry, config.keep)
-    except ObjectUnreadable as error:
-        raise ConfigError(f"--input {shard.entry.uri}: {error}") from error
-
-
-def _check_table(config: RunConfig, first: list[Source]) -> None:
-    """The first Parquet file has an image column."""
-    for entry in [source.entry for source in first if source.kind == "parquet"][:1]:
-        with contextlib.suppress(ObjectUnreadable):  # a damaged shard is a row, not a reason to refuse the others
-            tables.image_column(tables.schema_of(entry), config.image_column, entry.uri)
 
 
 def _check_listed(first: list[Source]) -> None:

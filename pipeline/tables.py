@@ -54,12 +54,11 @@ def schema_of(entry: Entry) -> pa.Schema:
         raise ObjectUnreadable(f"not a Parquet file ({str(error).split('.')[0]})") from error
 
 
-def kept_types(entry: Entry, keep: tuple[str, ...]) -> dict[str, pa.DataType]:
+def kept_types(schema: pa.Schema, keep: tuple[str, ...], shard: str) -> dict[str, pa.DataType]:
     """The types of the columns to keep; a missing one raises ConfigError that lists what there is."""
-    schema = schema_of(entry)
     for name in keep:
         if name not in schema.names:
-            raise ConfigError(f"--keep {name}: {entry.uri} has no such column; its columns: {', '.join(schema.names)}")
+            raise ConfigError(f"--keep {name}: {shard} has no such column; its columns: {', '.join(schema.names)}")
     return {name: schema.field(name).type for name in keep}
 
 
