@@ -151,6 +151,7 @@ def _work(spec: JobSpec, planner: Planner, engine: _Later, report: RunReport) ->
         for receipt in engine.start().execute(spec, _again(first, rows)):
             report.add(receipt)
             progress.advance(receipt.facts)
+    storage.sweep(spec.output)  # workers may have been killed while they wrote
 
 
 def _watched(planner: Planner, progress: Progress) -> Iterator[Span]:

@@ -164,3 +164,13 @@ def test_kills_of_workers_and_decoders(source: Path, undisturbed: Path, tmp_path
     assert job.returncode == 0, said
     assert killed >= 6
     compare(tally, "workers and decoders killed", killed, output, undisturbed)
+
+
+def test_a_worker_that_is_killed_while_it_writes_leaves_nothing(tmp_path: Path, tally: Tally) -> None:
+    """Each actor before it gives its fourth file its name; the run goes on with others and ends by itself."""
+    make_tar(tmp_path / "in/a.tar", named(38))
+    flags = ["--input", tmp_path / "in", *FLAGS]
+    run_job("label.py", *flags, "--output", tmp_path / "whole", "--local", code=0)
+    hooks = {"PYTHONPATH": HOOKS, "DIE_AT": "replace:before:4:/data/"}
+    run_job("label.py", *flags, "--output", tmp_path / "out", "--workers", 1, env=hooks, code=0)
+    compare(tally, "worker killed while it writes", 3, tmp_path / "out", tmp_path / "whole")
