@@ -1,8 +1,10 @@
 """S3 through s3fs, as a retrying client and nothing else: no caches, no globbing, keys are taken verbatim.
 
-Who retries what, stated once. botocore: nothing. s3fs: each request, 10 times with 0.1 s to 12 s between (28 s in all),
-on HTTP 5xx, throttling, refused and dropped connections. This file: a body that was cut or stalled, 5 times. A request
-that hangs is given up after 15 s. So a permanent failure is known within 30 s, a permanent stall within 3 minutes.
+Who retries what, stated once. aiohttp: a request whose connection was closed under it, once and at once. botocore:
+nothing. s3fs: each request, 10 times with 0.1 s to 12 s between (28 s in all), on HTTP 5xx, throttling, refused and
+dropped connections. This file: a body that was cut or stalled, 5 times. A request that hangs is given up after 15 s,
+an upload 1 s later for each 64 KiB. So a permanent failure is known within 30 s, a permanent stall within 3 minutes, or
+10 times what an upload may take.
 """
 
 from __future__ import annotations
@@ -14,13 +16,15 @@ from typing import Any
 
 import aiohttp
 import s3fs
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from aiobotocore.httpsession import AIOHTTPSession
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ReadTimeoutError
 from fsspec.asyn import sync
 from s3fs.core import set_custom_error_handler
 
 from pipeline.errors import CredentialsLost, ObjectUnreadable
 
 TRIES, BODY_TRIES, TIMEOUT_S = 10, 5, 15
+SLOWEST = 64 << 10  # bytes a second of an upload
 WHOLE_PUT = 64 << 20  # bytes; s3fs sends larger files in parts (from 100 MiB on), which is as atomic
 CREDENTIAL_CODES = {
     "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch",
@@ -42,12 +46,27 @@ def _worth_retrying(error: Exception) -> bool:
 set_custom_error_handler(_worth_retrying)
 
 
+class _Session(AIOHTTPSession):  # type: ignore[misc]  # comes without types
+    """aiohttp's, which by itself waits for ever on a server that takes no body: its clock starts behind the upload."""
+
+    async def send(self, request: Any) -> Any:
+        """The reply to one request, but for the reply's body; raises ReadTimeoutError."""
+        if not request.body:
+            return await super().send(request)
+        size = int(request.headers.get("Content-Length", 0))
+        try:
+            return await asyncio.wait_for(super().send(request), TIMEOUT_S + size / SLOWEST)
+        except TimeoutError as error:
+            raise ReadTimeoutError(endpoint_url=request.url) from error
+
+
 @functools.cache
 def client() -> s3fs.S3FileSystem:
     """The one S3 client of this process; endpoint, region and credentials come from the AWS environment."""
     fs = s3fs.S3FileSystem(
         use_listings_cache=False,
         config_kwargs={
+            "http_session_cls": _Session,
             "retries": {"total_max_attempts": 1},
             "connect_timeout": 5,
             "read_timeout": TIMEOUT_S,

@@ -105,7 +105,7 @@ def test_credentials_lost_on_the_way_stop_the_run_and_harm_nothing(
     assert tree_bytes(tmp_path / "out/data") == tree_bytes(undisturbed / "data")
 
 
-def test_writes_whose_reply_is_lost_are_not_taken_for_somebody_elses(
+def test_writes_without_a_reply_end_and_are_not_taken_for_somebody_elses(
     proxied: FaultProxy, undisturbed: Path, weed: Weed
 ) -> None:
     rules = [
@@ -114,6 +114,7 @@ def test_writes_whose_reply_is_lost_are_not_taken_for_somebody_elses(
         Rule("lost", "/plan/shard-", "PUT", times=1), Rule("500", "/plan/shard-", "PUT", times=1),
         Rule("503", "/data/", "PUT", times=2), Rule("rst", "/data/", "PUT", times=1),
         Rule("lost", "/data/", "PUT", times=2), Rule("lost", "/runs/", "PUT", times=1),
+        Rule("stall", "/data/", "PUT", times=1), Rule("mute", "/data/", "PUT", times=1),
         Rule("503", "_SUCCESS", "PUT", times=1),
     ]  # fmt: skip
     proxied.fail(*rules)
