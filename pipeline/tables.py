@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +14,8 @@ from pipeline.sources import URI_HEADERS
 from pipeline.storage import Entry
 from pipeline.tar import Item
 
-BATCH = 64  # rows materialised at once
+AT_ONCE = {"uri": 64, "struct": 16, "bytes": 16}  # rows materialised; of URIs all are fetched together
+LARGE, PIECE = 64 << 20, 1 << 20  # bytes of a row group that is read piece by piece, and of such a piece
 IMAGE_NAMES = ("image", "img", "image_bytes", "bytes", "jpg", "jpeg", "png", "webp", "data", "content")
 KEY_NAMES = ("key", "id", "__key__")
 
@@ -72,7 +73,7 @@ def read_table(
             file = pq.ParquetFile(stream)
             name, kind = image_column(file.schema_arrow, column, entry.uri)
             _check_kept(file.schema_arrow, keep, entry.uri)
-            for batch in _batches(file, [name, *keep], start, stop):
+            for batch in _batches(file, stream, [name, *keep], AT_ONCE[kind], start, stop):
                 yield from _items(batch, entry.uri, name, kind, tuple(keep), row)
                 row += len(batch)
     except (ConfigError, CredentialsLost):
@@ -91,21 +92,33 @@ def _check_kept(schema: pa.Schema, keep: dict[str, pa.DataType], shard: str) -> 
             raise ConfigError(f"--keep {name}: {shard} has it as {found}, the first shard as {type_}; make them equal")
 
 
-def _batches(file: pq.ParquetFile, wanted: list[str], start: int, stop: int | None) -> Iterator[pa.RecordBatch]:
-    """Record batches of rows [start, stop): row groups before `start` are passed by unread."""
+def _batches(
+    file: pq.ParquetFile, stream: BinaryIO, wanted: list[str], most: int, start: int, stop: int | None
+) -> Iterator[pa.RecordBatch]:
+    """Record batches of up to `most` of the rows [start, stop): row groups before `start` are passed by unread."""
     names = [name for name in dict.fromkeys([*wanted, *KEY_NAMES]) if name in file.schema_arrow.names]
     last = file.metadata.num_rows if stop is None else min(stop, file.metadata.num_rows)
     begin = 0
     for group in range(file.num_row_groups):
-        end = begin + file.metadata.row_group(group).num_rows
+        about = file.metadata.row_group(group)
+        end = begin + about.num_rows
         if end > start and begin < last:
             row = begin
-            for batch in file.iter_batches(BATCH, row_groups=[group], columns=names):
+            reader = _piecewise(file, stream) if about.total_byte_size > LARGE else file
+            for batch in reader.iter_batches(most, row_groups=[group], columns=names):
                 low, high = max(start - row, 0), min(last - row, len(batch))
                 if low < high:
                     yield batch.slice(low, high - low)
                 row += len(batch)
         begin = end
+
+
+def _piecewise(file: pq.ParquetFile, stream: BinaryIO) -> pq.ParquetFile:
+    """The same file for large row groups, which pyarrow holds whole: a writer's default is a million rows in one.
+
+    Not for small ones: hopping between columns piece by piece would fetch their neighbourhood several times.
+    """
+    return pq.ParquetFile(stream, metadata=file.metadata, buffer_size=PIECE, pre_buffer=False)
 
 
 def _items(
@@ -119,7 +132,8 @@ def _items(
     kept = {name: batch.column(name).to_pylist() for name in keep if name in names}
     for index, (key, content) in enumerate(zip(keys, data, strict=True)):
         values = {name: column[index] for name, column in kept.items()}
-        yield Item(f"{shard}#{row + index}", str(key), content, values, offset=row + index)
+        number = row + index
+        yield Item(f"{shard}#{number}", str(number if key is None else key), content, values, offset=number)
 
 
 def _bytes(image: Any) -> bytes | Exception:

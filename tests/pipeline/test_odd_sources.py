@@ -1,6 +1,8 @@
 """Keys as people name them, and Parquet as it comes: one row each, uris verbatim."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.flow import make_tar, png, run_here
-from tests.helpers import rows
+from tests.helpers import ROOT, rows
 from tests.weed import Weed
 
 ODD = [
@@ -89,6 +91,33 @@ def test_parquet_in_every_shape(tmp_path: Path) -> None:
         "uris.parquet#0": "ok", "uris.parquet#1": "fetch_error", "uris.parquet#2": "fetch_error",
         "uris.parquet#3": "fetch_error",
     }  # fmt: skip
+    keys = dict(zip(names, table["key"].to_pylist(), strict=True))
+    assert [keys[f"bytes.parquet#{row}"] for row in range(3)] == ["p", "1", "r"]
+
+
+MEASURE = """
+import resource, sys
+from pipeline import storage, tables
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+entry, before = storage.stat(sys.argv[1]), peak()
+rows = sum(len(item.data) == 1 << 18 for item in tables.read_table(entry, None, {}, 0, None))
+print(rows, peak() - before)
+"""
+
+
+def test_a_large_row_group_is_not_held_in_memory(tmp_path: Path) -> None:
+    """All images of a file are in one by default."""
+    table = pa.table({"image": [bytes([row]) * (1 << 18) for row in range(256)] * 8, "key": list(range(2048))})
+    pq.write_table(table, tmp_path / "a.parquet", compression="none", use_dictionary=False, write_batch_size=32)
+    assert pq.ParquetFile(tmp_path / "a.parquet").num_row_groups == 1
+    command = [sys.executable, "-c", MEASURE, str(tmp_path / "a.parquet")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    rows_read, megabytes = map(int, done.stdout.split())
+    assert rows_read == 2048
+    assert megabytes < 250
 
 
 @pytest.mark.parametrize("values", [pa.array([1, 2]), pa.array([[1.0], [2.0]])])
