@@ -1,4 +1,4 @@
-"""Runs between S3 and S3, killed at random moments: their drivers, and on Ray their workers."""
+"""Runs between S3 and S3: their drivers and workers killed at random moments, or the storage failing."""
 
 import random
 import time
@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.faults import FaultProxy
+from tests.faults import FaultProxy, Rule
 from tests.flow import make_tar, run_here
-from tests.helpers import run_job
+from tests.helpers import rows, run_job
 from tests.proxied import named, s3_client
 from tests.torture.conftest import Tally
 from tests.torture.proof import FLAGS, SPAN, compare, kill, kill_all, start, wait_for_the_end_of, wait_until, workers
@@ -40,6 +40,21 @@ def undisturbed(weed: Weed, source: dict[str, bytes], tmp_path_factory: pytest.T
         assert len(source) == 64
         assert run_here("s3://inb/storm/", output, **SPAN) == 0
     return output
+
+
+TRANSIENT = [
+    Rule("503", "/0003.png", "GET", times=8), Rule("500", "/0005.png", "GET", times=3),
+    Rule("rst", "/0007.png", "GET", times=2), Rule("stall", "/0009.png", "GET", times=1),
+    Rule("midrst", "/0011.png", "GET", times=2, after=20), Rule("trunc", "/0013.png", "GET", times=2, after=20),
+    Rule("midrst", "/t03.tar", "GET", times=3, after=9000), Rule("trunc", "/t05.tar", "GET", times=2, after=7),
+    Rule("slow", "/t07.tar", "GET", times=1, bps=9000), Rule("500", "/t09.tar", "GET", times=2),
+    Rule("503", "/data/", "PUT", times=8), Rule("rst", "/data/", "PUT", times=2),
+    Rule("lost", "/data/", "PUT", times=2), Rule("stall", "/data/", "PUT", times=1),
+    Rule("mute", "/data/", "PUT", times=1), Rule("lost", "/plan/", "PUT", times=3),
+    Rule("503", "/plan/", "PUT", times=3), Rule("lost", "/runs/", "PUT", times=1),
+    Rule("503", "_SUCCESS", "PUT", times=1),
+]  # fmt: skip
+PERMANENT = [Rule("403", "/0015.png", "GET"), Rule("404", "/0017.png", "GET")]
 
 
 def more_put_than(proxy: FaultProxy, spans: int) -> Callable[[], bool]:
@@ -95,3 +110,24 @@ def test_kills_of_workers_and_then_of_their_driver(
     assert fetched(proxied) == left
     assert killed >= 4
     compare(tally, "workers and driver killed (Ray, S3)", killed + 1, "outb/ray", undisturbed, fs)
+
+
+@pytest.mark.usefixtures("source", "proxied")
+def test_storage_that_fails_under_two_actors(
+    weed: Weed, fs: Any, doomed: FaultProxy, undisturbed: Path, tally: Tally
+) -> None:
+    """What passes costs no row; what stays is a row that says so, and is healed when it is over."""
+    command = [*INPUT, "--output", "s3://outb/faulty", *FLAGS, "--workers", 2]
+    doomed.reset()
+    doomed.fail(*TRANSIENT, *PERMANENT)
+    run_job("label.py", *command, env=doomed.env(weed.env), code=0)
+    hits = doomed.hits()
+    doomed.fail()
+    assert hits[: len(TRANSIENT)] == [rule.times for rule in TRANSIENT]
+    failed = [row for row in rows("outb/faulty", fs).to_pylist() if row["status"] != "ok"]
+    assert [(row["key"], row["status"], row["error"]) for row in failed] == [
+        ("0015.png", "fetch_error", "access denied"),
+        ("0017.png", "fetch_error", "not found"),
+    ]
+    assert run_here("s3://inb/storm/", "s3://outb/faulty", **SPAN, retry_failed=True) == 0
+    compare(tally, "storage that fails (Ray, S3)", sum(hits), "outb/faulty", undisturbed, fs)
