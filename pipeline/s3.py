@@ -53,7 +53,8 @@ class _Session(AIOHTTPSession):  # type: ignore[misc]  # comes without types
         """The reply to one request, but for the reply's body; raises ReadTimeoutError."""
         if not request.body:
             return await super().send(request)
-        size = int(request.headers.get("Content-Length", 0))
+        # Over https botocore sends in chunks, with the checksum behind them.
+        size = int(request.headers.get("X-Amz-Decoded-Content-Length") or request.headers["Content-Length"])
         try:
             return await asyncio.wait_for(super().send(request), TIMEOUT_S + size / SLOWEST)
         except TimeoutError as error:

@@ -13,7 +13,7 @@ import struct
 import threading
 from asyncio import IncompleteReadError, StreamReader, StreamWriter
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from http.client import HTTPConnection
@@ -257,19 +257,26 @@ async def stop(server: asyncio.Server) -> None:
 
 
 @contextmanager
-def fault_proxy_server(upstream: int, port: int = 0) -> Iterator[FaultProxy]:
-    """A proxy in a thread of this process, for as long as the block lasts."""
+def serving(starting: Coroutine[Any, Any, asyncio.Server]) -> Iterator[int]:
+    """The port of a server in a thread of this process, for as long as the block lasts."""
     loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="fault-proxy", daemon=True)
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    server = asyncio.run_coroutine_threadsafe(start(upstream, port), loop).result(10)
+    server = asyncio.run_coroutine_threadsafe(starting, loop).result(10)
     try:
-        yield FaultProxy(server.sockets[0].getsockname()[1])
+        yield server.sockets[0].getsockname()[1]
     finally:
         asyncio.run_coroutine_threadsafe(stop(server), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()
+
+
+@contextmanager
+def fault_proxy_server(upstream: int, port: int = 0) -> Iterator[FaultProxy]:
+    """A proxy for as long as the block lasts."""
+    with serving(start(upstream, port)) as found:
+        yield FaultProxy(found)
 
 
 async def serve_for_ever(upstream: int, port: int) -> None:

@@ -1,15 +1,17 @@
 """Storage that fails, in one process: what passes costs time and no row, what stays becomes rows, nothing is harmed."""
 
+import random
 from pathlib import Path
 
 import pytest
 
-from pipeline import blocks
+from pipeline import blocks, s3, storage
 from pipeline.errors import CredentialsLost, PipelineError
 from tests.faults import FaultProxy, Rule
 from tests.flow import make_tar, run_here
 from tests.helpers import rows, tree_bytes
 from tests.proxied import noise, s3_client
+from tests.tls import https_server
 from tests.weed import Weed
 
 NAMES = [f"{number:02d}.png" for number in range(24)]
@@ -144,3 +146,13 @@ def test_an_output_that_takes_no_more_files_stops_the_run_with_one_sentence(
     proxied.reset()
     assert run_here(SOURCES, output, span_size=8) == 0
     assert tree_bytes(output.removeprefix("s3://") + "/data", weed.fs()) == tree_bytes(undisturbed / "data")
+
+
+def test_an_upload_by_https_may_take_longer_than_a_request_may_hang(
+    weed: Weed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = random.Random(1).randbytes(16 << 20)
+    with https_server(weed.port, tmp_path, bps=4 << 20) as env, s3_client(weed.env | env, monkeypatch):
+        monkeypatch.setattr(s3, "TRIES", 1)
+        assert storage.create("s3://outb/https/slow", data)
+        assert storage.read("s3://outb/https/slow") == data
