@@ -1,6 +1,7 @@
 """Put on PYTHONPATH by tests: makes a Python process die at a precise moment, or a decoder meet a deadly image.
 
 DIE_AT=CALL:WHEN:NUMBER:TEXT  SIGKILL itself before or after the NUMBER-th os.CALL one of whose paths holds TEXT
+DEATHS=FOLDER                 ... leaving FOLDER/PID
 POISON=1                      Pillow knows images that kill the process, eat its memory, never end, or wait
 GATE=FOLDER                   ... until FOLDER/open is there; FOLDER/PID says that process PID has one in hand. And who
                               waits two minutes for a decoder is told at once that it will never end
@@ -16,6 +17,8 @@ from typing import Any, NoReturn
 
 
 def die() -> NoReturn:
+    if deaths := os.environ.get("DEATHS"):
+        open(f"{deaths}/{os.getpid()}", "w").close()
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
 
