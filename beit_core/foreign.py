@@ -127,7 +127,7 @@ def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
 def _side(tensors: Mapping[str, Tensor], tables: list[Tensor]) -> int:
     """Patches along a side of the trained picture."""
     positions = tensors.get("beit.embeddings.position_embeddings")
-    for side in range(1, 129):  # four times as many as anybody has published
+    for side in range(1, 129):  # three times as many as anybody has published
         if tables and len(tables[0]) == table_rows((side, side)):
             return side
         if not tables and positions is not None and positions.shape[1] == side * side + 1:

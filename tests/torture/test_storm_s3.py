@@ -20,6 +20,19 @@ from tests.weed import Weed
 
 pytestmark = [pytest.mark.torture, pytest.mark.timeout(900)]
 INPUT = ["--input", "s3://inb/storm/"]
+TRANSIENT = [
+    Rule("503", "/0003.png", "GET", times=8), Rule("500", "/0005.png", "GET", times=3),
+    Rule("rst", "/0007.png", "GET", times=2), Rule("stall", "/0009.png", "GET", times=1),
+    Rule("midrst", "/0011.png", "GET", times=2, after=20), Rule("trunc", "/0013.png", "GET", times=2, after=20),
+    Rule("midrst", "/t03.tar", "GET", times=3, after=9000), Rule("trunc", "/t05.tar", "GET", times=2, after=7),
+    Rule("slow", "/t07.tar", "GET", times=1, bps=9000), Rule("500", "/t09.tar", "GET", times=2),
+    Rule("503", "/data/", "PUT", times=8), Rule("rst", "/data/", "PUT", times=2),
+    Rule("lost", "/data/", "PUT", times=2), Rule("stall", "/data/", "PUT", times=1),
+    Rule("mute", "/data/", "PUT", times=1), Rule("lost", "/plan/", "PUT", times=3),
+    Rule("503", "/plan/", "PUT", times=3), Rule("lost", "/runs/", "PUT", times=1),
+    Rule("503", "_SUCCESS", "PUT", times=1),
+]  # fmt: skip
+PERMANENT = [Rule("403", "/0015.png", "GET"), Rule("404", "/0017.png", "GET")]
 
 
 @pytest.fixture(scope="module")
@@ -40,21 +53,6 @@ def undisturbed(weed: Weed, source: dict[str, bytes], tmp_path_factory: pytest.T
         assert len(source) == 64
         assert run_here("s3://inb/storm/", output, **SPAN) == 0
     return output
-
-
-TRANSIENT = [
-    Rule("503", "/0003.png", "GET", times=8), Rule("500", "/0005.png", "GET", times=3),
-    Rule("rst", "/0007.png", "GET", times=2), Rule("stall", "/0009.png", "GET", times=1),
-    Rule("midrst", "/0011.png", "GET", times=2, after=20), Rule("trunc", "/0013.png", "GET", times=2, after=20),
-    Rule("midrst", "/t03.tar", "GET", times=3, after=9000), Rule("trunc", "/t05.tar", "GET", times=2, after=7),
-    Rule("slow", "/t07.tar", "GET", times=1, bps=9000), Rule("500", "/t09.tar", "GET", times=2),
-    Rule("503", "/data/", "PUT", times=8), Rule("rst", "/data/", "PUT", times=2),
-    Rule("lost", "/data/", "PUT", times=2), Rule("stall", "/data/", "PUT", times=1),
-    Rule("mute", "/data/", "PUT", times=1), Rule("lost", "/plan/", "PUT", times=3),
-    Rule("503", "/plan/", "PUT", times=3), Rule("lost", "/runs/", "PUT", times=1),
-    Rule("503", "_SUCCESS", "PUT", times=1),
-]  # fmt: skip
-PERMANENT = [Rule("403", "/0015.png", "GET"), Rule("404", "/0017.png", "GET")]
 
 
 def more_put_than(proxy: FaultProxy, spans: int) -> Callable[[], bool]:
