@@ -1,11 +1,15 @@
-"""Tiny seeded BEiT models, saved by the reference implementation in the Hugging Face layout."""
+"""Tiny seeded models: BEiTs saved by the reference implementation in the Hugging Face layout, and a narrow dVAE."""
 
 import json
 from pathlib import Path
 
 import torch
 import transformers
+from safetensors.torch import save_file
 from transformers import BeitConfig
+
+from beit_core.config import BeitConfig as DvaeConfig
+from beit_core.dvae import Dvae
 
 # The class that saves each kind, and what that kind needs on top of TINY.
 KINDS: dict[str, tuple[str, dict[str, object]]] = {
@@ -77,4 +81,24 @@ def save_tiny_model(folder: Path, kind: str, *, seed: int = 0, **overrides: obje
     scramble(model, seed)
     model.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor(config.image_size), indent=2))
+    return folder
+
+
+def save_dvae(folder: Path, side: int = 112, vocabulary: int = 128, *, decoder: bool = False) -> Path:
+    """A narrow tokenizer with seeded weights, in the layout of a converted one."""
+    config = DvaeConfig(
+        width=16, depth=2, mlp_width=8 * decoder, vocab_size=vocabulary, image_size=(side, side), patch_size=8
+    )
+    torch.manual_seed(0)
+    weights = Dvae(config).state_dict()
+    for name, weight in weights.items():
+        scale = 0.02 if weight.ndim == 1 else (2 / weight[0].numel()) ** 0.5
+        weights[name] = torch.randn(weight.shape) * scale
+    head = weights["encoder.blocks.output.conv.weight"]
+    head -= head.mean(1, keepdim=True)  # else the channel that is large everywhere decides, and most tokens are equal
+    folder.mkdir(parents=True)
+    save_file(weights, folder / "model.safetensors")
+    sizes = {"hidden_size": 16, "intermediate_size": config.mlp_width, "num_hidden_layers": 2, "vocab_size": vocabulary,
+             "image_size": side, "patch_size": 8, "num_attention_heads": 1}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps({"model_type": "dall-e-dvae", **sizes}))
     return folder

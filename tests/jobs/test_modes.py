@@ -7,7 +7,7 @@ import pytest
 
 from tests.flow import DIGITS
 from tests.helpers import DATA, rows, run_job, tree_bytes
-from tests.jobs.test_tokens import save_dvae
+from tests.models import save_dvae
 from tests.ray_head import RayHead
 from tests.weed import Weed
 

@@ -19,8 +19,6 @@ from torch.nn import functional as F
 from transformers import BeitForMaskedImageModeling, BeitImageProcessorPil
 
 from beit_core.block_masks import wanted
-from beit_core.config import BeitConfig
-from beit_core.dvae import Dvae
 from pipeline import tokenizer
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.job import run
@@ -28,6 +26,7 @@ from pipeline.prepare import bind, check
 from pipeline.settings import RunConfig
 from pipeline.worker import load_predictor
 from tests.helpers import rows, run_job
+from tests.models import save_dvae
 from tests.photos import make_photos
 
 Rows = list[dict[str, Any]]
@@ -38,26 +37,6 @@ PHOTOS = 12
 def some_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
     make_photos(folder, PHOTOS)
-    return folder
-
-
-def save_dvae(folder: Path, side: int = 112, vocabulary: int = 128, *, decoder: bool = False) -> Path:
-    """A narrow tokenizer with seeded weights, in the layout of a converted one."""
-    config = BeitConfig(
-        width=16, depth=2, mlp_width=8 * decoder, vocab_size=vocabulary, image_size=(side, side), patch_size=8
-    )
-    torch.manual_seed(0)
-    weights = Dvae(config).state_dict()
-    for name, weight in weights.items():
-        scale = 0.02 if weight.ndim == 1 else (2 / weight[0].numel()) ** 0.5
-        weights[name] = torch.randn(weight.shape) * scale
-    head = weights["encoder.blocks.output.conv.weight"]
-    head -= head.mean(1, keepdim=True)  # else the channel that is large everywhere decides, and most tokens are equal
-    folder.mkdir(parents=True)
-    save_file(weights, folder / "model.safetensors")
-    sizes = {"hidden_size": 16, "intermediate_size": config.mlp_width, "num_hidden_layers": 2, "vocab_size": vocabulary,
-             "image_size": side, "patch_size": 8, "num_attention_heads": 1}  # fmt: skip
-    (folder / "config.json").write_text(json.dumps({"model_type": "dall-e-dvae", **sizes}))
     return folder
 
 
