@@ -126,8 +126,8 @@ def _add(group: argparse._ArgumentGroup, field: dataclasses.Field[Any], hint: An
         options |= {"nargs": "+", "metavar": "URI" if field.name == "input" else "COLUMN"}
     elif kind is bool:
         options["action"] = argparse.BooleanOptionalAction if field.default is None else "store_true"
-    elif typing.get_origin(kind) is typing.Literal:
-        options["choices"] = typing.get_args(kind)
+    elif typing.get_origin(kind) is typing.Literal or "choices" in field.metadata:
+        options["choices"] = field.metadata.get("choices") or typing.get_args(kind)
     else:
         options |= {
             "type": kind if kind in (int, float) else str,

@@ -20,7 +20,6 @@ BASE = [
 ]
 OK = "ok"
 STATUSES = (OK, "fetch_error", "decode_error", "too_large", "predict_error", "quarantined")
-TEXT_MEMBERS = {"cls", "cls2", "txt", "json", "caption", "text"}  # tar members kept as string; others are binary
 
 
 def schema_of(task_columns: dict[str, pa.DataType], kept: dict[str, pa.DataType]) -> pa.Schema:
@@ -30,11 +29,6 @@ def schema_of(task_columns: dict[str, pa.DataType], kept: dict[str, pa.DataType]
         raise ConfigError(f"--keep {clash[0]}: the output has a column of that name already; rename it in the source")
     extra = [pa.field(name, type_) for name, type_ in {**task_columns, **kept}.items()]
     return pa.schema([*BASE, *extra])
-
-
-def member_type(extension: str) -> pa.DataType:
-    """The type of a kept tar member: text for labels and captions, else binary."""
-    return pa.string() if extension.lower() in TEXT_MEMBERS else pa.binary()
 
 
 def to_array(values: Sequence[Any] | np.ndarray, valid: np.ndarray, type_: pa.DataType) -> pa.Array:

@@ -17,6 +17,7 @@ from pipeline.prepare import Request
 from pipeline.progress import answer
 from pipeline.readers import Loaded, Reader, count_images
 from pipeline.settings import JobSpec
+from pipeline.source.naming import Shard
 from pipeline.worker import load_predictor, predict
 
 SAMPLE = 64  # images tried
@@ -31,7 +32,7 @@ def dry_run(request: Request) -> int:
     spec = prepare.propose(request, auto_dtype)
     reader = Reader(spec)
     try:
-        loaded = reader.sample(request.sources, min(SAMPLE, request.config.limit or SAMPLE))
+        loaded = reader.sample(request.sources.listing(), min(SAMPLE, request.config.limit or SAMPLE))
     finally:
         reader.decoder.close()
     predictor = load_predictor(spec)
@@ -49,13 +50,13 @@ def dry_run(request: Request) -> int:
 def _count(request: Request, spec: JobSpec) -> tuple[int, str]:
     """Images of the source: loose ones counted, those in shards from the bytes that one takes in the first shard."""
     deadline = time.monotonic() + COUNT_S
-    stream = iter(request.sources)
+    stream = iter(request.sources.listing())
     seen = list(itertools.takewhile(lambda _: time.monotonic() < deadline, stream))
-    loose = sum(source.kind == "images" for source in seen)
-    shards = [source for source in seen if source.kind != "images"]
+    shards = [source for source in seen if isinstance(source, Shard)]
+    loose = len(seen) - len(shards)
     images = loose
     if shards:
-        first = count_images(spec, shards[0].kind, shards[0].entry, COUNTED)
+        first = count_images(shards[0], spec.wanted, COUNTED)
         images += sum(source.entry.size for source in shards) * first // max(1, shards[0].entry.size)
     more = "at least " if next(stream, None) is not None else "about " if shards else ""
     limit = spec.bound.get("limit")

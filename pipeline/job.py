@@ -129,14 +129,16 @@ def _run(config: RunConfig, request: Request, engine: _Later) -> int:
     for number in range(ROUNDS):
         ledger = Ledger(spec.output)
         retry = config.retry_failed and number == 0
-        planner = Planner(request.sources, spec, ledger, limit=config.limit, retry_failed=retry)
+        listing = request.sources.listing()
+        planner = Planner(listing, spec, ledger, limit=config.limit, retry_failed=retry)
         _work(spec, planner, engine, report)
         for facts in report.facts.values():
             ledger.note(facts)
+        report.skipped = listing.skipped
         found = audit(planner, ledger)
         if found.green and not found.incomplete:
             break
-    return _conclude(config, request, spec, engine, report, ledger, found)
+    return _conclude(config, spec, engine, report, ledger, found)
 
 
 def _work(spec: JobSpec, planner: Planner, engine: _Later, report: RunReport) -> None:
@@ -169,9 +171,7 @@ def _again(first: Span, rest: Iterator[Span]) -> Iterator[Span]:
     yield from rest
 
 
-def _conclude(
-    config: RunConfig, request: Request, spec: JobSpec, engine: _Later, report: RunReport, ledger: Ledger, found: Audit
-) -> int:
+def _conclude(config: RunConfig, spec: JobSpec, engine: _Later, report: RunReport, ledger: Ledger, found: Audit) -> int:
     """Save what was seen, the report and `_SUCCESS`; say it; return the exit code."""
     share = found.failed / max(found.planned, 1)
     code = 1 if not found.green or not found.planned else 3 if share > config.max_failed else 0
@@ -179,14 +179,14 @@ def _conclude(
     body = report.as_dict(
         mode=running.mode if running else "none",
         workers=running.workers if running else 0,
-        skipped=dict(request.sources.skipped),
+        skipped=dict(report.skipped),
         audit={**{name: getattr(found, name) for name in ("planned", "ok", "failed", "missing", "duplicates")},
                "line": found.line, "unfinished": list(found.unfinished)},
         exit=code,
     )  # fmt: skip
     body["images"] |= {"planned": found.planned}
     _save(spec.output, report, ledger, body, success=code == 0)
-    _tell(request, spec, report, found, body)
+    _tell(spec, report, found, body)
     if code == 3:
         raise TooManyFailures(
             f"{found.failed:,} of {found.planned:,} images failed ({share:.2%}), more than --max-failed "
@@ -209,7 +209,7 @@ def _save(output: str, report: RunReport, ledger: Ledger, body: dict[str, Any], 
         raise StorageError(f"{output}/_run.json is gone: somebody deleted the output while it was written")
 
 
-def _tell(request: Request, spec: JobSpec, report: RunReport, found: Audit, body: dict[str, Any]) -> None:
+def _tell(spec: JobSpec, report: RunReport, found: Audit, body: dict[str, Any]) -> None:
     if report.images:
         rate = f"{body['seconds']:.1f} s ({body['images_per_second']:,.1f}/s)"
         answer(f"{report.task}: {report.images:,} images in {rate}")
@@ -218,8 +218,8 @@ def _tell(request: Request, spec: JobSpec, report: RunReport, found: Audit, body
     for status, count in body["errors"].items():
         example = next((e for e in body["examples"] if e["status"] == status), None)
         answer(f"  {status}: {count:,}" + (f", such as {example['uri']}: {example['error']}" if example else ""))
-    if request.sources.skipped:
-        listed = ", ".join(f"{count:,} {ending}" for ending, count in request.sources.skipped.most_common(5))
+    if report.skipped:
+        listed = ", ".join(f"{count:,} {ending}" for ending, count in report.skipped.most_common(5))
         answer(f"  not images, passed by: {listed}")
     if found.empty_shards:
         answer(f"  shards without an image: {found.empty_shards:,}")

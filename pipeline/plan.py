@@ -20,7 +20,7 @@ from pipeline.ledger import Ledger
 from pipeline.plan_parts import PART_SCHEMA, PlannedSpan, ShardEntry, combined_version, short_version
 from pipeline.readers import count_images
 from pipeline.settings import JobSpec
-from pipeline.sources import Source, Sources
+from pipeline.source.naming import Listing, LooseImage, Shard
 from pipeline.spans import Span, images_name, shard_name, span_name
 from pipeline.storage import Entry
 
@@ -74,7 +74,7 @@ class Planner:
     """Iterate it for the dataset's rows. Afterwards it knows what the output should hold."""
 
     def __init__(
-        self, sources: Sources, spec: JobSpec, ledger: Ledger, *, limit: int | None, retry_failed: bool
+        self, sources: Listing, spec: JobSpec, ledger: Ledger, *, limit: int | None, retry_failed: bool
     ) -> None:
         self.sources, self.spec, self.ledger = sources, spec, ledger
         self.limit, self.retry_failed = limit, retry_failed
@@ -92,14 +92,14 @@ class Planner:
 
     def __iter__(self) -> Iterator[Span]:
         """Rows that are not finished: shards as they are found, new loose images once their part is written."""
-        fresh: dict[str, Source] = {}
+        fresh: dict[str, LooseImage] = {}
         part_size = max(PART_SPANS, PART_IMAGES // self.spec.span_size) * self.spec.span_size
         stream = iter(self.sources)
         while chunk := list(itertools.islice(stream, CHUNK)):
             for source in chunk:
-                if source.kind != "images":
+                if isinstance(source, Shard):
                     yield from self._shard(source)
-            fresh.update(self._compare([source for source in chunk if source.kind == "images"]))
+            fresh.update(self._compare([source for source in chunk if isinstance(source, LooseImage)]))
             while len(fresh) >= part_size:
                 yield from self._plan(fresh, part_size)
             if not self._room() and self.shards.keys() <= self.visited:
@@ -130,7 +130,7 @@ class Planner:
                 self.loose[span.name] = Planned(part.uri, span, span.version)
                 self.planned += span.stop - span.start
 
-    def _compare(self, sources: list[Source]) -> dict[str, Source]:
+    def _compare(self, sources: list[LooseImage]) -> dict[str, LooseImage]:
         """Loose images that the plan does not know; those whose version changed are noted for later."""
         uris, versions = [s.entry.uri for s in sources], [s.entry.version for s in sources]
         known, same = self.known.holds(uris), self.same.holds(_pairs(uris, versions))
@@ -139,7 +139,7 @@ class Planner:
                 self.changed[uri] = version
         return {source.entry.uri: source for source, was in zip(sources, known, strict=True) if not was}
 
-    def _plan(self, fresh: dict[str, Source], size: int) -> Iterator[Span]:
+    def _plan(self, fresh: dict[str, LooseImage], size: int) -> Iterator[Span]:
         """Write the next part with the first `size` fresh images; takes them out of `fresh`."""
         taken = list(itertools.islice(fresh.values(), min(size, self._room())))
         if not taken:
@@ -217,7 +217,7 @@ class Planner:
             "images", planned.part, span.name, planned.version, span.start, span.stop, redo=redo, changed=changed
         )
 
-    def _shard(self, source: Source) -> Iterator[Span]:
+    def _shard(self, source: Shard) -> Iterator[Span]:
         """An unread shard whole; of a finished one the spans that are missing."""
         name = shard_name(source.entry.uri)
         if name in self.visited:
@@ -234,19 +234,19 @@ class Planner:
         else:
             most = 0
             if self.limit is not None:
-                most = count_images(self.spec, source.kind, source.entry, self._room())
+                most = count_images(source, self.spec.wanted, self._room())
                 self.planned += most
             yield self._unread(source, None, most=most)
 
-    def _unread(self, source: Source, entry: ShardEntry | None, *, most: int = 0, redo: str = "") -> Span:
+    def _unread(self, source: Shard, entry: ShardEntry | None, *, most: int = 0, redo: str = "") -> Span:
         shard = source.entry
         number, known = (entry.number + 1, entry.told) if entry else (0, "")
         return Span(
-            source.kind, shard.uri, shard_name(shard.uri), shard.version, 0, None, shard.size, redo=redo, most=most,
+            source.format, shard.uri, shard_name(shard.uri), shard.version, 0, None, shard.size, redo=redo, most=most,
             number=number, known=known,
         )  # fmt: skip
 
-    def _missing(self, source: Source, entry: ShardEntry) -> Iterator[Span]:
+    def _missing(self, source: Shard, entry: ShardEntry) -> Iterator[Span]:
         names = [span_name(entry.name, start) for start in range(0, entry.images, self.spec.span_size)]
         there = [name for name in names if name in self.ledger.files]
         if self.retry_failed and any(seen.ok < seen.images for _, seen in self.ledger.look(there)):
@@ -265,12 +265,12 @@ class Planner:
         for piece in body["spans"]:
             if span_name(entry.name, piece["start"]) in wanted:
                 yield Span(
-                    source.kind, source.entry.uri, entry.name, version, piece["start"],
+                    source.format, source.entry.uri, entry.name, version, piece["start"],
                     piece["start"] + piece["images"], source.entry.size, piece["offset"], piece["skip"],
                 )  # fmt: skip
 
 
-def _cut(sources: list[Source], size: int) -> Iterator[tuple[PlannedSpan, pa.Table]]:
+def _cut(sources: list[LooseImage], size: int) -> Iterator[tuple[PlannedSpan, pa.Table]]:
     """Spans of `size` images with their rows in the part."""
     for start in range(0, len(sources), size):
         piece = sources[start : start + size]

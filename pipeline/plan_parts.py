@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.errors import ObjectUnreadable, StorageError
 from pipeline.output import SpanFacts, writing
+from pipeline.source.item import Item, Remote
 from pipeline.spans import Span, digest
 from pipeline.storage import Entry
-from pipeline.tar import Item
 
 PART_SCHEMA = pa.schema([("uri", pa.string()), ("key", pa.string()), ("version", pa.string()), ("span", pa.string())])
 META = b"beit"
@@ -130,13 +130,11 @@ def read_rows(uri: str, start: int, stop: int) -> pa.Table:
         return groups.slice(start - first * GROUP, stop - start)
 
 
-def read_items(span: Span, passed_by: frozenset[str]) -> Iterator[Item]:
-    """The loose images of a span with their bytes, in order; those `passed_by` are not fetched (empty bytes)."""
+def read_items(span: Span) -> Iterator[Item]:
+    """The loose images of a span, in order."""
     table = read_rows(span.source, span.start, span.stop or 0)
-    uris, keys = table["uri"].to_pylist(), table["key"].to_pylist()
-    contents = storage.read_many([uri for uri in uris if uri not in passed_by])
-    for uri, key in zip(uris, keys, strict=True):
-        yield Item(uri, key, b"" if uri in passed_by else next(contents))
+    for uri, key in zip(table["uri"].to_pylist(), table["key"].to_pylist(), strict=True):
+        yield Item(uri, key, Remote(uri))
 
 
 def write_shard_entry(output: str, span: Span, spans: list[dict[str, Any]], *, repeated: bool) -> None:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import importlib.metadata
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipeline import columns, models, settings, storage, tables, tar
+from pipeline import columns, models, settings, storage
 from pipeline.decode import extensions
 from pipeline.decoder import DecodeSettings
 from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
 from pipeline.output import writing
 from pipeline.progress import say
 from pipeline.settings import JobSpec, RunConfig
-from pipeline.sources import LISTED, MAGIC, Source, Sources
+from pipeline.source.format import FORMATS
+from pipeline.source.item import Wanted
+from pipeline.source.naming import LISTED, MAGIC, LooseImage, Shard, Source, Sources
 from pipeline.spans import TYPICAL_IMAGE, auto_span_size
-from pipeline.tar import Members
 from pipeline.task import Task
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Request:
     output: str
     sources: Sources
     first: list[Source]
-    keep: dict[str, pa.DataType]
+    wanted: Wanted
     schema: pa.Schema
 
     @property
@@ -53,18 +54,18 @@ def check(config: RunConfig, task: Task) -> Request:
     storage.be_quick(True)
     try:
         output = storage.absolute(config.output).rstrip("/")
-        sources = Sources(list(config.input), config.input_format, extensions())
+        sources = Sources(config.input, config.input_format, extensions())
         first = _first_look(sources, output)
         _check_output(config, output)
-        keep = _kept_types(config, first)
+        wanted = _wanted_of_shards(config, sources, first)
         _check_listed(first)
         card = _card(config.model, task, fresh=settings.read_bound(output) is None)
-        schema = columns.schema_of(task.columns(card), keep)
+        schema = columns.schema_of(task.columns(card), dict(wanted.types))
     except CredentialsLost as error:
         raise ConfigError(str(error)) from error
     finally:
         storage.be_quick(False)
-    return Request(config, task, card, output, sources, first, keep, schema)
+    return Request(config, task, card, output, sources, first, wanted, schema)
 
 
 def _card(model: str, task: Task, *, fresh: bool) -> ModelCard:
@@ -86,31 +87,24 @@ def _first_look(sources: Sources, output: str) -> list[Source]:
         root = storage.absolute(given).rstrip("/") + "/"
         if (output + "/").startswith(root) and not MAGIC.search(root):
             raise ConfigError(f"--output {output} lies below --input {given}: the next run would read its own result")
-    first = list(itertools.islice(sources, LOOK))
+    listing = sources.listing()
+    first = list(itertools.islice(listing, LOOK))
     if not first:
-        skipped = ", ".join(f"{count} {ending}" for ending, count in sources.skipped.most_common(5))
+        skipped = ", ".join(f"{count} {ending}" for ending, count in listing.skipped.most_common(5))
         seen = f"only other files ({skipped})" if skipped else "nothing there, or a list of nothing"
         raise ConfigError(f"--input {' '.join(sources.inputs)}: no image and no shard found, {seen}")
     return first
 
 
-def _kept_types(config: RunConfig, first: list[Source]) -> dict[str, pa.DataType]:
-    """Types of the kept columns by the first shard; what it lacks of them and of images raises ConfigError."""
-    shard = next((source for source in first if source.kind != "images"), None)
+def _wanted_of_shards(config: RunConfig, sources: Sources, first: list[Source]) -> Wanted:
+    """What is taken from every shard; what the first one lacks of it raises ConfigError."""
+    endings = frozenset(ending.removeprefix(".") for ending in sources.extensions)
+    wanted = Wanted(endings, config.image_column, tuple(config.keep))
+    shard = next((source for source in first if isinstance(source, Shard)), None)
     if shard is None:
         _check_no_columns(config)
-        return {}
-    if shard.kind == "tar":
-        _check_members(config, shard.entry)
-        return {name: columns.member_type(name) for name in config.keep}
-    try:
-        schema = tables.schema_of(shard.entry)
-    except ObjectUnreadable as error:
-        if not config.keep:
-            return {}  # a damaged shard is a row, not a reason to refuse the others
-        raise ConfigError(f"--input {shard.entry.uri}: {error}") from error
-    tables.image_column(schema, config.image_column, shard.entry.uri)
-    return tables.kept_types(schema, config.keep, shard.entry.uri)
+        return wanted
+    return replace(wanted, types=FORMATS[shard.format].check(shard.entry, wanted))
 
 
 def _check_no_columns(config: RunConfig) -> None:
@@ -129,19 +123,6 @@ def _check_listed(first: list[Source]) -> None:
             storage.check_access(entry.uri)
         except CredentialsLost as error:
             raise ConfigError(f"--input: {entry.uri}, which a list names, cannot be read: {error}") from error
-
-
-def _check_members(config: RunConfig, shard: storage.Entry) -> None:
-    """A typo in a member's ending would give an empty output or an empty column, and look like success."""
-    wanted = [("image-column", config.image_column)] if config.image_column else []
-    wanted += [("keep", name) for name in config.keep]
-    there = tar.endings(shard, LOOK) if wanted else {}
-    for flag, name in wanted:
-        if there and name not in there:
-            has = ", ".join(sorted(there))
-            raise ConfigError(
-                f"--{flag} {name}: no such member among the first {LOOK:,} of {shard.uri}, which has {has}"
-            )
 
 
 def _check_output(config: RunConfig, output: str) -> None:
@@ -215,14 +196,13 @@ def _auto_span_size(request: Request) -> int:
     bytes_per_image = sum(
         3 * height * width * (1 if spec.size else 2) for spec, (height, width) in zip(views, sides, strict=True)
     )
-    loose = sum(source.kind == "images" for source in request.first)
-    packed = sum(source.entry.size for source in request.first if source.kind != "images") // TYPICAL_IMAGE
+    loose = sum(isinstance(source, LooseImage) for source in request.first)
+    packed = sum(source.entry.size for source in request.first if isinstance(source, Shard)) // TYPICAL_IMAGE
     return auto_span_size(bytes_per_image, loose + packed if request.is_small else None)
 
 
 def _spec(request: Request, bound: dict[str, Any]) -> JobSpec:
     config = request.config
-    endings = frozenset(ending.removeprefix(".") for ending in request.sources.extensions)
     return JobSpec(
         output=request.output,
         task=request.task,
@@ -233,9 +213,7 @@ def _spec(request: Request, bound: dict[str, Any]) -> JobSpec:
         batch_size=config.batch_size,
         span_size=bound["span_size"],
         decode=DecodeSettings(request.task.views(request.card), config.max_pixels, config.exact),
-        members=Members(endings, config.image_column, tuple(config.keep)),
-        image_column=config.image_column,
-        keep=request.keep,
+        wanted=request.wanted,
         schema=request.schema,
         bound=bound,
     )

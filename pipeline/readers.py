@@ -11,19 +11,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import output, plan_parts, storage
+from pipeline import output, plan_parts
 from pipeline.columns import BASE, OK
 from pipeline.decode import Decoded
 from pipeline.decoder import Decoder
 from pipeline.output import SpanFacts
 from pipeline.settings import JobSpec
-from pipeline.sources import Source
+from pipeline.source.fetch import fetched
+from pipeline.source.format import FORMATS
+from pipeline.source.item import Item, Names, Position, Remote, Wanted
+from pipeline.source.naming import LooseImage, Shard, Source
 from pipeline.spans import Span, span_name
 from pipeline.storage import Entry
-from pipeline.tables import read_table
-from pipeline.tar import Item, Names, read_tar
-
-Position = tuple[int, int]  # byte of a tar's sample (or row of a Parquet file), images of that sample to pass by
 
 
 @dataclass
@@ -60,12 +59,11 @@ class Reader:
             return
         before = self._before(span, span.name if span.kind == "images" else span_name(span.name, span.start))
         if span.kind == "images":
-            kept = frozenset(before["uri"].to_pylist()) if before is not None else frozenset[str]()
-            yield self._span(span, span.name, 0, plan_parts.read_items(span, kept), before)
+            yield self._span(span, span.name, 0, plan_parts.read_items(span), before)
         else:
-            names = Names()
-            items = _Ahead(self._items(span, (span.offset, span.skip), span.start, names))
-            yield self._shard_span(span, span.start, items, span.stop - span.start, names, before)
+            at = Position(span.offset, span.skip)
+            items = _Ahead(self._items(span, at))
+            yield self._shard_span(span, span.start, items, span.stop - span.start, at.names, before)
 
     def sample(self, sources: Iterable[Source], count: int) -> Loaded:
         """The first `count` images of these sources as one span; for `--dry-run`: nothing is looked up or written."""
@@ -74,24 +72,24 @@ class Reader:
 
     def _source_items(self, source: Source) -> Iterator[Item]:
         entry = source.entry
-        if source.kind == "images":
-            return iter([Item(entry.uri, source.key, storage.try_read(entry.uri))])
-        return self._items(Span(source.kind, entry.uri, "", "", 0, None, entry.size), (0, 0), 0, Names())
+        if isinstance(source, LooseImage):
+            return iter([Item(entry.uri, source.key, Remote(entry.uri))])
+        return FORMATS[source.format].items(entry, self.spec.wanted, Position())
 
     def _shard(self, span: Span) -> Iterator[Loaded]:
         """Cut an unread shard into spans as it passes, then add its plan entry."""
         names = Names()
         pieces: list[dict[str, Any]] = []
-        start, position, items = 0, (0, 0), None
+        start, at, items = 0, Position(names=names), None
         most = span.most or 1 << 62
         while start < most:
             facts = output.find(self.spec.output, span_name(span.name, start))
             if facts is not None and facts.version == span.version and not (span.redo and facts.failed):
                 yield Loaded(facts, done=True)
                 self._learn_names(span, facts, names)
-                items, position = None, (facts.next_offset, facts.next_skip)
+                items, at = None, Position(facts.next_offset, facts.next_skip, names)
             else:
-                items = items or _Ahead(self._items(span, position, start, names))
+                items = items or _Ahead(self._items(span, at))
                 if items.peek() is None:
                     break
                 before = self._before(span, span_name(span.name, start))
@@ -105,16 +103,14 @@ class Reader:
 
     def _learn_names(self, span: Span, facts: SpanFacts, names: Names) -> None:
         """Names that finished spans have used count for `~2` of later ones."""
-        rows = output.read_rows(self.spec.output, facts.name, ["uri"]) if span.kind == "tar" else None
+        repeat = FORMATS[span.kind].names_repeat
+        rows = output.read_rows(self.spec.output, facts.name, ["uri"]) if repeat else None
         if rows is not None:
             names.used.update(uri.removeprefix(f"{span.source}#") for uri in rows["uri"].to_pylist())
             names.repeated |= facts.repeated
 
-    def _items(self, span: Span, position: Position, start: int, names: Names) -> Iterator[Item]:
-        entry = Entry(span.source, span.size, span.version)
-        if span.kind == "tar":
-            return read_tar(entry, self.spec.members, *position, names)
-        return read_table(entry, self.spec.image_column, self.spec.keep, start, None)
+    def _items(self, span: Span, at: Position) -> Iterator[Item]:
+        return FORMATS[span.kind].items(Entry(span.source, span.size, span.version), self.spec.wanted, at)
 
     def _before(self, span: Span, name: str) -> pa.Table | None:
         """The rows of a finished file that a redo keeps."""
@@ -130,7 +126,8 @@ class Reader:
         first = items.peek()
         loaded = self._span(span, span_name(span.name, start), start, itertools.islice(items, size), before)
         following = items.peek()
-        end = (span.size if span.kind == "tar" else start + loaded.facts.images, 0)
+        shard = Entry(span.source, span.size, span.version)
+        end = (FORMATS[span.kind].end(shard, start + loaded.facts.images), 0)
         offset, skip = (first.offset, first.skip) if first else end
         next_offset, next_skip = (following.offset, following.skip) if following else end
         loaded.facts = replace(
@@ -148,7 +145,7 @@ class Reader:
         rows: list[Item] = []
         answers: list[Decoded] = []
         clock = _Clock()
-        for item in clock.timed("read", items):
+        for item in clock.timed("read", fetched(items, kept)):
             with clock.step("decode"):
                 answers.append(Decoded("copied", None, None, None) if item.uri in kept else self._decode(item))
             item.data = b""
@@ -176,8 +173,10 @@ class Reader:
             [answer.height for answer in answers],
         ]
         columns = [pa.array(values, f.type) for values, f in zip(base, BASE, strict=True)]
-        kept = [pa.array([item.kept.get(name) for item in items], type_) for name, type_ in self.spec.keep.items()]
-        extra = [pa.field(name, type_) for name, type_ in self.spec.keep.items()]
+        kept = [
+            pa.array([item.kept.get(name) for item in items], type_) for name, type_ in self.spec.wanted.types.items()
+        ]
+        extra = [pa.field(name, type_) for name, type_ in self.spec.wanted.types.items()]
         return pa.Table.from_arrays([*columns, *kept], schema=pa.schema([*BASE, *extra]))
 
     def _views(self, answers: list[Decoded]) -> list[Any]:
@@ -191,12 +190,9 @@ class Reader:
         return views
 
 
-def count_images(spec: JobSpec, kind: str, entry: Entry, most: int) -> int:
+def count_images(shard: Shard, wanted: Wanted, most: int) -> int:
     """How many images a shard holds, counted up to `most`; for `--limit`, which must know before the next shard."""
-    if kind == "tar":
-        items = read_tar(entry, spec.members, 0, 0, Names())
-    else:
-        items = read_table(entry, spec.image_column, {}, 0, None)
+    items = FORMATS[shard.format].items(shard.entry, wanted, Position())
     return sum(1 for _ in itertools.islice(items, most))
 
 

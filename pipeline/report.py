@@ -63,6 +63,7 @@ class RunReport:
         self.images = 0
         self.statuses: Counter[str] = Counter()
         self.seconds: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter()  # files that the listing passed by, by their ending
         self.examples: dict[str, list[dict[str, str]]] = {}
         self.curve: list[tuple[float, int]] = [(0.0, 0)]
 

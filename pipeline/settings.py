@@ -11,11 +11,11 @@ import pyarrow as pa
 from pipeline import cluster, storage
 from pipeline.decode import MAX_PIXELS
 from pipeline.errors import ConfigError, ObjectUnreadable
-from pipeline.sources import Format
+from pipeline.source.naming import INPUT_FORMATS
 
 if TYPE_CHECKING:
     from pipeline.decoder import DecodeSettings
-    from pipeline.tar import Members
+    from pipeline.source.item import Wanted
     from pipeline.task import Task
 
 SCHEMA_VERSION = 1
@@ -28,10 +28,7 @@ class RunConfig:
     input: tuple[str, ...] = field(metadata={"help": "files, folders, prefixes, globs or lists; local or s3://"})
     output: str = field(metadata={"help": "folder or s3:// prefix the result goes to", "metavar": "URI"})
     model: str = field(metadata={"help": "model folder, local or s3://, or a hub id", "metavar": "MODEL"})
-    input_format: Format = field(
-        default="auto",
-        metadata={"help": "what the input is"},
-    )
+    input_format: str = field(default="auto", metadata={"help": "what the input is", "choices": INPUT_FORMATS})
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
         default="auto", metadata={"help": "arithmetic; auto: bfloat16 on GPUs, float32 on CPUs"}
     )
@@ -114,9 +111,7 @@ class JobSpec:
     batch_size: int
     span_size: int
     decode: DecodeSettings
-    members: Members
-    image_column: str | None
-    keep: dict[str, pa.DataType]
+    wanted: Wanted
     schema: pa.Schema
     bound: dict[str, Any]
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
-Kind = Literal["images", "tar", "parquet"]
 SPAN_BYTES = 256 << 20  # decoded pixels of one span at most
 MOST, LEAST = 4096, 32  # images of one span; fewer than `LEAST` would pad most of a batch
 PIECES = 32  # spans that a small source is cut into, so that it spreads and commits as it goes
@@ -27,7 +26,7 @@ class Span:
     get, and what the latest one says (`known`), so that a second look adds no second entry.
     """
 
-    kind: Kind
+    kind: str  # "images", or the name of a shard's format
     source: str
     name: str
     version: str

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import itertools
 import json
 import tarfile
 from collections import Counter
@@ -134,8 +135,11 @@ TASKS: dict[str, tuple[Callable[[Path], list[dict[str, Any]]], Path, dict[str, p
 def write_output(folder: Path, task: str, rows: list[dict[str, Any]], columns: dict[str, pa.DataType]) -> Path:
     """An output of two runs in the contract's format, its rows in spans of 64."""
     schema = schema_of(columns, {})
-    for first in range(0, len(rows), SPAN):
-        write_span(folder, f"span-{first:09d}", rows[first : first + SPAN], schema, first)
+    first = 0
+    for _, of_shard in itertools.groupby(rows, shard_of):
+        while piece := list(itertools.islice(of_shard, SPAN)):
+            write_span(folder, f"span-{first:09d}", piece, schema, first)
+            first += len(piece)
     failed = [row for row in rows if row["status"] != "ok"]
     total, good = len(rows), len(rows) - len(failed)
     put(folder / "_run.json", setup(task))
@@ -155,9 +159,15 @@ def write_output(folder: Path, task: str, rows: list[dict[str, Any]], columns: d
     return folder
 
 
+def shard_of(row: dict[str, Any]) -> str:
+    """The shard that a row's image lies in; empty for a loose image."""
+    shard, mark, _ = row["uri"].rpartition("#")
+    return shard if mark else ""
+
+
 def write_span(output: Path, name: str, rows: list[dict[str, Any]], schema: pa.Schema, start: int = 0) -> None:
     statuses = Counter(row["status"] for row in rows)
-    facts = SpanFacts(name, "digits", "1", start, len(rows), statuses["ok"], dict(statuses))
+    facts = SpanFacts(name, shard_of(rows[0]), "1", start, len(rows), statuses["ok"], dict(statuses))
     (output / "data").mkdir(parents=True, exist_ok=True)
     output_files.write_span(str(output), pa.Table.from_pylist(rows, schema), facts, setup("label"))
 

@@ -32,7 +32,7 @@ def write(
     """
     account = read_account(storage.absolute(output).rstrip("/"))
     target = storage.absolute(to) if to else storage.join(account.output, "report.html")
-    text = render(account, take_sample(account.output), verified, decoder)
+    text = render(account, take_sample(account.output, account.setup.get("image_column")), verified, decoder)
     storage.put(target, text.encode("utf-8", "replace"))
     return target
 

@@ -1,58 +1,11 @@
-"""Reading little of much: objects in exact ranges, under a budget of bytes that a whole report shares."""
+"""Choosing a few of many, evenly and in constant memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, TypeVar
-
-from pipeline import storage
-from pipeline.blocks import Seekable
+from typing import TypeVar
 
 T = TypeVar("T")
-
-
-class BudgetSpentError(OSError):
-    """The page has read as much as it may; what is missing is shown as not available."""
-
-
-@dataclass
-class Meter:
-    """Counts the bytes read and refuses those above the budget; a part's `parent` counts them too."""
-
-    budget: int
-    spent: int = 0
-    parent: Meter | None = None
-
-    def take(self, size: int) -> None:
-        """Account for `size` bytes about to be read."""
-        if self.spent + size > self.budget:
-            raise BudgetSpentError("the report's reading budget is spent")
-        if self.parent:
-            self.parent.take(size)
-        self.spent += size
-
-    def part(self, shares: int) -> Meter:
-        """One of equal shares of what is left."""
-        return Meter((self.budget - self.spent) // max(shares, 1), parent=self)
-
-
-class Ranges(Seekable):
-    """An object as a seekable file in which every read is one ranged request of just that size."""
-
-    def __init__(self, entry: storage.Entry, meter: Meter) -> None:
-        super().__init__(entry.size)
-        self.entry, self.meter = entry, meter
-
-    def readinto(self, buffer: Any) -> int:
-        size = min(len(buffer), self.size - self.position)
-        if size <= 0:
-            return 0
-        self.meter.take(size)
-        data = storage.read(self.entry.uri, self.position, self.position + size)
-        buffer[: len(data)] = data
-        self.position += len(data)
-        return len(data)
 
 
 def even(items: list[T], keep: int) -> list[T]:

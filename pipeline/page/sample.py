@@ -12,9 +12,13 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.columns import OK
+from pipeline.decode import extensions
 from pipeline.errors import ConfigError, CredentialsLost
+from pipeline.metered import Meter, Ranges
 from pipeline.page import pictures
-from pipeline.page.reader import Meter, Ranges, even, fair_shares, spread
+from pipeline.page.pictures import Pictured
+from pipeline.page.reader import even, fair_shares, spread
+from pipeline.source.item import Wanted
 
 RUNS = 60  # newest run reports read
 FOOTERS = 48  # data files whose footer is looked at
@@ -22,6 +26,7 @@ FILES = 12  # of these, the files whose first rows are read
 ROWS, MASK_ROWS = 400, 120  # masks are large and few are shown
 THUMBNAIL = 192  # pixels
 DATA_BUDGET = 64 << 20
+BUFFER = 1 << 18  # bytes per request inside a data file
 COLUMNS = (
     *("uri", "key", "status", "error", "width", "height", "embedding", "label_ids", "labels", "scores"),
     *("mask", "classes", "tokens", "masked", "predicted", "loss"),
@@ -92,11 +97,11 @@ def _report(data: bytes | Exception) -> dict[str, Any]:
     return report if isinstance(report, dict) and "run" in report else {}
 
 
-def take_sample(output: str) -> Sample:
+def take_sample(output: str, image_column: str | None = None) -> Sample:
     """First rows of a few data files spread over the output, preferring the beginnings of shards (cheap to show)."""
     meter = Meter(DATA_BUDGET)
     listing = storage.listing(storage.join(output, "data"))
-    parquet = (entry for entry in listing if entry.uri.endswith(".parquet") and "/." not in entry.uri[len(output) :])
+    parquet = (e for e in listing if e.uri.endswith(".parquet") and "/." not in e.uri[len(output) :])
     entries, count = spread(parquet, FOOTERS)
     files = _near_shard_starts([file for entry in entries if (file := _open(entry, meter))])
     masks = any("mask" in file.schema_arrow.names for file in files)
@@ -106,13 +111,16 @@ def take_sample(output: str) -> Sample:
         return Sample([], frozenset(), 0, count)
     sample = _from_table(pa.concat_tables(tables, promote_options="permissive"), len(tables), count)
     found = Meter(pictures.READ_BUDGET)
-    thumbnails = pictures.thumbnails([row["uri"] for row in sample.good()], THUMBNAIL, found)
+    images = [Pictured(row["uri"], row["source"]) for row in sample.good()]
+    endings = frozenset(ending.removeprefix(".") for ending in extensions())
+    wanted = Wanted(endings, image_column)
+    thumbnails = pictures.thumbnails(images, THUMBNAIL, wanted, found)
     return replace(sample, thumbnails=thumbnails, bytes_read=meter.spent + found.spent)
 
 
 def _open(entry: storage.Entry, meter: Meter) -> pq.ParquetFile | None:
     try:
-        return pq.ParquetFile(Ranges(entry, meter), buffer_size=pictures.BUFFER, pre_buffer=False)
+        return pq.ParquetFile(Ranges(entry, meter), buffer_size=BUFFER, pre_buffer=False)
     except CredentialsLost:
         raise
     except pictures.UNREADABLE:
@@ -123,16 +131,18 @@ def _near_shard_starts(files: list[pq.ParquetFile]) -> list[pq.ParquetFile]:
     """The files to read: those that begin earliest in their shard, since a tar is read from its beginning."""
     if len(files) <= FILES:
         return files
-    starts = [_start(file) for file in files]
+    starts = [int(_facts(file).get("start", 0)) for file in files]
     bound = sorted(starts)[FILES - 1]
     return even([file for file, start in zip(files, starts, strict=True) if start <= bound], FILES)
 
 
-def _start(file: pq.ParquetFile) -> int:
+def _facts(file: pq.ParquetFile) -> dict[str, Any]:
+    """What the file says of itself; empty when it says nothing of ours."""
     try:
-        return int(json.loads(file.metadata.metadata[b"beit"])["start"])
+        facts = json.loads(file.metadata.metadata[b"beit"])
     except (TypeError, KeyError, ValueError):
-        return 0
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def _first_rows(file: pq.ParquetFile, rows: int) -> pa.Table | None:
@@ -148,7 +158,10 @@ def _first_rows(file: pq.ParquetFile, rows: int) -> pa.Table | None:
         raise
     except pictures.UNREADABLE:
         rows = 0  # what was read before counts
-    return pa.Table.from_batches(batches) if batches else None
+    if not batches:
+        return None
+    table = pa.Table.from_batches(batches)
+    return table.append_column("source", pa.array([_facts(file).get("source", "")] * len(table), pa.string()))
 
 
 def _from_table(table: pa.Table, files: int, file_count: int) -> Sample:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline import plan, plan_parts
 from pipeline.ledger import Ledger
 from pipeline.plan import Planner
-from pipeline.sources import Source
+from pipeline.source.naming import LooseImage
 from pipeline.storage import Entry
 
 COUNT = itertools.count()
@@ -27,8 +27,8 @@ STEPS = st.lists(
 )
 
 
-def sources(images: dict[int, int]) -> list[Source]:
-    return [Source("images", Entry(f"/in/{n:02d}.png", 9, f"v{images[n]}"), f"{n:02d}.png") for n in sorted(images)]
+def sources(images: dict[int, int]) -> list[LooseImage]:
+    return [LooseImage(Entry(f"/in/{n:02d}.png", 9, f"v{images[n]}"), f"{n:02d}.png") for n in sorted(images)]
 
 
 def planner(output: Path, images: dict[int, int]) -> Planner:

@@ -12,8 +12,8 @@ import pytest
 
 from pipeline import blocks, storage
 from pipeline.errors import ObjectUnreadable
-from pipeline.tables import read_table
-from pipeline.tar import Members, Names, read_tar
+from pipeline.source.format import FORMATS
+from pipeline.source.item import Position, Wanted
 from tests.faults import FaultProxy, Rule
 from tests.flow import make_tar, run_here
 from tests.helpers import rows, tree_bytes
@@ -38,7 +38,7 @@ def test_a_tar_replaced_in_the_middle_ends_there(proxied: FaultProxy, weed: Weed
     weed.fs().pipe_file("inb/replaced/a.tar", tar_of(tmp_path, 0))
     entry = storage.stat("s3://inb/replaced/a.tar")
     assert entry
-    items = read_tar(entry, Members(frozenset({"png"}), None, ()), 0, 0, Names())
+    items = FORMATS["tar"].items(entry, Wanted(frozenset({"png"})), Position())
     before = list(itertools.islice(items, 3))
     weed.fs().pipe_file("inb/replaced/a.tar", tar_of(tmp_path, 100))
     *after, end = items
@@ -59,7 +59,7 @@ def test_a_table_replaced_in_the_middle_ends_there(proxied: FaultProxy, weed: We
     weed.fs().pipe_file("inb/replaced/a.parquet", table(0))
     entry = storage.stat("s3://inb/replaced/a.parquet")
     assert entry
-    items = read_table(entry, None, {}, 0, None)
+    items = FORMATS["parquet"].items(entry, Wanted(frozenset()), Position())
     before = list(itertools.islice(items, 2))
     weed.fs().pipe_file("inb/replaced/a.parquet", table(100))
     *after, end = items

@@ -26,10 +26,11 @@ from types import SimpleNamespace
 from pipeline.decode import extensions
 from pipeline.ledger import Ledger
 from pipeline.plan import Planner
-from pipeline.sources import Sources
+from pipeline.source.naming import Sources
 began = time.perf_counter()
 spec = SimpleNamespace(output={output!r}, span_size={span_size})
-planner = Planner(Sources([{source!r}], "auto", extensions()), spec, Ledger({output!r}), limit=None, retry_failed=False)
+listing = Sources(({source!r},), "auto", extensions()).listing()
+planner = Planner(listing, spec, Ledger({output!r}), limit=None, retry_failed=False)
 first = rows = 0
 for row in planner:
     first = first or time.perf_counter() - began

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.sources import Sources
+from pipeline.source.naming import Shard, Sources
 from tests.flow import make_tar, png, run_here
 from tests.helpers import rows
 from tests.weed import Weed
@@ -21,7 +21,9 @@ def keys(output: Path) -> list[str]:
 
 
 def found(*inputs: object) -> list[tuple[str, str]]:
-    return [(source.kind, source.key) for source in Sources([str(given) for given in inputs], "auto", ENDINGS)]
+    """Format (or "image") and name below the input of all that is found."""
+    listing = Sources(tuple(map(str, inputs)), "auto", ENDINGS).listing()
+    return [(s.format, s.entry.uri) if isinstance(s, Shard) else ("image", s.key) for s in listing]
 
 
 @pytest.fixture
@@ -52,14 +54,14 @@ def test_single_files_globs_and_folders(folder: Path) -> None:
     make_tar(folder / "deep/er/s.tar", [("x.png", png(1))])
     (folder / "notes.txt").write_text("not a list here")
     (folder / ".hidden.png").write_bytes(png(1))
-    assert ("tar", "deep/er/s.tar") in found(folder)
+    assert ("tar", f"{folder}/deep/er/s.tar") in found(folder)
     assert len(found(folder)) == len(ODD) + 1
-    assert found(folder / "c#d.png") == [("images", "c#d.png")]
-    assert found(folder / "st*r[1].png") == [("images", "st*r[1].png")]  # a file of that name wins over the pattern
-    assert found(f"{folder}/*.png") == [("images", name) for name in sorted(n for n in ODD if "/" not in n)]
-    assert ("images", "ü/é 漢.png") in found(f"{folder}/**/*.png")
-    assert found(f"{folder}/deep/*/s.t?r") == [("tar", "er/s.tar")]
-    sources = Sources([str(folder)], "auto", ENDINGS)
+    assert found(folder / "c#d.png") == [("image", "c#d.png")]
+    assert found(folder / "st*r[1].png") == [("image", "st*r[1].png")]  # a file of that name wins over the pattern
+    assert found(f"{folder}/*.png") == [("image", name) for name in sorted(n for n in ODD if "/" not in n)]
+    assert ("image", "ü/é 漢.png") in found(f"{folder}/**/*.png")
+    assert found(f"{folder}/deep/*/s.t?r") == [("tar", f"{folder}/deep/er/s.tar")]
+    sources = Sources((str(folder),), "auto", ENDINGS).listing()
     list(sources)
     assert sources.skipped == {".txt": 1, "hidden": 1}
 
@@ -146,5 +148,25 @@ def test_linked_folders_are_read_rings_are_not_and_a_link_to_nowhere_is_a_row(tm
 
 def test_names_in_a_list_are_relative_to_the_list(folder: Path) -> None:
     (folder / "list.txt").write_text(f"{ODD[0]}\n")
-    sources = Sources([str(folder / "list.txt")], "auto", ENDINGS)
+    sources = Sources((str(folder / "list.txt"),), "auto", ENDINGS).listing()
     assert [source.entry.uri for source in sources] == [f"{folder}/{ODD[0]}"]
+
+
+def test_braces_name_many_shards(tmp_path: Path) -> None:
+    for number in range(12):
+        make_tar(tmp_path / f"s-{number:03d}.tar", [("x.png", png(number))])
+    names = [f"{tmp_path}/s-{number:03d}.tar" for number in range(9, 12)]
+    assert found(f"{tmp_path}/s-{{009..011}}.tar") == [("tar", name) for name in names]
+    assert found(f"{tmp_path}/s-0{{09,10,11}}.tar") == [("tar", name) for name in names]
+    (tmp_path / "s-{1..2}.png").write_bytes(png(1))
+    assert found(f"{tmp_path}/s-{{1..2}}.png") == [("image", "s-{1..2}.png")]  # a file of that name wins
+    with pytest.raises(ConfigError, match=r"s-012\.tar: there is no such file"):
+        found(f"{tmp_path}/s-{{009..012}}.tar")
+    with pytest.raises(ConfigError, match="counts downwards"):
+        found(f"{tmp_path}/s-{{012..009}}.tar")
+
+
+def test_a_named_file_is_what_input_format_says(tmp_path: Path) -> None:
+    make_tar(tmp_path / "plain.bin", [("a.png", png(1)), ("b.png", png(2))])
+    assert run_here(tmp_path / "plain.bin", tmp_path / "out", input_format="tar") == 0
+    assert keys(tmp_path / "out") == ["a", "b"]

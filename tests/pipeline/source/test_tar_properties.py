@@ -8,10 +8,11 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.source.format import FORMATS
+from pipeline.source.item import Item, Names, Position, Wanted
 from pipeline.storage import Entry
-from pipeline.tar import Item, Members, Names, read_tar
 
-MEMBERS = Members(frozenset({"png", "jpg"}), None, ("txt",))
+WANTED = Wanted(frozenset({"png", "jpg"}), keep=("txt",))
 QUICK = settings(
     max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -19,7 +20,7 @@ STEMS = st.sampled_from(["a", "b/a", "/abs/a", "../../a", "ü" * 60, "long/" * 4
 ENDINGS = st.sampled_from(["png", "jpg", "txt", "png", "mask.png", "PNG", "json"])
 KINDS = st.sampled_from([tarfile.REGTYPE] * 8 + [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE])
 LISTED = st.lists(st.tuples(STEMS, ENDINGS, KINDS, st.binary(max_size=1300)), max_size=12)
-FORMATS = st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+FORMS = st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
 
 
 def pack(listed: list[tuple[str, str, bytes, bytes]], form: int) -> bytes:
@@ -35,7 +36,8 @@ def pack(listed: list[tuple[str, str, bytes, bytes]], form: int) -> bytes:
 
 def read(path: Path, data: bytes, offset: int = 0, skip: int = 0, names: Names | None = None) -> list[Item]:
     path.write_bytes(data)
-    return list(read_tar(Entry(str(path), len(data), "v"), MEMBERS, offset, skip, names or Names()))
+    at = Position(offset, skip, names or Names())
+    return list(FORMATS["tar"].items(Entry(str(path), len(data), "v"), WANTED, at))
 
 
 def told(items: list[Item]) -> list[tuple[str, str, str]]:
@@ -43,7 +45,7 @@ def told(items: list[Item]) -> list[tuple[str, str, str]]:
 
 
 @QUICK
-@given(LISTED, FORMATS)
+@given(LISTED, FORMS)
 def test_every_image_member_has_its_row_and_its_own_uri(tmp_path: Path, listed: list, form: int) -> None:
     items = read(tmp_path / "s.tar", pack(listed, form))
     wanted = [data for _, end, kind, data in listed if end.lower() in ("png", "jpg") and kind != tarfile.DIRTYPE]
@@ -53,7 +55,7 @@ def test_every_image_member_has_its_row_and_its_own_uri(tmp_path: Path, listed: 
 
 
 @QUICK
-@given(LISTED, FORMATS, st.data())
+@given(LISTED, FORMS, st.data())
 def test_a_cut_gives_a_prefix_and_a_reason(tmp_path: Path, listed: list, form: int, data: st.DataObject) -> None:
     whole = pack(listed, form)
     cut = data.draw(st.integers(0, len(whole)))
@@ -66,7 +68,7 @@ def test_a_cut_gives_a_prefix_and_a_reason(tmp_path: Path, listed: list, form: i
 
 
 @QUICK
-@given(LISTED, FORMATS, st.integers(0, 1 << 30))
+@given(LISTED, FORMS, st.integers(0, 1 << 30))
 def test_a_damaged_tar_ends_with_rows_and_never_with_an_exception(
     tmp_path: Path, listed: list, form: int, seed: int
 ) -> None:
@@ -85,7 +87,7 @@ def test_a_damaged_tar_ends_with_rows_and_never_with_an_exception(
 
 
 @QUICK
-@given(LISTED, FORMATS)
+@given(LISTED, FORMS)
 def test_reading_on_from_any_image_gives_the_rest(tmp_path: Path, listed: list, form: int) -> None:
     raw = pack(listed, form)
     items = read(tmp_path / "s.tar", raw)

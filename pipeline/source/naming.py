@@ -8,43 +8,65 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 from pipeline import disk, storage
 from pipeline.errors import ConfigError, ObjectUnreadable
+from pipeline.source.format import FORMATS, format_of
+from pipeline.source.parquet import URI_NAMES
 from pipeline.storage import Entry
 
-Format = Literal["auto", "images", "tar", "parquet", "list"]
+INPUT_FORMATS = ("auto", "images", *FORMATS, "list")
 MAGIC = re.compile(r"[*?\[]")
-SHARDS = {".tar": "tar", ".parquet": "parquet", ".pq": "parquet"}
+BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{},]+(?:,[^{},]+)+)\}")
 LISTS = {".txt", ".csv", ".tsv"}
 LISTED = "listed"  # the version of a remote image that a list names
-URI_HEADERS = ("uri", "url", "path", "image", "file", "filename", "key")
 
 
 @dataclass(frozen=True)
-class Source:
-    """One loose image or shard; `key` is its path below the input as the user gave it."""
+class LooseImage:
+    """One image that is an object of its own; `key` is its path below the input as the user gave it."""
 
-    kind: Literal["images", "tar", "parquet"]
     entry: Entry
     key: str
 
 
-@dataclass
-class Sources:
-    """A stream of `Source` over all inputs, in their order; `skipped` counts other files by their ending."""
+@dataclass(frozen=True)
+class Shard:
+    """One object that holds many images, and the name of its format in `FORMATS`."""
 
-    inputs: list[str]
-    format: Format
-    extensions: frozenset[str]
-    skipped: Counter[str] = field(default_factory=Counter)
+    entry: Entry
+    format: str
+
+
+Source = LooseImage | Shard
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the user named: every iteration is a new listing of all inputs, in their order."""
+
+    inputs: tuple[str, ...]
+    format: str  # one of INPUT_FORMATS
+    extensions: frozenset[str]  # of images, lower case, with the dot
+
+    def listing(self) -> Listing:
+        """A new listing."""
+        return Listing(self)
+
+
+class Listing:
+    """One pass over the sources; `skipped` counts the other files met so far by their ending."""
+
+    def __init__(self, sources: Sources) -> None:
+        self.sources = sources
+        self.format, self.extensions = sources.format, sources.extensions
+        self.skipped: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[Source]:
-        self.skipped.clear()
-        for given in self.inputs:
-            yield from self._expand(given)
+        for given in self.sources.inputs:
+            for name in unbraced(given):
+                yield from self._expand(name)
 
     def _expand(self, given: str) -> Iterator[Source]:
         uri = storage.absolute(given)
@@ -57,46 +79,79 @@ class Sources:
             found = (entry for entry in _list(root, given) if matches.fullmatch(entry.uri[len(root) :]))
             yield from self._below(found, root, named=True)
         else:
-            root = uri.rstrip("/") + "/"
-            yield from self._below(_list(root, given), root, named=False)
+            yield from self._folder(uri, given)
 
     def _single(self, entry: Entry, given: str) -> Iterator[Source]:
-        kind = self._kind(entry.uri)
-        if self.format == "list" or (kind is None and self.format == "auto" and _ending(entry.uri) in LISTS):
+        """A file that was named: it is what --input-format says, or else its ending; without either an image."""
+        key = entry.uri.rpartition("/")[2]
+        shard = self.format if self.format in FORMATS else format_of(entry.uri) if self.format == "auto" else None
+        if shard is not None:
+            yield Shard(entry, shard)
+        elif self.format == "list" or (self.format == "auto" and _ending(key) in LISTS):
             yield from self._listed(entry, given)
         else:
-            yield Source(kind or "images", entry, entry.uri.rsplit("/", 1)[-1])
+            yield LooseImage(entry, key)
+
+    def _folder(self, uri: str, given: str) -> Iterator[Source]:
+        root = uri.rstrip("/") + "/"
+        empty = True
+        for source in self._below(_list(root, given), root, named=False):
+            empty = False
+            yield source
+        if empty and (format_of(uri) or _ending(uri) in LISTS | self.extensions):
+            raise ConfigError(f"--input {given}: there is no such file")
 
     def _below(self, entries: Iterator[Entry], root: str, *, named: bool) -> Iterator[Source]:
+        """The files of a folder, or with `named` those that match a pattern: of the former, lists are passed by."""
         for entry in entries:
-            kind = self._kind(entry.uri)
-            if self.format == "list" or (named and kind is None and _ending(entry.uri) in LISTS):
+            key = entry.uri[len(root) :]
+            shard, is_image = self._shard(entry.uri), self._is_image(entry.uri)
+            as_list = named and self.format == "auto" and not shard and not is_image and _ending(entry.uri) in LISTS
+            if self.format == "list" or as_list:
                 yield from self._listed(entry, entry.uri)
-            elif any(part.startswith(".") for part in entry.uri[len(root) :].split("/")):
+            elif any(part.startswith(".") for part in key.split("/")):
                 self.skipped["hidden"] += 1
-            elif kind is None:
-                self.skipped[_ending(entry.uri) or "no ending"] += 1
+            elif shard is not None:
+                yield Shard(entry, shard)
+            elif is_image:
+                yield LooseImage(entry, key)
             else:
-                yield Source(kind, entry, entry.uri[len(root) :])
+                self.skipped[_ending(entry.uri) or "no ending"] += 1
 
-    def _kind(self, uri: str) -> Literal["images", "tar", "parquet"] | None:
-        ending = _ending(uri)
-        if self.format == "images":
-            return "images" if ending in self.extensions else None
-        if self.format in ("tar", "parquet"):
-            return self.format if SHARDS.get(ending) == self.format else None
-        kind = SHARDS.get(ending)
-        return kind or ("images" if ending in self.extensions else None)  # type: ignore[return-value]  # values of SHARDS
+    def _shard(self, uri: str) -> str | None:
+        found = format_of(uri)
+        return found if self.format in ("auto", found) else None
+
+    def _is_image(self, uri: str) -> bool:
+        return self.format in ("auto", "images") and _ending(uri) in self.extensions
 
     def _listed(self, entry: Entry, given: str) -> Iterator[Source]:
         try:
             with io.TextIOWrapper(storage.open_stream(entry), "utf-8-sig", newline="") as lines:
                 for line in list_uris(lines, _ending(entry.uri)):
-                    yield Source("images", _listed_entry(storage.named_in(entry.uri, line)), line)
+                    yield LooseImage(_listed_entry(storage.named_in(entry.uri, line)), line)
         except (UnicodeDecodeError, csv.Error) as error:
             raise ConfigError(f"--input {given}: the list is no UTF-8 text with a URI a line ({error})") from error
         except (ObjectUnreadable, OSError) as error:
             raise ConfigError(f"--input {given}: the list cannot be read ({storage.reason(error)})") from error
+
+
+def unbraced(given: str) -> Iterator[str]:
+    """`s-{000..041}.tar` and `{a,b}.tar` as the names they stand for; a file of exactly the given name wins."""
+    match = BRACES.search(given)
+    if match is None or _stat(storage.absolute(given), given) is not None:
+        yield given
+        return
+    first, last, listed = match.groups()
+    if listed is None:
+        width = len(first) if first.startswith("0") else 0
+        choices = [f"{number:0{width}d}" for number in range(int(first), int(last) + 1)]
+    else:
+        choices = listed.split(",")
+    if not choices:
+        raise ConfigError(f"--input {given}: {match[0]} counts downwards and names nothing")
+    for choice in choices:
+        yield from unbraced(given[: match.start()] + choice + given[match.end() :])
 
 
 def _listed_entry(uri: str) -> Entry:
@@ -114,7 +169,7 @@ def list_uris(lines: Iterable[str], ending: str) -> Iterator[str]:
     rows = csv.reader(lines, delimiter="\t" if ending == ".tsv" else ",")
     first = next(rows, [])
     names = [cell.strip().lower() for cell in first]
-    column = next((names.index(name) for name in URI_HEADERS if name in names), None)
+    column = next((names.index(name) for name in URI_NAMES if name in names), None)
     if column is None and first:
         column = 0
         yield first[0]

@@ -97,13 +97,16 @@ def test_parquet_in_every_shape(tmp_path: Path) -> None:
 
 MEASURE = """
 import sys
-from pipeline import storage, tables
+from pipeline import storage
+from pipeline.source.format import FORMATS
+from pipeline.source.item import Position, Wanted
 
 def peak():  # not getrusage: a child's begins with its parent's
     return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) >> 10
 
 entry, before = storage.stat(sys.argv[1]), peak()
-rows = sum(len(item.data) == 1 << 18 for item in tables.read_table(entry, None, {}, 0, None))
+items = FORMATS["parquet"].items(entry, Wanted(frozenset()), Position())
+rows = sum(len(item.data) == 1 << 18 for item in items)
 print(rows, peak() - before)
 """
 

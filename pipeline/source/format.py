@@ -1,0 +1,53 @@
+"""What every kind of shard can do, and the kinds there are. A new kind is one file and one line of `FORMATS`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import pyarrow as pa
+
+from pipeline.metered import Meter
+from pipeline.source.item import Item, Position, Wanted
+from pipeline.source.parquet import Parquet
+from pipeline.source.tar import Tar
+from pipeline.storage import Entry
+
+
+class ShardFormat(Protocol):
+    """How one kind of shard is read. Formats hold no state: one object serves all threads."""
+
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """File name endings, lower case, with the dot."""
+
+    @property
+    def names_repeat(self) -> bool:
+        """Whether two images of a shard can have the same name, so that what comes before decides their `~2`."""
+
+    def check(self, shard: Entry, wanted: Wanted) -> dict[str, pa.DataType]:
+        """The types of the kept columns. Raises ConfigError where the shard lacks what is wanted; reads little."""
+
+    def items(self, shard: Entry, wanted: Wanted, at: Position) -> Iterator[Item]:
+        """The images from a position on, in order.
+
+        A shard that cannot be read on ends with an item for the shard itself (its uri, no key) whose data is the
+        reason and whose position is where reading would go on. Raises CredentialsLost, and ConfigError for a shard
+        that contradicts the first one.
+        """
+
+    def end(self, shard: Entry, images: int) -> int:
+        """The offset behind the last image of a shard of so many images."""
+
+    def pick(self, shard: Entry, wanted: Wanted, names: set[str], meter: Meter) -> Iterator[tuple[str, bytes]]:
+        """(name, bytes) of single images by the part of their uri behind `#`, reading no more than the meter allows."""
+
+
+FORMATS: dict[str, ShardFormat] = {"tar": Tar(), "parquet": Parquet()}
+
+
+def format_of(uri: str) -> str | None:
+    """The name of the format that a file's ending speaks of, None where none does."""
+    file = uri.rpartition("/")[2].lower()
+    fitting = [name for name, found in FORMATS.items() if file.endswith(found.endings) and not file.startswith(".")]
+    return fitting[0] if fitting else None

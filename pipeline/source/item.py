@@ -1,0 +1,83 @@
+"""One image on its way from a shard or a list to the decoder, and what a job wants of every shard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+Kept = Mapping[str, object]  # values kept beside an image, by column
+
+
+@dataclass(frozen=True)
+class Remote:
+    """The bytes of an image that is an object of its own; `named`: a failure names it, as the row's uri does not."""
+
+    uri: str
+    named: bool = False
+
+
+@dataclass
+class Item:
+    """One image: its bytes, where to fetch them, or the reason why there are none; and its place in the shard.
+
+    `uri` and `key` are the row's. `offset` and `skip` are the position (see `Position`) at which reading would begin
+    with this very image.
+    """
+
+    uri: str
+    key: str
+    data: bytes | Remote | Exception
+    kept: Kept = field(default_factory=dict)
+    offset: int = 0
+    skip: int = 0
+
+
+class Names:
+    """Member names made unique: a repeated one gets `~2`, `~3`, ...; `used` may be filled from rows written before."""
+
+    def __init__(self) -> None:
+        self.used: set[str] = set()
+        self.repeated = False
+
+    def unique(self, name: str) -> str:
+        """The name itself the first time."""
+        candidate, count = name, 1
+        while candidate in self.used:
+            count += 1
+            candidate = f"{name}~{count}"
+        self.repeated |= count > 1
+        self.used.add(candidate)
+        return candidate
+
+
+@dataclass
+class Position:
+    """Where reading a shard begins: `offset` in the format's own measure, `skip` images to pass by from there.
+
+    `names` are the members met before that place; reading adds to them.
+    """
+
+    offset: int = 0
+    skip: int = 0
+    names: Names = field(default_factory=Names)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a job takes from every shard.
+
+    `endings` are the file endings of images, lower case, without dot. `image_column` is the one Parquet column or
+    member ending that is the image (None: found by looking), `keep` the columns or member endings to carry along.
+    `types` are the kept columns' types in the first shard, which decides for all; empty until it has been looked at.
+    """
+
+    endings: frozenset[str]
+    image_column: str | None = None
+    keep: tuple[str, ...] = ()
+    types: Mapping[str, pa.DataType] = field(default_factory=dict)
+
+    def is_image(self, ending: str) -> bool:
+        """Whether a sample's member with this ending is an image; of `mask.png` only `image_column` says so."""
+        return ending == self.image_column if self.image_column else ending.lower() in self.endings

@@ -1,0 +1,208 @@
+"""Parquet files: image bytes, Hugging Face's struct<bytes, path>, or a column of URIs. A position is a row's number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import BinaryIO, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
+from pipeline.metered import Meter, Ranges
+from pipeline.source.item import Item, Position, Remote, Wanted
+from pipeline.storage import Entry
+
+Kind = Literal["bytes", "struct", "uri"]
+AT_ONCE: dict[Kind, int] = {"uri": 64, "struct": 16, "bytes": 16}  # rows materialised
+LARGE, PIECE = 64 << 20, 1 << 20  # bytes of a row group that is read piece by piece, and of such a piece
+IMAGE_NAMES = ("image", "img", "image_bytes", "bytes", "jpg", "jpeg", "png", "webp", "data", "content")
+KEY_NAMES = ("key", "id", "__key__")
+URI_NAMES = ("uri", "url", "path", "image", "file", "filename", "key")
+BUFFER = 1 << 18  # bytes per request where single rows are picked
+PICKED = 32  # rows materialised there
+
+
+def image_column(schema: pa.Schema, wanted: str | None, shard: str) -> tuple[str, Kind]:
+    """Which column is the image and how; raises ConfigError that lists the columns when none is."""
+    kinds = {field.name: kind for field in schema if (kind := _kind(field.type))}
+    listed = ", ".join(schema.names)
+    if wanted is not None:
+        if wanted not in kinds:
+            raise ConfigError(f"--image-column {wanted}: {shard} has no such image column; its columns: {listed}")
+        return wanted, kinds[wanted]
+    of_bytes: tuple[Kind, ...] = ("struct", "bytes")
+    for kind in of_bytes:
+        names = [name for name, found in kinds.items() if found == kind]
+        known = [name for name in IMAGE_NAMES if name in names]
+        if known or len(names) == 1:
+            return (known or names)[0], kind
+    for name in URI_NAMES:
+        if kinds.get(name) == "uri":
+            return name, "uri"
+    raise ConfigError(f"{shard}: no image column found, name one with --image-column; its columns: {listed}")
+
+
+def _kind(type_: pa.DataType) -> Kind | None:
+    if pa.types.is_struct(type_):
+        return "struct" if type_.get_field_index("bytes") >= 0 else None
+    if pa.types.is_binary(type_) or pa.types.is_large_binary(type_):
+        return "bytes"
+    return "uri" if pa.types.is_string(type_) or pa.types.is_large_string(type_) else None
+
+
+def schema_of(entry: Entry) -> pa.Schema:
+    """The columns of a Parquet file; raises ObjectUnreadable when it is none."""
+    try:
+        with storage.open_stream(entry) as stream:
+            return pq.ParquetFile(stream).schema_arrow
+    except pa.ArrowInvalid as error:
+        raise ObjectUnreadable(f"not a Parquet file ({str(error).split('.')[0]})") from error
+
+
+def kept_types(schema: pa.Schema, keep: tuple[str, ...], shard: str) -> dict[str, pa.DataType]:
+    """The types of the columns to keep; a missing one raises ConfigError that lists what there is."""
+    for name in keep:
+        if name not in schema.names:
+            raise ConfigError(f"--keep {name}: {shard} has no such column; its columns: {', '.join(schema.names)}")
+    return {name: schema.field(name).type for name in keep}
+
+
+class Parquet:
+    """Parquet files of any row groups."""
+
+    endings = (".parquet", ".pq")
+    names_repeat = False
+
+    def check(self, shard: Entry, wanted: Wanted) -> dict[str, pa.DataType]:
+        """As in `ShardFormat`; a damaged file is a row, not a reason to refuse the others, unless it decides types."""
+        try:
+            schema = schema_of(shard)
+        except ObjectUnreadable as error:
+            if not wanted.keep:
+                return {}
+            raise ConfigError(f"--input {shard.uri}: {error}") from error
+        image_column(schema, wanted.image_column, shard.uri)
+        return kept_types(schema, wanted.keep, shard.uri)
+
+    def items(self, shard: Entry, wanted: Wanted, at: Position) -> Iterator[Item]:
+        """As in `ShardFormat`; images behind a column of URIs come as `Remote`."""
+        row = at.offset + at.skip
+        try:
+            with storage.open_stream(shard, pinned=True) as stream:
+                file = pq.ParquetFile(stream)
+                name, kind = image_column(file.schema_arrow, wanted.image_column, shard.uri)
+                _check_kept(file.schema_arrow, wanted, shard.uri)
+                for batch in _batches(file, stream, [name, *wanted.keep], AT_ONCE[kind], row):
+                    yield from _items(batch, shard.uri, (name, kind), wanted.keep, row)
+                    row += len(batch)
+        except (ConfigError, CredentialsLost):
+            raise
+        except (pa.ArrowException, OSError, ObjectUnreadable) as error:
+            damaged = isinstance(error, pa.ArrowException)
+            reason = "it is damaged or no Parquet file" if damaged else storage.reason(error)
+            failure = ValueError(reason) if damaged else ObjectUnreadable(reason)
+            yield Item(shard.uri, "", failure, {}, row)
+
+    def end(self, shard: Entry, images: int) -> int:  # noqa: ARG002 - other formats count bytes
+        """The number of rows."""
+        return images
+
+    def pick(self, shard: Entry, wanted: Wanted, names: set[str], meter: Meter) -> Iterator[tuple[str, bytes]]:
+        """As in `ShardFormat`: the row groups that hold these rows, up to the last of them."""
+        file = pq.ParquetFile(Ranges(shard, meter), buffer_size=BUFFER, pre_buffer=False)
+        column, kind = image_column(file.schema_arrow, wanted.image_column, shard.uri)
+        rows = sorted(int(name) for name in names)
+        first = 0
+        for group in range(file.num_row_groups):
+            stop = first + file.metadata.row_group(group).num_rows
+            inside = [row - first for row in rows if first <= row < stop]
+            if inside:
+                for place, image in _cells(file, group, column, inside):
+                    data = _fetched(_content(image, kind, shard.uri), meter)
+                    if data is not None:
+                        yield str(first + place), data
+            first = stop
+
+
+def _check_kept(schema: pa.Schema, wanted: Wanted, shard: str) -> None:
+    for name, type_ in wanted.types.items():
+        found = schema.field(name).type if name in schema.names else None
+        if found is not None and found != type_:
+            raise ConfigError(f"--keep {name}: {shard} has it as {found}, the first shard as {type_}; make them equal")
+
+
+def _batches(
+    file: pq.ParquetFile, stream: BinaryIO, wanted: list[str], most: int, start: int
+) -> Iterator[pa.RecordBatch]:
+    """Record batches of up to `most` rows from row `start` on; row groups before it are passed by unread."""
+    names = [name for name in dict.fromkeys([*wanted, *KEY_NAMES]) if name in file.schema_arrow.names]
+    begin = 0
+    for group in range(file.num_row_groups):
+        about = file.metadata.row_group(group)
+        end = begin + about.num_rows
+        if end > start:
+            row = begin
+            reader = _piecewise(file, stream) if about.total_byte_size > LARGE else file
+            for batch in reader.iter_batches(most, row_groups=[group], columns=names):
+                if row + len(batch) > start:
+                    yield batch.slice(max(start - row, 0))
+                row += len(batch)
+        begin = end
+
+
+def _piecewise(file: pq.ParquetFile, stream: BinaryIO) -> pq.ParquetFile:
+    """The same file for large row groups, which pyarrow holds whole: a writer's default is a million rows in one.
+
+    Not for small ones: hopping between columns piece by piece would fetch their neighbourhood several times.
+    """
+    return pq.ParquetFile(stream, metadata=file.metadata, buffer_size=PIECE, pre_buffer=False)
+
+
+def _items(
+    batch: pa.RecordBatch, shard: str, image: tuple[str, Kind], keep: tuple[str, ...], row: int
+) -> Iterator[Item]:
+    column, kind = image
+    names = batch.schema.names
+    key_name = next((name for name in KEY_NAMES if name in names), None)
+    keys = batch.column(key_name).to_pylist() if key_name else range(row, row + len(batch))
+    kept = {name: batch.column(name).to_pylist() for name in keep if name in names}
+    for index, (key, cell) in enumerate(zip(keys, batch.column(column).to_pylist(), strict=True)):
+        number = row + index
+        values = {name: values[index] for name, values in kept.items()}
+        key = str(number if key is None else key)
+        yield Item(f"{shard}#{number}", key, _content(cell, kind, shard), values, offset=number)
+
+
+def _content(cell: object, kind: Kind, shard: str) -> bytes | Remote | Exception:
+    """What a cell of the image column holds or points to."""
+    if kind == "uri":
+        named = isinstance(cell, str) and cell != ""
+        return (
+            Remote(storage.named_in(shard, str(cell)), named=True) if named else ObjectUnreadable("the row has no URI")
+        )
+    if isinstance(cell, dict):
+        path, cell = cell.get("path"), cell.get("bytes")
+        if cell is None and path and (path.startswith("/") or "://" in path):
+            return Remote(path)
+    return cell if isinstance(cell, bytes) else ObjectUnreadable("the row has no image bytes")
+
+
+def _cells(file: pq.ParquetFile, group: int, column: str, rows: list[int]) -> Iterator[tuple[int, object]]:
+    """Values of the image column at these rows of a row group, in order; nothing behind the last is read."""
+    at = 0
+    for batch in file.iter_batches(PICKED, row_groups=[group], columns=[column]):
+        for row in rows:
+            if at <= row < at + len(batch):
+                yield row, batch.column(0)[row - at].as_py()
+        at += len(batch)
+        if at > rows[-1]:
+            return
+
+
+def _fetched(content: bytes | Remote | Exception, meter: Meter) -> bytes | None:
+    if isinstance(content, Remote):
+        content = storage.try_read(content.uri)
+        meter.take(len(content) if isinstance(content, bytes) else 0)
+    return content if isinstance(content, bytes) else None

@@ -1,0 +1,118 @@
+"""Archives in WebDataset's manner: consecutive members that share a key are a sample, its image members the images.
+
+Nothing is ever extracted to a path, so what a member is called (absolute, `..`) and what links point to cannot matter.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from pipeline.errors import ConfigError
+from pipeline.source.item import Item, Position, Wanted
+from pipeline.storage import Entry
+
+SAMPLE = re.compile(r"((?:.*/|)[^./][^./]*)\.([^/]*)", re.DOTALL)  # "a/0001.mask.png" -> "a/0001", "mask.png"
+LARGEST_MEMBER = 1 << 30  # bytes; a larger "image" would take the worker down rather than decode
+LOOKED_AT = 1000  # members, to tell which endings there are
+TEXT = {"cls", "cls2", "txt", "json", "caption", "text"}  # kept members that are strings; others are binary
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file of an archive: its name, where it stands, and how to get its bytes (or the reason why there are none)."""
+
+    name: str
+    offset: int
+    read: Callable[[], bytes | Exception]
+
+
+def samples(members: Iterable[Member], wanted: Wanted) -> Iterator[Item]:
+    """The images of an archive; what is kept of a sample goes with each of its images."""
+    images: list[Item] = []
+    kept: dict[str, object] = {}
+    current: str | None = None
+    start = 0
+    for member in members:
+        match = SAMPLE.fullmatch(member.name)
+        if match is None:
+            continue
+        key, ending = match.groups()
+        if key != current:
+            yield from _flush(images, kept, start)
+            images, kept, current, start = [], {}, key, member.offset
+        if wanted.is_image(ending):
+            images.append(Item(member.name, key, member.read()))
+        if ending in wanted.keep:
+            kept[ending] = _kept(member, ending)
+    yield from _flush(images, kept, start)
+
+
+def _flush(images: list[Item], kept: dict[str, object], start: int) -> Iterator[Item]:
+    for skip, item in enumerate(images):
+        item.kept, item.offset, item.skip = kept, start, skip
+        yield item
+
+
+def _kept(member: Member, ending: str) -> object:
+    data = member.read()
+    if isinstance(data, Exception):
+        return None
+    return data.decode("utf-8", "replace") if member_type(ending) == pa.string() else data
+
+
+def member_type(ending: str) -> pa.DataType:
+    """The type of a kept member: text for labels and captions, else binary."""
+    return pa.string() if ending.lower() in TEXT else pa.binary()
+
+
+def from_position(items: Iterator[Item], shard: Entry, at: Position) -> Iterator[Item]:
+    """The items behind the images to pass by, under URIs that are unique in the shard."""
+    for item in itertools.islice(items, at.skip, None):
+        item.uri = f"{shard.uri}#{at.names.unique(item.uri)}"
+        yield item
+
+
+def check_members(members: Iterable[Member], shard: Entry, wanted: Wanted) -> dict[str, pa.DataType]:
+    """Raise ConfigError for a wanted ending that no member has: it would give an empty column and look like success."""
+    asked = [("image-column", wanted.image_column)] if wanted.image_column else []
+    asked += [("keep", name) for name in wanted.keep]
+    there = endings(members) if asked else Counter[str]()
+    for flag, name in asked:
+        if there and name not in there:
+            has = ", ".join(sorted(there))
+            raise ConfigError(
+                f"--{flag} {name}: no such member among the first {LOOKED_AT:,} of {shard.uri}, which has {has}"
+            )
+    return {name: member_type(name) for name in wanted.keep}
+
+
+def endings(members: Iterable[Member]) -> Counter[str]:
+    """How often each ending occurs among the first members, as `--keep` and `--image-column` name them."""
+    found: Counter[str] = Counter()
+    for member in itertools.islice(members, LOOKED_AT):
+        if match := SAMPLE.fullmatch(member.name):
+            found[match[2]] += 1
+    return found
+
+
+def pick(members: Iterable[Member], wanted: Wanted, at: Position, names: set[str]) -> Iterator[tuple[str, bytes]]:
+    """The images of these names, as `from_position` calls them; stops behind the last one."""
+    left = set(names)
+    for member in members:
+        match = SAMPLE.fullmatch(member.name)
+        if match is None or not wanted.is_image(match[2]):
+            continue
+        name = at.names.unique(member.name)
+        if name in left:
+            left.discard(name)
+            data = member.read()
+            if isinstance(data, bytes):
+                yield name, data
+        if not left:
+            return

@@ -1,0 +1,149 @@
+"""WebDataset tars, also several concatenated into one file. A position is the byte of a sample's first header."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import itertools
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from pipeline import storage
+from pipeline.errors import CredentialsLost, ObjectUnreadable
+from pipeline.metered import Meter, Ranges
+from pipeline.source import samples
+from pipeline.source.item import Item, Position, Wanted
+from pipeline.source.samples import LARGEST_MEMBER, Member
+from pipeline.storage import Entry
+
+LARGEST_NAME = 1 << 20  # bytes of a long name or PAX header; more is damage, and would be read into memory whole
+READ_WHOLE = (
+    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+)  # fmt: skip
+BLOCK = 512
+BUFFER = 1 << 18  # bytes per request where single members are picked
+Opening = Callable[[], AbstractContextManager[BinaryIO]]
+
+
+class Tar:
+    """Plain tars."""
+
+    endings: tuple[str, ...] = (".tar",)
+    names_repeat = True
+
+    def check(self, shard: Entry, wanted: Wanted) -> dict[str, pa.DataType]:
+        """As in `ShardFormat`; a tar that is damaged further on is no reason to refuse the others."""
+
+        def readable() -> Iterator[Member]:
+            with contextlib.suppress(tarfile.TarError, OSError, ValueError, ObjectUnreadable), self.open(shard) as file:
+                yield from itertools.chain.from_iterable(archives(file, 0))
+
+        return samples.check_members(readable(), shard, wanted)
+
+    def items(self, shard: Entry, wanted: Wanted, at: Position) -> Iterator[Item]:
+        """As in `ShardFormat`."""
+        return read(functools.partial(self.open, shard), shard, wanted, at)
+
+    def end(self, shard: Entry, images: int) -> int:  # noqa: ARG002 - other formats count images
+        """The size of the file."""
+        return shard.size
+
+    def pick(self, shard: Entry, wanted: Wanted, names: set[str], meter: Meter) -> Iterator[tuple[str, bytes]]:
+        """As in `ShardFormat`: one pass, by which nothing but headers and these members is read."""
+        yield from pick_from(io.BufferedReader(Ranges(shard, meter), BUFFER), wanted, names)
+
+    def open(self, shard: Entry) -> AbstractContextManager[BinaryIO]:
+        """The bytes of the archive."""
+        return storage.open_stream(shard, pinned=True)
+
+
+def read(opening: Opening, shard: Entry, wanted: Wanted, at: Position) -> Iterator[Item]:
+    """The images of an opened tar; one that cannot be read on ends with an item for the tar itself."""
+    last = (at.offset, at.skip - 1)
+    try:
+        with opening() as stream:
+            found = (item for archive in archives(stream, at.offset) for item in samples.samples(archive, wanted))
+            for item in samples.from_position(found, shard, at):
+                last = item.offset, item.skip
+                yield item
+        return
+    except CredentialsLost:
+        raise
+    except tarfile.TarError as error:
+        reason: Exception = ValueError(f"the tar is damaged or cut: {error}")
+    except (ValueError, OverflowError):  # tarfile seeks and reads by whatever numbers a damaged header holds
+        reason = ValueError("the tar is damaged or cut: a header holds an impossible number")
+    except (OSError, ObjectUnreadable) as error:
+        reason = ObjectUnreadable(f"the tar cannot be read on: {storage.reason(error)}")
+    yield Item(shard.uri, "", reason, {}, last[0], last[1] + 1)
+
+
+def pick_from(stream: BinaryIO, wanted: Wanted, names: set[str]) -> Iterator[tuple[str, bytes]]:
+    """The images of these names in an opened tar."""
+    return samples.pick(itertools.chain.from_iterable(archives(stream, 0)), wanted, Position(), names)
+
+
+class _Header(tarfile.TarInfo):
+    """A header that is not believed blindly: tarfile reads names and PAX records of any size it is told."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.size < 0 or (self.size > LARGEST_NAME and self.type in READ_WHOLE):
+            raise tarfile.ReadError("a header holds an impossible number")
+        checked: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]  # made to be overridden, yet untyped
+        return checked
+
+
+def archives(stream: BinaryIO, offset: int) -> Iterator[Iterator[Member]]:
+    """The members of every archive from a byte on: there is more than one where tars were concatenated."""
+    following: int | None = offset
+    while following is not None:
+        stream.seek(following)
+        if following and not stream.read(1):
+            return  # the position behind the last image
+        stream.seek(following)
+        with tarfile.open(fileobj=stream, mode="r:", tarinfo=_Header) as tar:
+            yield _members(tar)
+            end: int = tar.offset
+        following = _next_archive(stream, end)
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[Member]:
+    while (member := tar.next()) is not None:
+        # tarfile keeps every header for ever, and a shard may hold millions.
+        tar.members.clear()  # type: ignore[attr-defined]
+        if not member.isdir():
+            name = member.name.encode("utf-8", "surrogateescape").decode(
+                "utf-8", "backslashreplace"
+            )  # not all are UTF-8
+            yield Member(name, member.offset, functools.partial(_content, tar, member))
+
+
+def _next_archive(stream: BinaryIO, end: int) -> int | None:
+    """Where another archive begins behind the end mark, None at the file's end; raises where there is no end mark."""
+    stream.seek(end)
+    block = stream.read(BLOCK)
+    if len(block) < BLOCK:
+        raise tarfile.ReadError(f"it ends at byte {stream.seek(0, io.SEEK_END)} without an end mark")
+    if any(block):
+        raise tarfile.ReadError(f"no header at byte {end}")
+    while block and not any(block):
+        end += len(block)
+        block = stream.read(BLOCK)
+    return end if block else None
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | Exception:
+    if not member.isreg():
+        return ValueError("a link or special file inside the tar, not an image")
+    if member.size > LARGEST_MEMBER:
+        return ValueError(f"the member has {member.size} bytes, more than {LARGEST_MEMBER}")
+    file = tar.extractfile(member)
+    data = file.read() if file else b""
+    if len(data) != member.size:
+        return ValueError("the tar ends in the middle of this member")
+    return data
