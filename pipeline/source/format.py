@@ -11,6 +11,7 @@ from pipeline.metered import Meter
 from pipeline.source.item import Item, Position, Wanted
 from pipeline.source.parquet import Parquet
 from pipeline.source.tar import Tar
+from pipeline.source.tar_gz import TarGz
 from pipeline.storage import Entry
 
 
@@ -43,7 +44,7 @@ class ShardFormat(Protocol):
         """(name, bytes) of single images by the part of their uri behind `#`, reading no more than the meter allows."""
 
 
-FORMATS: dict[str, ShardFormat] = {"tar": Tar(), "parquet": Parquet()}
+FORMATS: dict[str, ShardFormat] = {"tar": Tar(), "parquet": Parquet(), "tar.gz": TarGz()}
 
 
 def format_of(uri: str) -> str | None:
