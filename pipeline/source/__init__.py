@@ -2,6 +2,6 @@
 
 `naming.py`   prefixes, globs, braces and lists become a stream of loose images and shards
 `item.py`     one image on its way · `fetch.py` objects read ahead of who wants their bytes
-`format.py`   what every kind of shard can do, and the list of kinds: `tar.py` `tar_gz.py` `parquet.py`
+`format.py`   what every kind of shard can do, and the list of kinds: `tar.py` `tar_gz.py` `zip.py` `parquet.py`
 `samples.py`  members of an archive that share a key are a sample
 """

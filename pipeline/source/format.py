@@ -12,6 +12,7 @@ from pipeline.source.item import Item, Position, Wanted
 from pipeline.source.parquet import Parquet
 from pipeline.source.tar import Tar
 from pipeline.source.tar_gz import TarGz
+from pipeline.source.zip import Zip
 from pipeline.storage import Entry
 
 
@@ -44,7 +45,7 @@ class ShardFormat(Protocol):
         """(name, bytes) of single images by the part of their uri behind `#`, reading no more than the meter allows."""
 
 
-FORMATS: dict[str, ShardFormat] = {"tar": Tar(), "parquet": Parquet(), "tar.gz": TarGz()}
+FORMATS: dict[str, ShardFormat] = {"tar": Tar(), "parquet": Parquet(), "tar.gz": TarGz(), "zip": Zip()}
 
 
 def format_of(uri: str) -> str | None:

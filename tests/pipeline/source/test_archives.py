@@ -1,8 +1,10 @@
-"""Compressed tars as a user meets them: the rows of the plain tar, resumed, kept, tried out and shown."""
+"""Zips and compressed tars as a user meets them: the rows of the plain tar, resumed, kept, tried out and shown."""
 
 import gzip
+import io
 import json
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +26,15 @@ def make_tar_gz(path: Path, members: Members) -> Path:
     return path
 
 
-MAKERS: dict[str, Callable[[Path, Members], Path]] = {"s.tar.gz": make_tar_gz, "s.tgz": make_tar_gz}
+def make_zip(path: Path, members: Members) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members:
+            archive.writestr(zipfile.ZipInfo(name), data)
+    return path
+
+
+MAKERS: dict[str, Callable[[Path, Members], Path]] = {"s.tar.gz": make_tar_gz, "s.tgz": make_tar_gz, "s.zip": make_zip}
 each_kind = pytest.mark.parametrize("name", MAKERS)
 
 
@@ -98,7 +108,7 @@ def test_a_dry_run_counts_and_the_page_shows_them(tmp_path: Path, capsys: pytest
 
     with tarfile.open(DIGITS / "shards/digits-00000.tar") as tar:
         files = [(m.name, file.read()) for m in tar if (file := tar.extractfile(m))]
-    for name in ("s.tgz",):
+    for name in ("s.tgz", "s.zip"):
         MAKERS[name](tmp_path / name / name, files)
         assert run_here(tmp_path / name, tmp_path / "out" / name, dry_run=True, keep=("cls",)) == 0
         assert "about 90 images" in capsys.readouterr().out
@@ -115,6 +125,20 @@ def test_a_typo_in_keep_is_refused_with_what_there_is(tmp_path: Path) -> None:
         MAKERS[name](tmp_path / name / name, MEMBERS)
         with pytest.raises(ConfigError, match=r"--keep clss: no such member .* which has cls, png"):
             run_here(tmp_path / name, tmp_path / "out", keep=("clss",))
+
+
+def test_members_that_a_zip_cannot_give_are_rows(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "in/s.zip", [("../../a.png", png(1)), ("/abs/b.png", png(2)), ("c.png", png(3))])
+    raw = bytearray(path.read_bytes())
+    with zipfile.ZipFile(io.BytesIO(bytes(raw))) as archive:
+        last = archive.infolist()[-1]
+    raw[raw.rindex(b"PK\x01\x02") + 8] |= 1  # the last member claims to be encrypted
+    raw[last.header_offset + 6] |= 1
+    path.write_bytes(bytes(raw))
+    assert run_here(tmp_path / "in", tmp_path / "out", max_failed=1) == 0
+    found = dict(zip(*(rows(tmp_path / "out")[n].to_pylist() for n in ("key", "error")), strict=True))
+    assert found == {"../../a": None, "/abs/b": None, "c": "the member is encrypted"}
+    assert not (tmp_path / "a.png").exists()
 
 
 def last_report(output: Path) -> dict[str, dict[str, int]]:

@@ -1,0 +1,92 @@
+"""Zip archives. A position is the number of a sample's first member in the central directory."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from pipeline import storage
+from pipeline.errors import CredentialsLost, ObjectUnreadable
+from pipeline.metered import Meter, Ranges
+from pipeline.source import samples
+from pipeline.source.item import Item, Position, Wanted
+from pipeline.source.samples import LARGEST_MEMBER, Member
+from pipeline.storage import Entry
+
+BUFFER = 1 << 18  # bytes per request where single members are picked
+END = 1 << 62  # the offset behind the last image: members that are no images have numbers too
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OverflowError)
+
+
+class Zip:
+    """Zips, stored or compressed; encrypted members are rows with a reason."""
+
+    endings = (".zip",)
+    names_repeat = True
+
+    def check(self, shard: Entry, wanted: Wanted) -> dict[str, pa.DataType]:
+        """As in `ShardFormat`; a damaged zip is a row, not a reason to refuse the others."""
+
+        def readable() -> Iterator[Member]:
+            with (
+                contextlib.suppress(OSError, ObjectUnreadable, *DAMAGE),
+                storage.open_stream(shard, pinned=True) as stream,
+            ):
+                yield from members(stream, 0)
+
+        return samples.check_members(readable(), shard, wanted)
+
+    def items(self, shard: Entry, wanted: Wanted, at: Position) -> Iterator[Item]:
+        """As in `ShardFormat`."""
+        last = (at.offset, at.skip - 1)
+        try:
+            with storage.open_stream(shard, pinned=True) as stream:
+                found = samples.samples(members(stream, at.offset), wanted)
+                for item in samples.from_position(found, shard, at):
+                    last = item.offset, item.skip
+                    yield item
+            return
+        except CredentialsLost:
+            raise
+        except DAMAGE as error:
+            reason: Exception = ValueError(f"the zip is damaged or cut: {error}")
+        except (OSError, ObjectUnreadable) as error:
+            reason = ObjectUnreadable(f"the zip cannot be read on: {storage.reason(error)}")
+        yield Item(shard.uri, "", reason, {}, last[0], last[1] + 1)
+
+    def end(self, shard: Entry, images: int) -> int:  # noqa: ARG002 - other formats know better
+        """An offset that lies behind everything."""
+        return END
+
+    def pick(self, shard: Entry, wanted: Wanted, names: set[str], meter: Meter) -> Iterator[tuple[str, bytes]]:
+        """As in `ShardFormat`: the central directory and these members are read, nothing else."""
+        stream = io.BufferedReader(Ranges(shard, meter), BUFFER)
+        yield from samples.pick(members(stream, 0), wanted, Position(), names)
+
+
+def members(stream: BinaryIO, first: int) -> Iterator[Member]:
+    """The members from number `first` on, in the order of the central directory."""
+    with zipfile.ZipFile(stream) as archive:
+        for number, member in enumerate(archive.infolist()[first:], first):
+            if not member.is_dir():
+                yield Member(member.filename, number, functools.partial(_content, archive, member))
+
+
+def _content(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes | Exception:
+    if member.file_size > LARGEST_MEMBER:  # zipfile reads no more than the size stated
+        return ValueError(f"the member has {member.file_size} bytes, more than {LARGEST_MEMBER}")
+    if member.flag_bits & 1:
+        return ValueError("the member is encrypted")
+    try:
+        return archive.read(member)
+    except NotImplementedError:
+        return ValueError(f"the member is compressed in a way that is not known (method {member.compress_type})")
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        return ValueError(f"the member is damaged ({type(error).__name__})")
