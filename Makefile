@@ -9,7 +9,7 @@ PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check install --quiet --no-compile -c constraints.txt
 # ... and those are compiled here once, by one process, rather than by every process of a first run at the same time;
 # or by every process of every run, for 13 s, where PYTHONDONTWRITEBYTECODE is set, as in many containers.
-WARM   := import torch, pyarrow.dataset, ray.data, s3fs, pipeline.job, pipeline.predictor, beit_core.checkpoint
+WARM   := import torch, pyarrow.dataset, ray.data, s3fs, pipeline.run, pipeline.engine.predictor, beit_core.checkpoint
 unexport PYTHONDONTWRITEBYTECODE
 TORCH  := $(shell sed -n 's/^torch==//p' constraints.txt)
 DEMO   := build/demo/labels

@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # an uninstalled checkout works, also under `ray job submit`
 
+from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.settings import RunConfig
 from pipeline.task import Task
 
 
@@ -38,7 +38,7 @@ def main(task: type[Task], doc: str | None) -> NoReturn:
     parser = _parser(task, doc or "")
 
     def job(flags: argparse.Namespace) -> int:
-        from pipeline.job import run
+        from pipeline.run import run
 
         given = vars(flags)
         config = RunConfig(**_pick(RunConfig, given))

@@ -12,7 +12,6 @@ import argparse
 
 from _cli import Parser, run_simple
 
-from pipeline import storage
 from pipeline.page import page
 from pipeline.page.runs import verified_line
 
@@ -33,9 +32,10 @@ def main(flags: argparse.Namespace) -> int:
     """Write the page; 1 when `--verify` found the output wanting."""
     verified = None
     if flags.verify:
-        from pipeline.audit import verify
+        from pipeline.output.place import Place
+        from pipeline.plan.verify import verify
 
-        verified = verify(storage.absolute(flags.output))
+        verified = verify(Place.of(flags.output))
         print(verified_line(verified))
     decoder = None
     if flags.tokenizer:

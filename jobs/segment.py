@@ -16,7 +16,7 @@ from _cli import main
 import pyarrow as pa
 
 import beit_core
-from pipeline import masks, models
+from pipeline import masks, model_files
 from pipeline.errors import ConfigError
 from pipeline.task import Batch, Columns, Task
 
@@ -63,7 +63,7 @@ class Segment(Task):
 
     def _meant(self, card: beit_core.ModelCard) -> beit_core.ModelCard:
         """The card under --semantics, which decides on pixels too."""
-        return card if self.semantics in (None, card.semantics) else models.card(card.path, self.semantics)
+        return card if self.semantics in (None, card.semantics) else model_files.card(card.path, self.semantics)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 import beit_core
 from beit_core.block_masks import block_masks
-from pipeline import models
+from pipeline import model_files
 from pipeline import tokenizer as dvae
 from pipeline.errors import ConfigError
 from pipeline.task import Batch, Columns, Task
@@ -34,7 +34,7 @@ class Tokens(Task):
     tokenizer: str | None = field(default=None, metadata={"help": "the dVAE whose tokens a masked --model predicts"})
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tokenizer", self.tokenizer and models.everywhere(self.tokenizer))
+        object.__setattr__(self, "tokenizer", self.tokenizer and model_files.name_for_workers(self.tokenizer))
 
     def check(self, card: beit_core.ModelCard) -> None:
         if card.head not in ("masked", "dvae"):

@@ -1,11 +1,16 @@
-"""Spans in, Parquet out: everything between a URI and a row, knowing no flag and no model head.
+"""Spans in, Parquet out: everything between a URI and a row, knowing no model head.
 
-what to do     sources.py what the user names, found and listed · plan.py spans planned, finished ones skipped
-how            readers.py spans read · tar.py tar members · tables.py Parquet rows · decode.py bytes to pixels
-               decoder.py a child process that decodes, so that no image can kill a worker
-               predictor.py pixels to columns on one device · output.py one file per span
-who            task.py the question · worker.py the steps of one span · run.py the flow on Ray
-               cluster.py which Ray · job.py one run from flags to exit code, in one process too
-with what      storage.py disk.py s3.py bytes somewhere · models.py a model on this node · settings.py what is bound
-what came out  columns.py the schema · report.py receipts and the bill · audit.py the proof · page/ the HTML report
+One invocation
+    run.py          check, bind, plan, execute, audit, report: from flags to exit code
+    config.py       the flags all tasks share · task.py the question asked of every image · spec.py what a worker needs
+    request.py      everything that can be refused, before anything is written · dry_run.py a sample tried
+    progress.py     what the user sees meanwhile · report.py receipts added up · errors.py what can go wrong, drawn once
+Rooms
+    source/         what the user names, and the images in it          storage.py s3.py disk.py blocks.py metered.py
+    plan/           what is to be done, and whether it was done        where bytes live
+    engine/         where spans are worked on                          decode.py decoder.py bytes to pixels
+    output/         what is left behind                                page/ the HTML report
+Beside the flow
+    model_files.py  a model on this node · masks.py class masks as PNG · tokenizer.py the dVAE of a run on tokens
+    evaluate.py     answers against kept truth · compact.py few large files · bench.py what this machine can do
 """

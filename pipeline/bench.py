@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from pipeline import models
+from pipeline import model_files
 from pipeline.decode import decode
 from pipeline.errors import ConfigError
 
@@ -77,7 +77,7 @@ def bench(model: str | None, *, against_hf: bool, batch: int) -> list[Figure]:
     Against transformers both compute float32 with the same weights, pixels and threads. Raises ConfigError when
     transformers is not there.
     """
-    path = models.fetch(model) if model is not None else None
+    path = model_files.fetch(model) if model is not None else None
     if against_hf:
         _need_transformers()
     card, encoder, reference = _encoders(path, against_hf=against_hf)
@@ -145,7 +145,7 @@ def _encoders(model: Path | None, *, against_hf: bool) -> tuple[ModelCard | None
 def _predicting(card: ModelCard | None, encoder: Any, reference: Any, batch: int) -> Figure:
     import torch
 
-    from pipeline.predictor import auto_dtype, on_device
+    from pipeline.engine.predictor import auto_dtype, on_device
 
     size = (card.pixels.size or card.config.image_size) if card else (224, 224)
     dtype = "float32" if reference is not None else auto_dtype()

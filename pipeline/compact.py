@@ -5,9 +5,10 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import audit, storage
+from pipeline import storage
 from pipeline.errors import ConfigError
-from pipeline.settings import read_bound
+from pipeline.output.bound import bound_of
+from pipeline.output.place import Place
 
 
 def compact(output: str, dest: str, rows_per_file: int) -> tuple[int, int]:
@@ -16,10 +17,9 @@ def compact(output: str, dest: str, rows_per_file: int) -> tuple[int, int]:
     Rows keep the order of the spans' names. Memory: one file's rows. Raises ConfigError for an output that is not ours,
     a destination that is not empty, or one inside the output.
     """
-    source, target = storage.absolute(output).rstrip("/"), storage.absolute(dest).rstrip("/")
-    if read_bound(source) is None:
-        raise ConfigError(f"{output} is no output of ours: it has no _run.json")
-    if (target + "/").startswith(source + "/"):
+    place, target = Place.of(output), storage.absolute(dest).rstrip("/")
+    bound_of(place)
+    if (target + "/").startswith(place.root + "/"):
         raise ConfigError(f"{dest} lies inside {output}: choose a folder of its own")
     if rows_per_file < 1:
         raise ConfigError(f"--rows-per-file {rows_per_file}: give a number above 0")
@@ -27,7 +27,7 @@ def compact(output: str, dest: str, rows_per_file: int) -> tuple[int, int]:
         raise ConfigError(f"{dest} is not empty: choose another folder")
     waiting: list[pa.Table] = []
     count = rows = files = 0
-    for entry in audit.data_files(source):
+    for _, entry in place.spans():
         with storage.open_stream(entry) as stream:
             table = pq.read_table(stream).replace_schema_metadata(None)
         waiting.append(table)

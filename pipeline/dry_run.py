@@ -10,15 +10,16 @@ import time
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import prepare
-from pipeline.columns import OK
-from pipeline.ledger import Ledger
-from pipeline.prepare import Request
+from pipeline import request as requests
+from pipeline.engine.reader import Loaded, Reader
+from pipeline.engine.steps import load_predictor, predict
+from pipeline.output.columns import OK
+from pipeline.output.ledger import Ledger
+from pipeline.plan.planner import count_images
 from pipeline.progress import answer
-from pipeline.readers import Loaded, Reader, count_images
-from pipeline.settings import JobSpec
+from pipeline.request import Request
 from pipeline.source.naming import Shard
-from pipeline.worker import load_predictor, predict
+from pipeline.spec import JobSpec
 
 SAMPLE = 64  # images tried
 COUNT_S = 20.0  # time spent on counting the source
@@ -27,9 +28,9 @@ COUNTED = 10_000  # images of the first shard that are counted at most
 
 def dry_run(request: Request) -> int:
     """Print the prediction; the exit code is 0."""
-    from pipeline.predictor import auto_dtype, device_kind
+    from pipeline.engine.predictor import auto_dtype, device_kind
 
-    spec = prepare.propose(request, auto_dtype)
+    spec = requests.propose(request, auto_dtype)
     reader = Reader(spec)
     try:
         loaded = reader.sample(request.sources.listing(), min(SAMPLE, request.config.limit or SAMPLE))
@@ -59,7 +60,7 @@ def _count(request: Request, spec: JobSpec) -> tuple[int, str]:
         first = count_images(shards[0], spec.wanted, COUNTED)
         images += sum(source.entry.size for source in shards) * first // max(1, shards[0].entry.size)
     more = "at least " if next(stream, None) is not None else "about " if shards else ""
-    limit = spec.bound.get("limit")
+    limit = spec.bound.limit
     return (limit, "") if limit and limit <= images else (images, more)
 
 
@@ -75,8 +76,9 @@ def _tell(spec: JobSpec, done: Loaded, images: int, note: str, each_s: float, wo
     needed = f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
     who = "1 worker like this" if workers == 1 else f"{workers} workers like this"
     answer(f"  time     {needed} with {who}, {each_s * 1000:.1f} ms an image")
-    answer(f"  files    {-(-images // spec.span_size):,} of up to {spec.span_size:,} rows, about {size / 1e6:,.2f} MB")
-    if there := len(Ledger(spec.output).files):
-        answer(f"  finished {there:,} files are in {spec.output} already: a run passes by what has not changed")
+    size_of_span = spec.bound.span_size
+    answer(f"  files    {-(-images // size_of_span):,} of up to {size_of_span:,} rows, about {size / 1e6:,.2f} MB")
+    if there := len(Ledger.load(spec.place).files):
+        answer(f"  finished {there:,} files are in {spec.place.root} already: a run passes by what has not changed")
     answer(f"  memory   {memory / 1024:,.0f} MiB a worker")
-    answer(f"  settings dtype {spec.dtype}, span size {spec.span_size}")
+    answer(f"  settings dtype {spec.bound.dtype}, span size {spec.bound.span_size}")

@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import audit, masks, storage
-from pipeline.columns import OK
+from pipeline import masks, storage
 from pipeline.errors import ConfigError
+from pipeline.output.columns import OK
+from pipeline.output.place import Place
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ def evaluate(output: str, truth: str, ignore: int = 255) -> Accuracy | Overlap:
 
     Pixels whose true class is `ignore` do not count. Raises ConfigError when there is nothing to compare.
     """
-    batches = _batches(storage.absolute(output), truth)
+    place = Place.of(output)
+    batches = _batches(place, truth)
     first = next(batches, None)
     if first is None:
         raise ConfigError(f"{output}: no rows there; give the --output of a label or segment job")
@@ -53,21 +55,22 @@ def evaluate(output: str, truth: str, ignore: int = 255) -> Accuracy | Overlap:
     if not {"labels", "mask"} & set(names):
         raise ConfigError(f"{output} holds neither labels nor masks: evaluate takes outputs of label.py and segment.py")
     if truth not in names:
-        has = ", ".join(_columns(storage.absolute(output)))
+        has = ", ".join(_columns(place))
         raise ConfigError(f"{output} has no column {truth}: run the job with --keep {truth}; it has {has}")
     if "labels" in names:
         return _accuracy([first, *batches], truth)
     return _overlap([first, *batches], truth, ignore)
 
 
-def _columns(output: str) -> list[str]:
-    with storage.open_stream(next(iter(audit.data_files(output)))) as stream:
+def _columns(place: Place) -> list[str]:
+    _, entry = next(place.spans())
+    with storage.open_stream(entry) as stream:
         names: list[str] = pq.read_schema(stream).names
     return names
 
 
-def _batches(output: str, truth: str) -> Iterator[pa.Table]:
-    for entry in audit.data_files(output):
+def _batches(place: Place, truth: str) -> Iterator[pa.Table]:
+    for _, entry in place.spans():
         with storage.open_stream(entry) as stream:
             file = pq.ParquetFile(stream)
             names = file.schema_arrow.names

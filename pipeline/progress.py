@@ -7,8 +7,8 @@ import sys
 import time
 from typing import Any
 
-from pipeline.output import SpanFacts
-from pipeline.spans import Span
+from pipeline.output.span_file import SpanFacts
+from pipeline.plan.rows import Row, UnreadShard
 
 INTERVAL_S = 10.0
 
@@ -63,14 +63,14 @@ class Progress:
         if self.bar is not None:
             self.bar.stop()
 
-    def expect(self, row: Span) -> None:
+    def expect(self, row: Row) -> None:
         """A row of the dataset has been handed out."""
-        if row.stop is None and row.most:  # --limit has had them counted
-            self.known += row.most
-        elif row.stop is None:
-            self.unread[row.source] = row.size
-        else:
+        if not isinstance(row, UnreadShard):
             self.known += row.stop - row.start
+        elif row.most is not None:  # --limit has had them counted
+            self.known += row.most
+        else:
+            self.unread[row.shard.uri] = row.shard.size
 
     def advance(self, facts: SpanFacts) -> None:
         """A span is finished."""

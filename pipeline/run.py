@@ -1,261 +1,214 @@
-"""The flow on Ray. The only file that imports it.
-
-    plan (streaming) -> skip finished -> read + decode -> predict -> write -> receipts
-
-A row of the dataset is a span, or an unread shard that its reader cuts into spans. With GPUs, reading and writing are
-Ray tasks and predictors are actors; without, all steps run fused in one actor per core, so that no pixel crosses the
-object store. Rows come in waves: planning runs ahead in a thread, so a long listing does not hold up the work.
-"""
+"""One invocation from start to exit code: check, bind, plan, execute, audit, report."""
 
 from __future__ import annotations
 
-import logging
-import os
-import queue
-import sys
-import threading
-import time
+import itertools
+import json
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
-from typing import Any
+from contextlib import contextmanager
+from types import FrameType
 
-import pyarrow as pa
+from pipeline import request as requests
+from pipeline import storage
+from pipeline.config import RunConfig
+from pipeline.dry_run import dry_run
+from pipeline.engine.cluster import address_of
+from pipeline.engine.engine import Engine, InProcess
+from pipeline.errors import ConfigError, ObjectUnreadable, PipelineError, StorageError, TooManyFailures
+from pipeline.output.bound import read_bound
+from pipeline.output.ledger import Ledger
+from pipeline.output.place import Place
+from pipeline.plan.audit import Audit, audit
+from pipeline.plan.planner import Order, Planner
+from pipeline.plan.prune import prune
+from pipeline.plan.rows import Row
+from pipeline.progress import Progress, answer, hush, say
+from pipeline.report import RunReport, run_id
+from pipeline.request import Request
+from pipeline.source.naming import Listing
+from pipeline.spec import JobSpec
+from pipeline.task import Task
 
-from pipeline.cluster import address_of
-from pipeline.errors import ConfigError, PipelineError
-from pipeline.report import Receipt
-from pipeline.settings import JobSpec, RunConfig
-from pipeline.spans import Span
-from pipeline.wire import loaded_from_table, loaded_to_table, receipts_to_table
-from pipeline.worker import SpanWorker, load_predictor, predict, write
-
-WAVE_ROWS = 10_000  # dataset rows of one wave at most
-WAVE_S = 30.0  # how long a wave waits for more rows while the cluster has nothing to do
-NO_PROGRESS_S = 24 * 3600  # Ray gives up a run without progress; waiting for capacity overnight is no failure
-PATIENT_STARTS = 3  # deaths of starting actors in a row that Ray forgives (a flaky download of weights)
-READ_CPUS, WRITE_CPUS, GPU_ACTOR_CPUS = 0.8, 0.1, 0.05  # they fit into one CPU together, so no step can starve another
-FUSED_SHARE = 0.9  # of the CPUs go to fused actors; Ray needs a rest for itself, or it waits for ever
-
-
-def _import_ray(*, verbose: bool) -> Any:
-    """Ray, with its noise kept off the screen; it must be told before it is imported."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if not verbose:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        os.environ.setdefault("RAY_LOG_TO_DRIVER_EVENT_LEVEL", "FATAL")
-    import ray
-    import ray.data
-
-    if not verbose:
-        for name in ("ray", "ray.data", "ray._private.worker", "ray.train"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-    return ray
+ENDING_S = 1.0  # Ray ends its workers within that, also in the middle of a write; `ray job stop` gives 3 s in all
+ROUNDS = 2  # passes over the plan; a second one does what was found missing or outdated at the end of the first
 
 
-@contextmanager
-def _no_stderr() -> Iterator[None]:
-    """Ray's native part greets on file descriptor 2 whatever the log level; what matters comes as an exception."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+def run(config: RunConfig, task: Task) -> int:
+    """Do what the command asks; returns the exit code, raises PipelineError for what has one of its own."""
+    with _interruptible():
+        if not config.local:
+            address_of(config.ray_address)
+        request = requests.check(config, task)
+        if config.dry_run:
+            return dry_run(request)
+        engine = LateEngine(config)
+        try:
+            return _run(request, engine)
+        except KeyboardInterrupt:
+            say("interrupted: nothing finished is lost, the same command continues")
+            engine.close()
+            storage.sweep(request.place.root, wait_s=ENDING_S)
+            return 1
+        except (OSError, ObjectUnreadable) as error:
+            why = getattr(error, "strerror", None) or error
+            raise StorageError(
+                f"{why}; finished spans of {request.place.root} are safe, the same command continues"
+            ) from error
+        finally:
+            engine.close()
 
 
-class OnRay:
-    """Ray joined or started, sized and ready to execute; `close` leaves it."""
-
-    mode = "ray"
+class LateEngine:
+    """The engine, started when first needed: a run that finds nothing to do starts no Ray."""
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        self.ray = _import_ray(verbose=config.verbose)
-        self._connect(address_of(config.ray_address))
-        resources = self.ray.cluster_resources()
-        self.cpus, self.gpus = float(resources.get("CPU", 0)), float(resources.get("GPU", 0))
-        if self.cpus < 1:
-            self.close()
-            raise ConfigError("the Ray cluster offers no CPU: start it with --num-cpus 1 or more")
-        if 0 < self.gpus < config.gpus_per_worker and config.worker_range() is None:
-            self.close()
-            raise ConfigError(f"--gpus-per-worker {config.gpus_per_worker:g}: the Ray cluster has {self.gpus:g} GPUs")
-        fitting = int(self.gpus // config.gpus_per_worker) if self.gpus else int(self.cpus)
-        self.least, self.most = config.worker_range() or (max(1, fitting), max(1, fitting))
+        self.running: Engine | None = None
 
-    @property
-    def workers(self) -> int:
-        """Predictors at most."""
-        return self.most
+    def start(self) -> Engine:
+        """Start it, or return the running one."""
+        if self.running is None:
+            self.running = InProcess() if self.config.local else _on_ray(self.config)
+            signal.signal(signal.SIGTERM, _stop)  # Ray has put its own handler there, which aborts
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else the shell has it ignored
+                signal.signal(signal.SIGINT, _stop)
+        return self.running
 
-    def _connect(self, address: str | None) -> None:
-        root = str(Path(__file__).parent.parent)
-        options: dict[str, Any] = {"log_to_driver": self.config.verbose, "logging_level": logging.CRITICAL}
-        if self.config.verbose:
-            options["logging_level"] = logging.INFO
-        if address is None:
-            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-            options |= {"address": "local", "include_dashboard": False}
-        else:
-            options["address"] = address
-            if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # `ray job submit` has shipped the code already
-                options["runtime_env"] = {"py_modules": [str(Path(root, name)) for name in ("beit_core", "pipeline")]}
-        self._init(address, options)
-        context = self.ray.data.DataContext.get_current()
-        context.enable_progress_bars = self.config.verbose
-        context.print_on_execution_start = self.config.verbose
-        context.enable_auto_log_stats = self.config.verbose
-        context.execution_no_progress_timeout_s = NO_PROGRESS_S
-        context.max_consecutive_actor_init_deaths = PATIENT_STARTS
-        context.target_max_block_size = 1 << 20  # every span leaves as soon as it is there, in a block of its own
-
-    def _init(self, address: str | None, options: dict[str, Any]) -> None:
-        try:
-            with nullcontext() if self.config.verbose else _no_stderr():
-                self.ray.init(**options)
-        except Exception as error:  # a node that starts too slowly raises just that
-            told = str(error).strip().partition("\n")[0] or type(error).__name__
-            if address is not None:
-                raise ConfigError(f"no Ray cluster at {address}: {told}") from error
-            again = "give the same command again, or --local to do without Ray"
-            raise PipelineError(f"Ray did not start on this machine ({told}): {again}") from error
-
-    def resolve_dtype(self) -> str:
-        """What `--dtype auto` means on a worker that will predict."""
-
-        def ask() -> str:
-            from pipeline.predictor import auto_dtype
-
-            return auto_dtype()
-
-        share = {"num_gpus": self.config.gpus_per_worker, "num_cpus": 0} if self.gpus else {"num_cpus": 0.1}
-        answer: str = self.ray.get(self.ray.remote(**share)(ask).remote())
-        return answer
-
-    def execute(self, spec: JobSpec, rows: Iterator[Span]) -> Iterator[Receipt]:
-        """Receipts as spans are finished, in any order."""
-        for wave in _waves(rows):
-            blocks = [row.to_table() for row in wave]
-            try:
-                for batch in self._dataset(spec, blocks).iter_batches(batch_size=None, batch_format="pyarrow"):
-                    yield from map(Receipt.from_json, batch["receipt"].to_pylist())
-            except Exception as error:
-                raise _our_own(error) from error
-
-    def _dataset(self, spec: JobSpec, blocks: list[pa.Table]) -> Any:
-        data = self.ray.data.from_arrow(blocks)
-        least, most = (min(count, len(blocks)) for count in (self.least, self.most))
-        pool = {"size": most} if least == most else {"min_size": least, "max_size": most, "initial_size": least}
-        actors = self.ray.data.ActorPoolStrategy(**pool)
-        every = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
-        if not self.gpus:
-            share = min(1.0, FUSED_SHARE * self.cpus / self.most)
-            return data.map_batches(Fused, fn_constructor_args=(spec,), compute=actors, num_cpus=share, **every)
-        tasks = self.ray.data.TaskPoolStrategy(size=max(1, int(self.cpus)))
-        gpus = {"num_gpus": self.config.gpus_per_worker, "num_cpus": GPU_ACTOR_CPUS}
-        readers = data.map_batches(read_step, fn_args=(spec,), compute=tasks, num_cpus=READ_CPUS, **every)
-        most = self.ray.data.ActorPoolStrategy(size=self.most) if self.least == self.most else actors
-        predicted = readers.map_batches(Predicting, fn_constructor_args=(spec,), compute=most, **gpus, **every)
-        return predicted.map_batches(write_step, fn_args=(spec,), num_cpus=WRITE_CPUS, **every)
+    def about(self) -> dict[str, object]:
+        """What a report says of it."""
+        if self.running is None:
+            return {"mode": "none", "workers": 0}
+        return {"mode": self.running.mode, "workers": self.running.workers}
 
     def close(self) -> None:
-        """Leave the cluster; one that this run started ends."""
-        self.ray.shutdown()
+        """Leave it if it was started."""
+        if self.running is not None:
+            self.running.close()
 
 
-class Fused:
-    """All steps of a row in one actor."""
+def _on_ray(config: RunConfig) -> Engine:
+    from pipeline.engine.on_ray import OnRay  # here: with --local nobody waits for Ray's import
 
-    def __init__(self, spec: JobSpec) -> None:
-        self.worker = SpanWorker(spec)
-
-    def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
-        for row in rows.to_pylist():
-            for receipt in self.worker(Span.from_row(row)):
-                yield receipts_to_table([receipt])
+    return OnRay(config)
 
 
-_readers: dict[str, SpanWorker] = {}  # one decoding child per Ray worker process and job, kept between Ray tasks
+def _run(request: Request, engine: LateEngine) -> int:
+    config = request.config
+    spec = requests.begin(request, lambda: engine.start().resolve_dtype())
+    storage.sweep(spec.place.root)
+    report = RunReport(run_id(), request.task.name)
+    for number in range(ROUNDS):
+        ledger = Ledger.load(spec.place)
+        listing = request.sources.listing()
+        retry_failed = config.retry_failed and number == 0
+        planner = Planner(spec.place, ledger, Order(spec.bound.span_size, spec.wanted, config.limit, retry_failed))
+        _work(spec, planner, listing, engine, report)
+        for facts in report.facts.values():
+            ledger.note(facts)
+        report.skipped = listing.skipped
+        prune(planner, ledger)
+        found = audit(planner, ledger)
+        if found.green and not found.incomplete:
+            break
+    code = _exit_code(found, config)
+    report.finish()
+    body = report.as_dict(found.planned, **engine.about(), audit=_audited(found), exit=code)
+    _save(spec.place, report, ledger, body, success=code == 0)
+    _say_result(spec.place, report, found)
+    return _conclude(code, found, config)
 
 
-def read_step(rows: pa.Table, spec: JobSpec) -> Iterator[pa.Table]:
-    """Read and decode, a Ray task."""
-    worker = _readers.get(spec.output) or _readers.setdefault(spec.output, SpanWorker(spec))
-    for row in rows.to_pylist():
-        for loaded in worker.reader(Span.from_row(row)):
-            yield loaded_to_table(loaded)
+def _work(spec: JobSpec, planner: Planner, listing: Listing, engine: LateEngine, report: RunReport) -> None:
+    """Execute what the planner yields; the first row starts the engine and unfinishes the output."""
+    with Progress(report.task) as progress:
+        rows = _watched(planner.rows(listing), progress)
+        first = next(rows, None)
+        if first is None:
+            return
+        with spec.place.writing():
+            storage.delete(spec.place.success_file)
+        for receipt in engine.start().execute(spec, itertools.chain([first], rows)):
+            report.add(receipt)
+            progress.advance(receipt.facts)
+    storage.sweep(spec.place.root)  # workers may have been killed while they wrote
 
 
-class Predicting:
-    """A predictor, an actor on a GPU."""
-
-    def __init__(self, spec: JobSpec) -> None:
-        self.spec = spec
-        self.predictor = load_predictor(spec)
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        loaded = loaded_from_table(rows)
-        return loaded_to_table(loaded if loaded.done else predict(self.spec, self.predictor, loaded))
-
-
-def write_step(rows: pa.Table, spec: JobSpec) -> pa.Table:
-    """Write the span's file, a Ray task."""
-    loaded = loaded_from_table(rows)
-    return receipts_to_table([Receipt.of_finished(loaded.facts) if loaded.done else write(spec, loaded)])
-
-
-def _waves(rows: Iterator[Span]) -> Iterator[list[Span]]:
-    """Rows in lists: what planning has ready, after a short wait, while it goes on planning."""
-    ready: queue.Queue[Span | BaseException | None] = queue.Queue(maxsize=WAVE_ROWS)
-
-    def plan() -> None:
-        try:
-            for row in rows:
-                ready.put(row)
-            ready.put(None)
-        except BaseException as error:  # handed over to the thread that waits for rows
-            ready.put(error)
-
-    threading.Thread(target=plan, daemon=True).start()
-    row: Span | BaseException | None = ready.get()
-    while isinstance(row, Span):
-        wave = [row]
-        deadline = time.monotonic() + WAVE_S
-        following: Span | BaseException | None = LATE
-        while len(wave) < WAVE_ROWS and isinstance(following := _next_row(ready, deadline), Span):
-            wave.append(following)
-        yield wave
-        row = ready.get() if following is LATE or len(wave) == WAVE_ROWS else following
-    if row is not None:
-        raise row
-
-
-LATE = TimeoutError("planning has no row ready")
-
-
-def _next_row(ready: queue.Queue[Span | BaseException | None], deadline: float) -> Span | BaseException | None:
+def _watched(rows: Iterator[Row], progress: Progress) -> Iterator[Row]:
     try:
-        return ready.get(timeout=max(0.0, deadline - time.monotonic()))
-    except queue.Empty:
-        return LATE
+        for row in rows:
+            progress.expect(row)
+            yield row
+        progress.planning = False
+    except ConfigError as error:  # the source could be listed when the run was checked
+        raise StorageError(f"{error}; nothing finished is lost, the same command continues") from error
 
 
-def _our_own(error: BaseException) -> BaseException:
-    """The error of ours that Ray has wrapped, if there is one."""
-    seen: BaseException | None = error
-    while seen is not None:
-        cause = getattr(seen, "cause", None)
-        for candidate in (seen, cause):
-            if isinstance(candidate, PipelineError):
-                # Ray makes a class of its own out of ours and puts the worker's traceback into its text.
-                ours = next(kind for kind in type(candidate).__mro__ if kind.__module__ == PipelineError.__module__)
-                plain: BaseException = ours(str(getattr(candidate, "cause", candidate)))
-                return plain
-        seen = cause if isinstance(cause, BaseException) and cause is not seen else seen.__cause__
-    return error
+def _exit_code(found: Audit, config: RunConfig) -> int:
+    if not found.green or not found.planned:
+        return 1
+    return 3 if found.failed_share > config.max_failed else 0
+
+
+def _audited(found: Audit) -> dict[str, object]:
+    counts = {name: getattr(found, name) for name in ("planned", "ok", "failed", "missing", "duplicates")}
+    return {**counts, "line": found.line, "unfinished": list(found.unfinished)}
+
+
+def _save(place: Place, report: RunReport, ledger: Ledger, body: dict[str, object], *, success: bool) -> None:
+    """Leave what was seen, the report, and `_SUCCESS`."""
+    with place.writing():
+        ledger.save(report.run, [name for name in report.facts if name in ledger.seen])
+        storage.put(place.report_file(report.run), json.dumps(body, indent=1).encode())
+        if success:
+            storage.put(place.success_file, json.dumps({"run": report.run}).encode())
+    if read_bound(place) is None:
+        raise StorageError(f"{place.bound_file} is gone: somebody deleted the output while it was written")
+
+
+def _say_result(place: Place, report: RunReport, found: Audit) -> None:
+    if report.images:
+        answer(f"{report.task}: {report.images:,} images in {report.seconds:.1f} s ({report.rate:,.1f}/s)")
+    else:
+        answer(f"{report.task}: nothing to do, all {found.planned:,} images are finished")
+    for status, count in report.errors.items():
+        first = report.examples[status][0]
+        answer(f"  {status}: {count:,}, such as {first.uri}: {first.error}")
+    if report.skipped:
+        listed = ", ".join(f"{count:,} {ending}" for ending, count in report.skipped.most_common(5))
+        answer(f"  not images, passed by: {listed}")
+    if found.empty_shards:
+        answer(f"  shards without an image: {found.empty_shards:,}")
+    answer(f"audit: {found.line}")
+    answer(f"output: {place.data}")
+
+
+def _conclude(code: int, found: Audit, config: RunConfig) -> int:
+    """The exit code, or the error that has it."""
+    if code == 3:
+        raise TooManyFailures(
+            f"{found.failed:,} of {found.planned:,} images failed ({found.failed_share:.2%}), more than --max-failed "
+            f"{config.max_failed:g}; their rows say why, --retry-failed does them again"
+        )
+    if not found.planned:
+        raise PipelineError(f"no image was found in {found.empty_shards:,} shards: is --image-column right?")
+    if code == 1:
+        raise PipelineError(f"the audit is not green ({found.line}): the same command continues")
+    return code
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM (`ray job stop` sends it, and 3 s later SIGKILL) ends like Ctrl-C."""
+
+    before = signal.getsignal(signal.SIGINT), signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
+
+
+def _stop(_: int, __: FrameType | None) -> None:
+    hush()
+    raise KeyboardInterrupt

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pipeline import models
+from pipeline import model_files
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _read(tokenizer: str) -> ModelCard:
     from beit_core import CheckpointError, load_card
 
     try:
-        card = load_card(models.fetch(tokenizer))
+        card = load_card(model_files.fetch(tokenizer))
     except (ConfigError, CheckpointError) as error:
         reason = str(error).removeprefix(f"--model {tokenizer}: ")
         raise ConfigError(f"--tokenizer {tokenizer}: {reason}") from error

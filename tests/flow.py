@@ -7,9 +7,9 @@ import torch
 from embed import Embed
 from label import Label
 
-from pipeline import job
+from pipeline import run
+from pipeline.config import RunConfig
 from pipeline.errors import PipelineError
-from pipeline.settings import RunConfig
 from pipeline.task import Task
 from tests.helpers import DATA
 
@@ -28,7 +28,7 @@ def run_here(
     sources = tuple(map(str, source)) if isinstance(source, list | tuple) else (str(source),)
     config = RunConfig(sources, str(output), str(model), local=True, **shared)
     try:
-        return job.run(config, TASKS[task](**mine))
+        return run.run(config, TASKS[task](**mine))
     except PipelineError as error:
         if error.exit_code == 3:
             return 3

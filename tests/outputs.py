@@ -15,9 +15,11 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from pipeline import output as output_files
-from pipeline.columns import schema_of
-from pipeline.output import SpanFacts
+from pipeline.output import span_file
+from pipeline.output.bound import Bound
+from pipeline.output.columns import schema_of
+from pipeline.output.place import Place
+from pipeline.output.span_file import SpanFacts
 from tests.helpers import DATA
 
 SPAN = 64
@@ -169,13 +171,22 @@ def write_span(output: Path, name: str, rows: list[dict[str, Any]], schema: pa.S
     statuses = Counter(row["status"] for row in rows)
     facts = SpanFacts(name, shard_of(rows[0]), "1", start, len(rows), statuses["ok"], dict(statuses))
     (output / "data").mkdir(parents=True, exist_ok=True)
-    output_files.write_span(str(output), pa.Table.from_pylist(rows, schema), facts, setup("label"))
+    bound = Bound.from_json(setup("label"))
+    span_file.write_span(Place(str(output)), pa.Table.from_pylist(rows, schema), facts, bound)
 
 
 def setup(task: str) -> dict[str, Any]:
     model = {"name": "digits", "head": "classifier", "fingerprint": "sha256:5a1f0c83d1"}
     settings = {"top_k": 3, "threshold": None, "with_embedding": False} if task == "label" else {"seed": 0}
-    bound = {"dtype": "float32", "compile": False, "exact": False, "keep": [], "limit": None, "span_size": SPAN}
+    bound = {
+        "dtype": "float32",
+        "compile": False,
+        "exact": False,
+        "keep": [],
+        "image_column": None,
+        "limit": None,
+        "span_size": SPAN,
+    }
     versions = {"torch": "2.13.0", "ray": "2.60.0", "pyarrow": "26.0.1"}
     return {"schema": 1, "task": task, "settings": settings, "model": model, **bound, "versions": versions}
 

@@ -18,14 +18,14 @@ ROOMS = ("beit_core", "pipeline", "jobs")
 BELOW = {"beit_core": (), "pipeline": ("beit_core",), "jobs": ("pipeline", "beit_core")}
 # The only files that know a library, lazily or not.
 OWNERS = {
-    "ray": ("pipeline/run.py",),
+    "ray": ("pipeline/engine/on_ray.py",),
     "fsspec": ("pipeline/storage.py", "pipeline/s3.py"),
     "s3fs": ("pipeline/s3.py",),
     "PIL": ("pipeline/decode.py", "pipeline/bench.py", "pipeline/masks.py", "pipeline/page/*.py"),
 }
 # What the models are made of; everything else is foreign to them.
 CORE_LIBRARIES = ("beit_core", "torch", "safetensors", "msgpack")
-DEVICE_OWNERS = ("pipeline/predictor.py",)
+DEVICE_OWNERS = ("pipeline/engine/predictor.py",)
 DEVICE_WORDS = ("cuda", "mps", "xpu")
 # Files of beit_core and pipeline that may print; jobs may always, their prints are their answer.
 PRINTERS: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from pipeline import storage
+from pipeline.output.place import Place
 from pipeline.page import embed, label, segment, tokens
 from pipeline.page.parts import EMPTY, figure, html, image, joined, key_line, name_of, plural, section, sheet
 from pipeline.page.reader import even
@@ -16,7 +17,7 @@ from pipeline.page.style import STYLE
 from pipeline.page.tokens import Decoder
 
 if TYPE_CHECKING:
-    from pipeline.audit import Verification
+    from pipeline.plan.verify import Verification
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 PICTURES = 48
@@ -30,9 +31,10 @@ def write(
 
     `decoder` turns dVAE tokens back into pixels, where one is at hand.
     """
-    account = read_account(storage.absolute(output).rstrip("/"))
-    target = storage.absolute(to) if to else storage.join(account.output, "report.html")
-    text = render(account, take_sample(account.output, account.setup.get("image_column")), verified, decoder)
+    place = Place.of(output)
+    account = read_account(place)
+    target = storage.absolute(to) if to else place.page_file
+    text = render(account, take_sample(place, account.bound.image_column), verified, decoder)
     storage.put(target, text.encode("utf-8", "replace"))
     return target
 

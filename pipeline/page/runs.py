@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from pipeline.columns import OK
+from pipeline.output.columns import OK
 from pipeline.page.charts import bars, legend, line, rates, stacked_bar
 from pipeline.page.parts import (
     DASH,
@@ -28,7 +29,7 @@ from pipeline.page.parts import (
 from pipeline.page.sample import Account, Sample
 
 if TYPE_CHECKING:
-    from pipeline.audit import Verification
+    from pipeline.plan.verify import Verification
 
 TITLES = {"embed": "Embeddings", "label": "Labels", "segment": "Segmentation", "tokens": "Visual tokens"}
 STEPS = {"read_s": "Read", "decode_s": "Decode", "predict_s": "Predict", "write_s": "Write"}
@@ -53,17 +54,16 @@ def _whole(account: Account) -> dict[str, float]:
 
 def title_of(account: Account) -> str:
     """What the output holds, and of how many images."""
-    task = str(account.setup["task"])
+    task = account.bound.task
     planned = _whole(account).get("planned")
     return TITLES.get(task, task) + (f" of {plural(int(planned), 'image')}" if planned is not None else "")
 
 
 def header(account: Account) -> Markup:
     """The title, the model and where the output lies."""
-    model = _dict(account.setup, "model").get("name", "unknown model")
     return html(
         '<header><p class="eyebrow">{} · {}</p><h1>{}</h1><p class="uri">{}</p></header>',
-        *(account.setup["task"], model, title_of(account), account.output),
+        *(account.bound.task, account.bound.model.name, title_of(account), account.place.root),
     )
 
 
@@ -123,13 +123,14 @@ def verified_line(verified: Verification) -> str:
 
 def settings(account: Account) -> Markup:
     """What the output is bound to."""
-    setup = account.setup
-    flat = {"task": setup["task"]} | {f"model {name}": value for name, value in _dict(setup, "model").items()}
-    flat |= {name.replace("_", " "): value for name, value in _dict(setup, "settings").items()}
-    rest = {name: value for name, value in setup.items() if name not in ("task", "model", "settings", "versions")}
-    flat |= {name.replace("_", " "): value for name, value in rest.items()} | {
-        f"{name} version": value for name, value in _dict(setup, "versions").items()
-    }
+    bound = account.bound
+    flat: dict[str, object] = {"task": bound.task}
+    flat |= {f"model {name}": value for name, value in asdict(bound.model).items()}
+    flat |= {name.replace("_", " "): value for name, value in bound.settings.items()}
+    for name, value in bound.to_json().items():
+        if name not in ("task", "model", "settings", "versions"):
+            flat[name.replace("_", " ")] = value
+    flat |= {f"{name} version": value for name, value in bound.versions.items()}
     items = [html("<div><dt>{}</dt><dd>{}</dd></div>", name, _plain(value)) for name, value in flat.items()]
     lead = "What this output is bound to; a run with other settings is refused."
     return section("settings", "Settings", lead, html('<dl class="facts">{}</dl>', joined(items)))

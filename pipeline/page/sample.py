@@ -11,10 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.columns import OK
 from pipeline.decode import extensions
-from pipeline.errors import ConfigError, CredentialsLost
+from pipeline.errors import CredentialsLost
 from pipeline.metered import Meter, Ranges
+from pipeline.output.bound import Bound, bound_of
+from pipeline.output.columns import OK
+from pipeline.output.place import Place
 from pipeline.page import pictures
 from pipeline.page.pictures import Pictured
 from pipeline.page.reader import even, fair_shares, spread
@@ -35,10 +37,10 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Account:
-    """`_run.json`, the newest run reports (oldest first), how many there are, and whether the last one succeeded."""
+    """What an output is bound to, and its newest run reports, oldest first; `complete`: the last run succeeded."""
 
-    output: str
-    setup: dict[str, Any]
+    place: Place
+    bound: Bound
     runs: list[dict[str, Any]]
     run_count: int
     complete: bool
@@ -67,23 +69,13 @@ class Sample:
         return [row for row in self.rows if row.get("status") == OK]
 
 
-def read_account(output: str) -> Account:
-    """What the runs said about the output; ConfigError when it is none of ours."""
-    try:
-        setup = json.loads(storage.read(storage.join(output, "_run.json")))
-    except (FileNotFoundError, NotADirectoryError):
-        raise ConfigError(f"{output} is no output of these jobs: it has no _run.json.") from None
-    except PermissionError:
-        raise ConfigError(f"{output} cannot be read: access to its _run.json is denied.") from None
-    except ValueError:
-        raise ConfigError(f"{output} is no output of these jobs: its _run.json is not JSON.") from None
-    if not isinstance(setup, dict) or "task" not in setup:
-        raise ConfigError(f"{output} is no output of these jobs: its _run.json names no task.")
-    entries = storage.listing(storage.join(output, "runs"))
-    uris = sorted(entry.uri for entry in entries if entry.uri.endswith(".json"))
+def read_account(place: Place) -> Account:
+    """What the runs said about the output; ConfigError where there is none."""
+    bound = bound_of(place)
+    uris = place.reports()
     reports = [_report(data) for data in storage.read_many(uris[-RUNS:])]
-    success = storage.stat(storage.join(output, "_SUCCESS")) is not None
-    return Account(output, setup, [report for report in reports if report], len(uris), success)
+    complete = storage.stat(place.success_file) is not None
+    return Account(place, bound, [report for report in reports if report], len(uris), complete)
 
 
 def _report(data: bytes | Exception) -> dict[str, Any]:
@@ -97,12 +89,10 @@ def _report(data: bytes | Exception) -> dict[str, Any]:
     return report if isinstance(report, dict) and "run" in report else {}
 
 
-def take_sample(output: str, image_column: str | None = None) -> Sample:
+def take_sample(place: Place, image_column: str | None = None) -> Sample:
     """First rows of a few data files spread over the output, preferring the beginnings of shards (cheap to show)."""
     meter = Meter(DATA_BUDGET)
-    listing = storage.listing(storage.join(output, "data"))
-    parquet = (e for e in listing if e.uri.endswith(".parquet") and "/." not in e.uri[len(output) :])
-    entries, count = spread(parquet, FOOTERS)
+    entries, count = spread((entry for _, entry in place.spans()), FOOTERS)
     files = _near_shard_starts([file for entry in entries if (file := _open(entry, meter))])
     masks = any("mask" in file.schema_arrow.names for file in files)
     shares = fair_shares([file.metadata.num_rows for file in files], MASK_ROWS if masks else ROWS)

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from segment import Segment
 from transformers import BeitForSemanticSegmentation, BeitImageProcessorPil
 
+from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
-from pipeline.job import run
 from pipeline.masks import default_palette, read_mask
-from pipeline.settings import RunConfig
+from pipeline.run import run
 from tests.conftest import Bundle
 from tests.helpers import rows, run_job
 from tests.photos import originals

@@ -20,11 +20,11 @@ from transformers import BeitForMaskedImageModeling, BeitImageProcessorPil
 
 from beit_core.block_masks import wanted
 from pipeline import tokenizer
+from pipeline.config import RunConfig
+from pipeline.engine.steps import load_predictor
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.job import run
-from pipeline.prepare import bind, check
-from pipeline.settings import RunConfig
-from pipeline.worker import load_predictor
+from pipeline.request import begin, check
+from pipeline.run import run
 from tests.helpers import rows, run_job
 from tests.models import save_dvae
 from tests.photos import make_photos
@@ -182,7 +182,7 @@ def test_a_node_with_another_tokenizer_of_that_name_is_refused(
     dvae: Path, masked: Path, some_photos: Path, tmp_path: Path
 ) -> None:
     task = Tokens(tokenizer=str(dvae))
-    spec = bind(check(RunConfig((str(some_photos),), str(tmp_path / "out"), str(masked)), task), lambda: "float32")
+    spec = begin(check(RunConfig((str(some_photos),), str(tmp_path / "out"), str(masked)), task), lambda: "float32")
     load_predictor(spec)
     other = replace(task, tokenizer=str(save_dvae(tmp_path / "other", decoder=True)))
     with pytest.raises(PipelineError, match="--tokenizer means something else on this node"):

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from pipeline import storage
-from pipeline.audit import Verification
-from pipeline.columns import schema_of
 from pipeline.errors import ConfigError
+from pipeline.output.columns import schema_of
+from pipeline.output.place import Place
 from pipeline.page import page
 from pipeline.page import sample as page_sample
 from pipeline.page.charts import rates
@@ -22,6 +22,7 @@ from pipeline.page.parts import duration, share
 from pipeline.page.reader import fair_shares, spread
 from pipeline.page.segment import overlay, palette
 from pipeline.page.tokens import mosaic, predictions
+from pipeline.plan.verify import Verification
 from tests.outputs import LABELS, TASKS, example, put, run_report, setup, write_output, write_span
 from tests.weed import Weed
 
@@ -146,7 +147,7 @@ def test_large_output_is_sampled(tmp_path: Path) -> None:
     last = run_report("20261122-000000-aaaa", "2026-11-22T00:00:00", 10_000_000)
     last["images"] |= {"planned": 10_000_000, "ok": 10_000_000, "failed": 0}
     put(tmp_path / "runs/20261122-000000-aaaa.json", last)
-    sample = page_sample.take_sample(str(tmp_path))
+    sample = page_sample.take_sample(Place(str(tmp_path)))
     shards = sorted({int(row["uri"][6:-4]) // 100 for row in sample.rows})
     assert (sample.file_count, sample.files, len(sample.rows)) == (120, page_sample.FILES, 360)
     assert len(shards) == page_sample.FILES
@@ -161,7 +162,7 @@ def test_long_file_is_read_in_part(tmp_path: Path) -> None:
     rows = [row(i, embedding=vector.tolist()) for i, vector in enumerate(random)]
     schema = schema_of({"embedding": pa.list_(pa.float32(), 64)}, {})
     write_span(tmp_path, "a", rows, schema)
-    sample = page_sample.take_sample(str(tmp_path))
+    sample = page_sample.take_sample(Place(str(tmp_path)))
     assert len(sample.rows) == page_sample.ROWS
     assert sample.bytes_read < (tmp_path / "data/a.parquet").stat().st_size / 2
     np.testing.assert_allclose(sample.vectors, random[: page_sample.ROWS].astype(np.float32))

@@ -11,7 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.audit import verify
+from pipeline.output.place import Place
+from pipeline.plan.verify import verify
 from tests.flow import DIGITS
 from tests.helpers import ROOT, clean_env, rows, tree_bytes
 from tests.ray_head import descendants
@@ -36,7 +37,7 @@ def compare(tally: Tally, fault: str, injected: int, output: Path | str, undistu
     tally(fault, injected=injected, lost=lost, duplicated=twice)
     assert (lost, twice) == (0, 0)
     assert tree_bytes(f"{output}/data", fs) == tree_bytes(undisturbed / "data")
-    assert verify(str(output) if fs is None else f"s3://{output}").green
+    assert verify(Place.of(str(output) if fs is None else f"s3://{output}")).green
     assert not [name for name in tree_bytes(output, fs) if name.endswith(".tmp")]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.spans import shard_name
+from pipeline.plan.names import shard_name
 from tests.faults import FaultProxy, Rule
 from tests.helpers import tree_bytes
 from tests.torture.proof import kill, wait_until

@@ -22,17 +22,18 @@ pytestmark = [pytest.mark.torture, pytest.mark.timeout(900)]
 PLAN = """
 import json, sys, time
 sys.path[:0] = [{root!r}, {root!r} + "/jobs"]
-from types import SimpleNamespace
 from pipeline.decode import extensions
-from pipeline.ledger import Ledger
-from pipeline.plan import Planner
+from pipeline.output.ledger import Ledger
+from pipeline.output.place import Place
+from pipeline.plan.planner import Order, Planner
+from pipeline.source.item import Wanted
 from pipeline.source.naming import Sources
 began = time.perf_counter()
-spec = SimpleNamespace(output={output!r}, span_size={span_size})
+place = Place({output!r})
 listing = Sources(({source!r},), "auto", extensions()).listing()
-planner = Planner(listing, spec, Ledger({output!r}), limit=None, retry_failed=False)
+planner = Planner(place, Ledger.load(place), Order({span_size}, Wanted(frozenset())))
 first = rows = 0
-for row in planner:
+for row in planner.rows(listing):
     first = first or time.perf_counter() - began
     rows += 1
 print(json.dumps(dict(rows=rows, first=first, seconds=time.perf_counter() - began,
@@ -60,7 +61,8 @@ def test_a_million_listed_uris(tmp_path: Path, tally: Tally) -> None:
 
 
 def test_resume_over_a_hundred_thousand_finished_spans(tmp_path: Path, tally: Tally) -> None:
-    from pipeline.ledger import SEEN, SEEN_SCHEMA, Ledger
+    from pipeline.output.ledger import SEEN_SCHEMA, Ledger
+    from pipeline.output.place import SEEN, Place
 
     output = tmp_path / "out"
     (tmp_path / "list.txt").write_text("".join(f"s3://bucket/photos/{n:09d}.jpg\n" for n in range(400_000)))
@@ -70,7 +72,7 @@ def test_resume_over_a_hundred_thousand_finished_spans(tmp_path: Path, tally: Ta
     for name in names:
         (output / "data" / f"{name}.parquet").write_bytes(b"PAR1")
     (output / "data" / f"{names[-1]}.parquet").unlink()
-    ledger = Ledger(str(output))
+    ledger = Ledger.load(Place(str(output)))
     rows = [(name, file, "listed", 4, 4) for name, file in ledger.files.items()]
     columns = [pa.array(c, f.type) for c, f in zip(zip(*rows, strict=True), SEEN_SCHEMA, strict=True)]
     (output / "runs").mkdir()

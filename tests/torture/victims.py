@@ -12,7 +12,14 @@ from pathlib import Path
 
 from tests.helpers import ROOT, clean_env
 
-IMPORTED = ["torch", "pipeline.job", "pipeline.predictor", "pipeline.s3", "beit_core.checkpoint", "pyarrow.dataset"]
+IMPORTED = [
+    "torch",
+    "pipeline.run",
+    "pipeline.engine.predictor",
+    "pipeline.s3",
+    "beit_core.checkpoint",
+    "pyarrow.dataset",
+]
 
 
 @cache

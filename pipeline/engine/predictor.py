@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from beit_core import ModelCard
+from pipeline.engine.reader import Loaded
 from pipeline.errors import PipelineError
-from pipeline.readers import Loaded
 from pipeline.task import Batch, Columns, Task
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

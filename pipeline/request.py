@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import importlib.metadata
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from pipeline import columns, models, settings, storage
+from pipeline import model_files, storage
+from pipeline.config import RunConfig
 from pipeline.decode import extensions
 from pipeline.decoder import DecodeSettings
 from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
-from pipeline.output import writing
+from pipeline.output.bound import SCHEMA, Bound, BoundModel, bind, is_ours, read_bound
+from pipeline.output.columns import schema_of
+from pipeline.output.place import Place
+from pipeline.plan.span_size import TYPICAL_IMAGE, auto_span_size
 from pipeline.progress import say
-from pipeline.settings import JobSpec, RunConfig
 from pipeline.source.format import FORMATS
 from pipeline.source.item import Wanted
 from pipeline.source.naming import LISTED, MAGIC, LooseImage, Shard, Source, Sources
-from pipeline.spans import TYPICAL_IMAGE, auto_span_size
+from pipeline.spec import JobSpec
 from pipeline.task import Task
 
 if TYPE_CHECKING:
@@ -37,7 +40,7 @@ class Request:
     config: RunConfig
     task: Task
     card: ModelCard
-    output: str
+    place: Place
     sources: Sources
     first: list[Source]
     wanted: Wanted
@@ -53,19 +56,19 @@ def check(config: RunConfig, task: Task) -> Request:
     """Raise ConfigError for whatever makes the command hopeless; reads the model's card and one page of listing."""
     storage.be_quick(True)
     try:
-        output = storage.absolute(config.output).rstrip("/")
+        place = Place.of(config.output)
         sources = Sources(config.input, config.input_format, extensions())
-        first = _first_look(sources, output)
-        _check_output(config, output)
+        first = _first_look(sources, place)
+        _check_output(config, place)
         wanted = _wanted_of_shards(config, sources, first)
         _check_listed(first)
-        card = _card(config.model, task, fresh=settings.read_bound(output) is None)
-        schema = columns.schema_of(task.columns(card), dict(wanted.types))
+        card = _card(config.model, task, fresh=not is_ours(place))
+        schema = schema_of(task.columns(card), dict(wanted.types))
     except CredentialsLost as error:
         raise ConfigError(str(error)) from error
     finally:
         storage.be_quick(False)
-    return Request(config, task, card, output, sources, first, wanted, schema)
+    return Request(config, task, card, place, sources, first, wanted, schema)
 
 
 def _card(model: str, task: Task, *, fresh: bool) -> ModelCard:
@@ -73,7 +76,7 @@ def _card(model: str, task: Task, *, fresh: bool) -> ModelCard:
     from beit_core import CheckpointError, load_card
 
     try:
-        card = load_card(models.fetch(model))
+        card = load_card(model_files.fetch(model))
         task.check(card)
         if fresh:
             task.load(card)
@@ -82,11 +85,13 @@ def _card(model: str, task: Task, *, fresh: bool) -> ModelCard:
     return card
 
 
-def _first_look(sources: Sources, output: str) -> list[Source]:
+def _first_look(sources: Sources, place: Place) -> list[Source]:
     for given in sources.inputs:
         root = storage.absolute(given).rstrip("/") + "/"
-        if (output + "/").startswith(root) and not MAGIC.search(root):
-            raise ConfigError(f"--output {output} lies below --input {given}: the next run would read its own result")
+        if (place.root + "/").startswith(root) and not MAGIC.search(root):
+            raise ConfigError(
+                f"--output {place.root} lies below --input {given}: the next run would read its own result"
+            )
     listing = sources.listing()
     first = list(itertools.islice(listing, LOOK))
     if not first:
@@ -125,102 +130,108 @@ def _check_listed(first: list[Source]) -> None:
             raise ConfigError(f"--input: {entry.uri}, which a list names, cannot be read: {error}") from error
 
 
-def _check_output(config: RunConfig, output: str) -> None:
-    if settings.read_bound(output) is not None:
+def _check_output(config: RunConfig, place: Place) -> None:
+    if config.overwrite and is_ours(place):
         return
-    if storage.is_local(output) and storage.stat(output) is not None:
-        raise ConfigError(f"--output {output} is a file: give a folder")
+    if read_bound(place) is not None:
+        return
+    if storage.is_local(place.root) and storage.stat(place.root) is not None:
+        raise ConfigError(f"--output {place.root} is a file: give a folder")
     try:
-        there = next((entry for entry in storage.listing(output) if not storage.is_half_written(entry.uri)), None)
+        there = next((entry for entry in storage.listing(place.root) if not storage.is_half_written(entry.uri)), None)
     except FileNotFoundError as error:
-        raise ConfigError(f"--output {output}: {error}") from error
+        raise ConfigError(f"--output {place.root}: {error}") from error
     except (OSError, ObjectUnreadable) as error:
-        raise ConfigError(f"--output {output}: {storage.reason(error)}") from error
+        raise ConfigError(f"--output {place.root}: {storage.reason(error)}") from error
     if there is not None:
         advice = "nothing of it is deleted" if config.overwrite else "choose an empty place"
-        raise ConfigError(f"--output {output} holds files that are not ours (such as {there.uri}): {advice}")
+        raise ConfigError(f"--output {place.root} holds files that are not ours (such as {there.uri}): {advice}")
 
 
-def bind(request: Request, resolve_dtype: Callable[[], str]) -> JobSpec:
-    """Fix what `auto` means for this output, once, and create or check `_run.json`."""
-    if request.config.overwrite and settings.read_bound(request.output) is not None:
-        _start_over(request.output)
-    wanted = _wanted(request, resolve_dtype)
-    bound = settings.bind(request.output, wanted)
-    _warn_of_versions(bound, wanted)
+def begin(request: Request, resolve_dtype: Callable[[], str]) -> JobSpec:
+    """Bind the output, which fixes once what `auto` means for it; with --overwrite what is there goes first."""
+    place = request.place
+    if request.config.overwrite and is_ours(place):
+        _start_over(place)
+    here = versions()
+    bound = bind(place, lambda there: _resolved(request, there, resolve_dtype))
+    _warn_of_versions(bound.versions, here)
     return _spec(request, bound)
 
 
 def propose(request: Request, resolve_dtype: Callable[[], str]) -> JobSpec:
-    """What `bind` would fix, or refuse, without writing anything; for `--dry-run`."""
-    wanted = _wanted(request, resolve_dtype)
-    there = settings.read_bound(request.output) if not request.config.overwrite else None
-    if there:
-        settings.compare(request.output, there, wanted)
+    """What `begin` would fix, or refuse, without writing anything; for `--dry-run`."""
+    there = None if request.config.overwrite else read_bound(request.place)
+    wanted = _resolved(request, there, resolve_dtype)
+    if there is not None:
+        wanted.check_same(there, request.place)
     return _spec(request, there or wanted)
 
 
-def _wanted(request: Request, resolve_dtype: Callable[[], str]) -> dict[str, Any]:
-    """The content of `_run.json`; None where an existing one decides."""
+def _resolved(request: Request, there: Bound | None, resolve_dtype: Callable[[], str]) -> Bound:
+    """What this command binds an output to; what it leaves open it takes from what is there."""
     config, card = request.config, request.card
-    fresh = config.overwrite or settings.read_bound(request.output) is None
-    dtype = config.dtype if config.dtype != "auto" else None
-    return {
-        "schema": settings.SCHEMA_VERSION,
-        "task": request.task.name,
-        "settings": request.task.settings(card),
-        "model": {"name": card.name, "head": card.head, "fingerprint": card.fingerprint, "semantics": card.semantics},
-        "dtype": dtype or (resolve_dtype() if fresh else None),
-        "compile": bool(config.compile) if fresh else config.compile,
-        "exact": config.exact,
-        "keep": list(config.keep),
-        "image_column": config.image_column,
-        "limit": config.limit,
-        "span_size": config.span_size or (_auto_span_size(request) if fresh else None),
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
-    }
+    dtype: str = config.dtype
+    if dtype == "auto":
+        dtype = there.dtype if there else resolve_dtype()
+    compiled = config.compile
+    if compiled is None:
+        compiled = there.compile if there else False
+    return Bound(
+        schema=SCHEMA,
+        task=request.task.name,
+        settings=request.task.settings(card),
+        model=BoundModel(card.name, card.head, card.fingerprint, card.semantics),
+        dtype=dtype,
+        compile=compiled,
+        exact=config.exact,
+        keep=config.keep,
+        image_column=config.image_column,
+        limit=config.limit,
+        span_size=config.span_size or (there.span_size if there else _auto_span_size(request)),
+        versions=versions(),
+    )
 
 
-def _start_over(output: str) -> None:
+def versions() -> dict[str, str]:
+    """The versions of the libraries that can change the last bits of an answer."""
+    return {name: importlib.metadata.version(name) for name in VERSIONED}
+
+
+def _start_over(place: Place) -> None:
     """Delete an output of ours; what makes it ours goes last, so that after a crash the same command does the rest."""
-    with writing(output):
-        storage.delete(storage.join(output, "_SUCCESS"))
-        for folder in ("data", "plan", "runs"):
-            storage.delete_below(storage.join(output, folder))
-        storage.delete_below(output)
+    with place.writing():
+        storage.delete(place.success_file)
+        for folder in (place.data, place.plan, place.runs):
+            storage.delete_below(folder)
+        storage.delete_below(place.root)
 
 
 def _auto_span_size(request: Request) -> int:
-    views = request.task.views(request.card)
-    sides = [spec.size or request.card.config.image_size for spec in views]
-    bytes_per_image = sum(
-        3 * height * width * (1 if spec.size else 2) for spec, (height, width) in zip(views, sides, strict=True)
-    )
+    bytes_per_image = 0
+    for spec in request.task.views(request.card):
+        height, width = spec.size or request.card.config.image_size
+        bytes_per_image += 3 * height * width * (1 if spec.size else 2)
     loose = sum(isinstance(source, LooseImage) for source in request.first)
     packed = sum(source.entry.size for source in request.first if isinstance(source, Shard)) // TYPICAL_IMAGE
     return auto_span_size(bytes_per_image, loose + packed if request.is_small else None)
 
 
-def _spec(request: Request, bound: dict[str, Any]) -> JobSpec:
+def _spec(request: Request, bound: Bound) -> JobSpec:
     config = request.config
     return JobSpec(
-        output=request.output,
+        place=request.place,
         task=request.task,
-        model=models.everywhere(config.model),
-        fingerprint=request.card.fingerprint,
-        dtype=bound["dtype"],
-        compile=bound["compile"],
+        model=model_files.name_for_workers(config.model),
+        bound=bound,
         batch_size=config.batch_size,
-        span_size=bound["span_size"],
         decode=DecodeSettings(request.task.views(request.card), config.max_pixels, config.exact),
         wanted=request.wanted,
         schema=request.schema,
-        bound=bound,
     )
 
 
-def _warn_of_versions(bound: dict[str, Any], wanted: dict[str, Any]) -> None:
-    then, now = bound.get("versions", {}), wanted["versions"]
+def _warn_of_versions(then: Mapping[str, str], now: Mapping[str, str]) -> None:
     changed = [f"{name} {then[name]} -> {now[name]}" for name in now if name in then and then[name] != now[name]]
     if changed:
         say(f"warning: the output was begun with other versions ({', '.join(changed)}); last bits may differ")

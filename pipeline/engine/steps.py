@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from pipeline import models, output
-from pipeline.columns import OK, to_array
+from pipeline import model_files
+from pipeline.engine.reader import Loaded, Reader
 from pipeline.errors import PipelineError
-from pipeline.readers import Loaded, Reader
-from pipeline.report import Receipt
-from pipeline.settings import JobSpec
-from pipeline.spans import Span
+from pipeline.output.columns import OK, to_array
+from pipeline.output.receipts import Receipt
+from pipeline.output.span_file import counted, write_span
+from pipeline.plan.rows import Row
+from pipeline.spec import JobSpec
 
 if TYPE_CHECKING:
-    from pipeline.predictor import Predicted, Predictor
+    from pipeline.engine.predictor import Predicted, Predictor
 
 
 class SpanWorker:
@@ -36,9 +37,9 @@ class SpanWorker:
         """The model, loaded when the first span needs it."""
         return load_predictor(self.spec)
 
-    def __call__(self, span: Span) -> Iterator[Receipt]:
+    def __call__(self, row: Row) -> Iterator[Receipt]:
         """Finish every span of one dataset row."""
-        for loaded in self.reader(span):
+        for loaded in self.reader(row):
             if loaded.done:
                 yield Receipt.of_finished(loaded.facts)
             else:
@@ -52,17 +53,17 @@ class SpanWorker:
 def load_predictor(spec: JobSpec) -> Predictor:
     """The task's model on this process's device; refuses a model that is not the one the driver has seen."""
     from beit_core import load_card
-    from pipeline.predictor import Predictor
+    from pipeline.engine.predictor import Predictor
 
-    card = load_card(models.fetch(spec.model))
-    if card.fingerprint != spec.fingerprint:
+    card = load_card(model_files.fetch(spec.model))
+    if card.fingerprint != spec.bound.model.fingerprint:
         raise PipelineError(f"the model {spec.model} on this node is not the one that the run was started with")
     # What else a task reads, such as a tokenizer, it binds by content.
-    here, bound = spec.task.settings(card), spec.bound["settings"]
+    here, bound = spec.task.settings(card), json.loads(json.dumps(dict(spec.bound.settings)))
     if changed := [name for name in bound if json.loads(json.dumps(here.get(name))) != bound[name]]:
         raise PipelineError(f"--{changed[0]} means something else on this node than where the run was started")
-    sizes = {"batch_size": spec.batch_size, "span_size": spec.span_size}
-    return Predictor(spec.task, card, dtype=spec.dtype, compiled=spec.compile, **sizes)
+    sizes = {"batch_size": spec.batch_size, "span_size": spec.bound.span_size}
+    return Predictor(spec.task, card, dtype=spec.bound.dtype, compiled=spec.bound.compile, **sizes)
 
 
 def predict(spec: JobSpec, predictor: Predictor, loaded: Loaded) -> Loaded:
@@ -79,8 +80,8 @@ def predict(spec: JobSpec, predictor: Predictor, loaded: Loaded) -> Loaded:
 def write(spec: JobSpec, loaded: Loaded) -> Receipt:
     """Write the span's file and report."""
     began = time.perf_counter()
-    facts = output.counted(loaded.facts, loaded.rows)
-    output.write_span(spec.output, loaded.rows, facts, spec.bound)
+    facts = counted(loaded.facts, loaded.rows)
+    write_span(spec.place, loaded.rows, facts, spec.bound)
     seconds = {**loaded.seconds, "write": time.perf_counter() - began}
     return Receipt.of_written(facts, loaded.rows, seconds, facts.images - loaded.copied)
 

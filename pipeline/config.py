@@ -1,24 +1,14 @@
-"""What the user asked for, what the output is bound to, and what a worker needs to know."""
+"""The flags that all tasks share."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
-import pyarrow as pa
-
-from pipeline import cluster, storage
 from pipeline.decode import MAX_PIXELS
-from pipeline.errors import ConfigError, ObjectUnreadable
+from pipeline.engine import cluster
+from pipeline.errors import ConfigError
 from pipeline.source.naming import INPUT_FORMATS
-
-if TYPE_CHECKING:
-    from pipeline.decoder import DecodeSettings
-    from pipeline.source.item import Wanted
-    from pipeline.task import Task
-
-SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -96,83 +86,3 @@ class RunConfig:
         if not 0 < pair[0] <= pair[1]:
             raise ConfigError(f"--workers {self.workers}: give N or MIN..MAX, such as 4 or 2..8")
         return pair
-
-
-@dataclass(frozen=True)
-class JobSpec:
-    """Everything a worker needs, small enough to travel with every Ray task; the model is found on the node."""
-
-    output: str
-    task: Task
-    model: str
-    fingerprint: str
-    dtype: str
-    compile: bool
-    batch_size: int
-    span_size: int
-    decode: DecodeSettings
-    wanted: Wanted
-    schema: pa.Schema
-    bound: dict[str, Any]
-
-
-def bind(output: str, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Create `_run.json`, or return the one that is there after checking that it wants the same.
-
-    Keys of `wanted` that are None are not known yet (auto) and take what is bound. Raises ConfigError that names the
-    first setting that differs, or says why the output cannot be written.
-    """
-    uri = storage.join(output, "_run.json")
-    there = read_bound(output)
-    if there is None:
-        try:
-            if storage.create(uri, json.dumps(wanted, indent=1, ensure_ascii=False).encode()):
-                return wanted
-        except (OSError, ObjectUnreadable) as error:
-            raise ConfigError(f"--output {output}: cannot be written ({_cause(error)})") from error
-        there = read_bound(output) or wanted
-    compare(output, there, wanted)
-    return there
-
-
-def read_bound(output: str) -> dict[str, Any] | None:
-    """`_run.json` of an output, None when there is none."""
-    uri = storage.join(output, "_run.json")
-    try:
-        raw = storage.read(uri)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ObjectUnreadable) as error:
-        raise ConfigError(f"--output {output}: cannot be read ({_cause(error)})") from error
-    try:
-        bound: dict[str, Any] = json.loads(raw)
-    except ValueError as error:
-        raise ConfigError(f"{uri} is not one of ours (not JSON): choose another --output") from error
-    return bound
-
-
-def _cause(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-def compare(output: str, there: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise ConfigError for the first difference that would change answers; versions only warn elsewhere."""
-    pairs = {**_flat(there), **{f"settings.{k}": v for k, v in there.get("settings", {}).items()}}
-    for name, value in {**_flat(wanted), **{f"settings.{k}": v for k, v in wanted["settings"].items()}}.items():
-        if value is not None and name in pairs and pairs[name] != value:
-            raise ConfigError(
-                f"--output {output} belongs to a run with {name.removeprefix('settings.')} = {_short(pairs[name])}, "
-                f"this command has {_short(value)}: choose another --output, or --overwrite to start over"
-            )
-
-
-def _flat(bound: dict[str, Any]) -> dict[str, Any]:
-    kept = {name: bound.get(name) for name in ("schema", "task", "dtype", "compile", "exact", "keep", "span_size")}
-    # These count when they are None too: a limited output must not be taken for a whole one.
-    found = {"limit": bound.get("limit") or "none", "image_column": bound.get("image_column") or "auto"}
-    return {**kept, **found, "model": bound.get("model", {}).get("fingerprint")}
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value) if not isinstance(value, str) else value
-    return text if len(text) <= 24 else text[:12] + "..."

@@ -9,14 +9,27 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.output import SpanFacts
-from pipeline.readers import Loaded
-from pipeline.report import Receipt
+from pipeline.engine.reader import Loaded
+from pipeline.output.receipts import Receipt
+from pipeline.output.span_file import SpanFacts
+from pipeline.plan import rows as plan_rows
+from pipeline.plan.rows import Row
 
+ROW_SCHEMA = pa.schema([("row", pa.string())])
 RECEIPT_SCHEMA = pa.schema([("receipt", pa.string())])
 LOADED_SCHEMA = pa.schema(
     [("head", pa.string()), ("rows", pa.large_binary()), ("before", pa.large_binary()), ("pixels", pa.large_binary())]
 )
+
+
+def row_to_table(row: Row) -> pa.Table:
+    """A block of one row of the dataset."""
+    return pa.table([[plan_rows.to_json(row)]], schema=ROW_SCHEMA)
+
+
+def rows_from_table(table: pa.Table) -> list[Row]:
+    """The inverse, for any number of rows."""
+    return [plan_rows.from_json(text) for text in table["row"].to_pylist()]
 
 
 def receipts_to_table(receipts: list[Receipt]) -> pa.Table:

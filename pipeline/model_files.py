@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pipeline import storage
 from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
-from pipeline.spans import digest
+from pipeline.plan.names import digest
 
 if TYPE_CHECKING:
     from beit_core import ModelCard
@@ -40,7 +40,7 @@ def card(path: Path, semantics: Literal["original", "hf"] | None) -> ModelCard:
     return load_card(path, semantics)
 
 
-def everywhere(model: str) -> str:
+def name_for_workers(model: str) -> str:
     """The name under which workers find the model: an absolute path for a local one, a URI or hub id as it is."""
     return os.path.abspath(model) if os.path.exists(model) else model
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.columns import OK
-from pipeline.errors import ObjectUnreadable, StorageError
+from pipeline.errors import StorageError
+from pipeline.output.bound import Bound
+from pipeline.output.columns import OK
+from pipeline.output.place import Place
 from pipeline.storage import Entry
 
 META = b"beit"
-SUFFIX = ".parquet"
 
 
 @dataclass(frozen=True)
@@ -48,17 +46,12 @@ class SpanFacts:
         return self.images - self.ok
 
 
-def path_of(output: str, name: str) -> str:
-    """Where a span's file lies."""
-    return storage.join(output, "data", name + SUFFIX)
-
-
-def write_span(output: str, table: pa.Table, facts: SpanFacts, bound: dict[str, Any]) -> None:
+def write_span(place: Place, table: pa.Table, facts: SpanFacts, bound: Bound) -> None:
     """Write a span's file. The bytes depend on rows, facts and settings only: no time, run, worker or path."""
-    metadata = {META: json.dumps({**asdict(facts), "failed": facts.failed, "run": _durable(bound)}, sort_keys=True)}
+    about = {**asdict(facts), "failed": facts.failed, "run": bound.durable()}
     sink = pa.BufferOutputStream()
     pq.write_table(
-        table.replace_schema_metadata(metadata),
+        table.replace_schema_metadata({META: json.dumps(about, sort_keys=True)}),
         sink,
         compression="zstd",
         compression_level=3,
@@ -68,24 +61,8 @@ def write_span(output: str, table: pa.Table, facts: SpanFacts, bound: dict[str, 
         version="2.6",
         data_page_version="1.0",
     )
-    with writing(output):
-        storage.put(path_of(output, facts.name), sink.getvalue().to_pybytes())
-
-
-@contextmanager
-def writing(output: str) -> Iterator[None]:
-    """Whatever the storage refuses within the block is told as one sentence about the output."""
-    try:
-        yield
-    except (OSError, ObjectUnreadable) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise StorageError(f"{output} cannot be written ({reason}); finished spans are safe") from error
-
-
-def _durable(bound: dict[str, Any]) -> dict[str, Any]:
-    """The settings that a file repeats: those that decide answers, not the versions of the day or a folder's name."""
-    model = {name: value for name, value in bound["model"].items() if name != "name"}
-    return {name: value for name, value in bound.items() if name != "versions"} | {"model": model}
+    with place.writing():
+        storage.put(place.span_file(facts.name), sink.getvalue().to_pybytes())
 
 
 def counted(facts: SpanFacts, table: pa.Table) -> SpanFacts:
@@ -105,15 +82,15 @@ def read_facts(entry: Entry) -> SpanFacts:
         raise StorageError(f"{entry.uri} is no file of ours or damaged: remove it and run again") from error
 
 
-def find(output: str, name: str) -> SpanFacts | None:
+def find(place: Place, name: str) -> SpanFacts | None:
     """The facts of a span that is finished, None of one that is not."""
-    entry = storage.stat(path_of(output, name))
+    entry = storage.stat(place.span_file(name))
     return read_facts(entry) if entry else None
 
 
-def read_rows(output: str, name: str, columns: list[str] | None = None) -> pa.Table | None:
-    """The rows of a finished span."""
-    entry = storage.stat(path_of(output, name))
+def read_rows(place: Place, name: str, columns: list[str] | None = None) -> pa.Table | None:
+    """The rows of a finished span, None of one that is not."""
+    entry = storage.stat(place.span_file(name))
     if entry is None:
         return None
     with storage.open_stream(entry) as stream:

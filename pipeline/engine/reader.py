@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import output, plan_parts
-from pipeline.columns import BASE, OK
 from pipeline.decode import Decoded
 from pipeline.decoder import Decoder
-from pipeline.output import SpanFacts
-from pipeline.settings import JobSpec
+from pipeline.output.columns import BASE, OK
+from pipeline.output.span_file import SpanFacts, find, read_rows
+from pipeline.plan import files
+from pipeline.plan.files import PlacedSpan, ShardContent
+from pipeline.plan.names import span_name
+from pipeline.plan.rows import LooseSpan, Redo, Row, ShardRef, ShardSpan, UnreadShard
 from pipeline.source.fetch import fetched
 from pipeline.source.format import FORMATS
-from pipeline.source.item import Item, Names, Position, Remote, Wanted
-from pipeline.source.naming import LooseImage, Shard, Source
-from pipeline.spans import Span, span_name
-from pipeline.storage import Entry
+from pipeline.source.item import Item, Names, Position, Remote
+from pipeline.source.naming import LooseImage, Source
+from pipeline.spec import JobSpec
 
 
 @dataclass
@@ -52,23 +53,24 @@ class Reader:
         self.spec = spec
         self.decoder = Decoder(spec.decode)
 
-    def __call__(self, span: Span) -> Iterator[Loaded]:
+    def __call__(self, row: Row) -> Iterator[Loaded]:
         """All spans of one dataset row, in order; take them one by one, each is large."""
-        if span.stop is None:
-            yield from self._shard(span)
-            return
-        before = self._before(span, span.name if span.kind == "images" else span_name(span.name, span.start))
-        if span.kind == "images":
-            yield self._span(span, span.name, 0, plan_parts.read_items(span), before)
+        if isinstance(row, LooseSpan):
+            before = self._before(row.name, row.redo)
+            facts = SpanFacts(row.name, "", row.version, 0, 0, 0)
+            yield self._span(facts, files.read_items(row), before)
+        elif isinstance(row, ShardSpan):
+            at = Position(row.offset, row.skip)
+            yield self._shard_span(
+                row.shard, row.start, self._ahead(row.shard, at), row.stop - row.start, at.names, None
+            )
         else:
-            at = Position(span.offset, span.skip)
-            items = _Ahead(self._items(span, at))
-            yield self._shard_span(span, span.start, items, span.stop - span.start, at.names, before)
+            yield from self._unread(row)
 
     def sample(self, sources: Iterable[Source], count: int) -> Loaded:
         """The first `count` images of these sources as one span; for `--dry-run`: nothing is looked up or written."""
         items = itertools.islice(itertools.chain.from_iterable(map(self._source_items, sources)), count)
-        return self._span(Span("images", "", "sample", "", 0, count), "sample", 0, items, None)
+        return self._span(SpanFacts("sample", "", "", 0, 0, 0), items, None)
 
     def _source_items(self, source: Source) -> Iterator[Item]:
         entry = source.entry
@@ -76,71 +78,68 @@ class Reader:
             return iter([Item(entry.uri, source.key, Remote(entry.uri))])
         return FORMATS[source.format].items(entry, self.spec.wanted, Position())
 
-    def _shard(self, span: Span) -> Iterator[Loaded]:
+    def _unread(self, row: UnreadShard) -> Iterator[Loaded]:
         """Cut an unread shard into spans as it passes, then add its plan entry."""
+        shard, redo = row.shard, Redo(failed=True) if row.retry_failed else None
         names = Names()
-        pieces: list[dict[str, Any]] = []
+        spans: list[PlacedSpan] = []
         start, at, items = 0, Position(names=names), None
-        most = span.most or 1 << 62
-        while start < most:
-            facts = output.find(self.spec.output, span_name(span.name, start))
-            if facts is not None and facts.version == span.version and not (span.redo and facts.failed):
+        while row.most is None or start < row.most:
+            facts = find(self.spec.place, span_name(shard.name, start))
+            if facts is not None and facts.version == shard.version and not (redo and facts.failed):
                 yield Loaded(facts, done=True)
-                self._learn_names(span, facts, names)
+                self._learn_names(shard, facts, names)
                 items, at = None, Position(facts.next_offset, facts.next_skip, names)
             else:
-                items = items or _Ahead(self._items(span, at))
+                items = items or self._ahead(shard, at)
                 if items.peek() is None:
                     break
-                before = self._before(span, span_name(span.name, start))
-                size = min(self.spec.span_size, most - start)
-                loaded = self._shard_span(span, start, items, size, names, before)
+                before = self._before(span_name(shard.name, start), redo)
+                size = self.spec.bound.span_size
+                size = size if row.most is None else min(size, row.most - start)
+                loaded = self._shard_span(shard, start, items, size, names, before)
                 facts = loaded.facts
                 yield loaded
-            pieces.append(plan_parts.where(facts))
+            spans.append(PlacedSpan.of(facts))
             start += facts.images
-        plan_parts.write_shard_entry(self.spec.output, span, pieces, repeated=names.repeated)
+        files.write_shard_entry(self.spec.place, row, ShardContent(tuple(spans), names.repeated))
 
-    def _learn_names(self, span: Span, facts: SpanFacts, names: Names) -> None:
+    def _learn_names(self, shard: ShardRef, facts: SpanFacts, names: Names) -> None:
         """Names that finished spans have used count for `~2` of later ones."""
-        repeat = FORMATS[span.kind].names_repeat
-        rows = output.read_rows(self.spec.output, facts.name, ["uri"]) if repeat else None
+        repeat = FORMATS[shard.format].names_repeat
+        rows = read_rows(self.spec.place, facts.name, ["uri"]) if repeat else None
         if rows is not None:
-            names.used.update(uri.removeprefix(f"{span.source}#") for uri in rows["uri"].to_pylist())
+            names.used.update(uri.removeprefix(f"{shard.uri}#") for uri in rows["uri"].to_pylist())
             names.repeated |= facts.repeated
 
-    def _items(self, span: Span, at: Position) -> Iterator[Item]:
-        return FORMATS[span.kind].items(Entry(span.source, span.size, span.version), self.spec.wanted, at)
+    def _ahead(self, shard: ShardRef, at: Position) -> _Ahead:
+        return _Ahead(FORMATS[shard.format].items(shard.entry, self.spec.wanted, at))
 
-    def _before(self, span: Span, name: str) -> pa.Table | None:
+    def _before(self, name: str, redo: Redo | None) -> pa.Table | None:
         """The rows of a finished file that a redo keeps."""
-        rows = output.read_rows(self.spec.output, name) if span.redo else None
-        if rows is None or span.redo == "failed":
-            return rows if rows is None else rows.filter(pa.array([s == OK for s in rows["status"].to_pylist()]))
-        return rows.filter(pa.array([uri not in span.changed for uri in rows["uri"].to_pylist()]))
+        rows = read_rows(self.spec.place, name) if redo else None
+        if redo is None or rows is None:
+            return None
+        again = redo.again()
+        keep = [not again(*pair) for pair in zip(rows["uri"].to_pylist(), rows["status"].to_pylist(), strict=True)]
+        return rows.filter(pa.array(keep, pa.bool_()))
 
     def _shard_span(
-        self, span: Span, start: int, items: _Ahead, size: int, names: Names, before: pa.Table | None
+        self, shard: ShardRef, start: int, items: _Ahead, size: int, names: Names, before: pa.Table | None
     ) -> Loaded:
         """The next `size` images of a shard, with where they stand in it."""
         first = items.peek()
-        loaded = self._span(span, span_name(span.name, start), start, itertools.islice(items, size), before)
+        facts = SpanFacts(span_name(shard.name, start), shard.uri, shard.version, start, 0, 0)
+        loaded = self._span(facts, itertools.islice(items, size), before)
         following = items.peek()
-        shard = Entry(span.source, span.size, span.version)
-        end = (FORMATS[span.kind].end(shard, start + loaded.facts.images), 0)
+        end = (FORMATS[shard.format].end(shard.entry, start + loaded.facts.images), 0)
         offset, skip = (first.offset, first.skip) if first else end
         next_offset, next_skip = (following.offset, following.skip) if following else end
-        loaded.facts = replace(
-            loaded.facts,
-            offset=offset,
-            skip=skip,
-            next_offset=next_offset,
-            next_skip=next_skip,
-            repeated=names.repeated,
-        )
+        facts = replace(loaded.facts, offset=offset, skip=skip, next_offset=next_offset, next_skip=next_skip)
+        loaded.facts = replace(facts, repeated=names.repeated)
         return loaded
 
-    def _span(self, span: Span, name: str, start: int, items: Iterable[Item], before: pa.Table | None) -> Loaded:
+    def _span(self, facts: SpanFacts, items: Iterable[Item], before: pa.Table | None) -> Loaded:
         kept = set(before["uri"].to_pylist()) if before is not None else set()
         rows: list[Item] = []
         answers: list[Decoded] = []
@@ -150,12 +149,11 @@ class Reader:
                 answers.append(Decoded("copied", None, None, None) if item.uri in kept else self._decode(item))
             item.data = b""
             rows.append(item)
-        source = span.source if span.kind != "images" else ""
-        facts = SpanFacts(name, source, span.version, start, len(rows), 0)
         table = self._table(rows, answers)
         todo = np.array([answer.status == OK for answer in answers], bool)
         copied = sum(answer.status == "copied" for answer in answers)
-        return Loaded(facts, table, todo, self._views(answers), before, clock.seconds, copied=copied)
+        views = self._views(answers)
+        return Loaded(replace(facts, images=len(rows)), table, todo, views, before, clock.seconds, copied=copied)
 
     def _decode(self, item: Item) -> Decoded:
         if isinstance(item.data, bytes):
@@ -188,12 +186,6 @@ class Reader:
             pictures = [answer.views[number] if answer.views else black for answer in answers]
             views.append(np.stack(pictures) if spec.size and pictures else pictures)
         return views
-
-
-def count_images(shard: Shard, wanted: Wanted, most: int) -> int:
-    """How many images a shard holds, counted up to `most`; for `--limit`, which must know before the next shard."""
-    items = FORMATS[shard.format].items(shard.entry, wanted, Position())
-    return sum(1 for _ in itertools.islice(items, most))
 
 
 class _Ahead:

@@ -1,8 +1,8 @@
 """The plan on storage: numbered parts that list loose images, and one entry for every shard that was read to its end.
 
 Each file is created exclusively and never changed. A part holds one row per image; what its spans are is in its
-metadata, so a finished one costs a footer. A shard's counts are in its entry's *name*, so finished
-shards cost one listing:
+metadata, so a finished one costs a footer. A shard's counts are in its entry's *name*, so finished shards cost one
+listing:
 
     plan/part-000012.parquet                           loose images, or later versions of images of earlier parts
     plan/shard-NAME.NUMBER-VERSION-IMAGES.json         the latest number of a shard counts
@@ -12,18 +12,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import ObjectUnreadable, StorageError
-from pipeline.output import SpanFacts, writing
+from pipeline.output.place import Place
+from pipeline.output.span_file import SpanFacts
+from pipeline.plan.names import short_version
+from pipeline.plan.rows import LooseSpan, UnreadShard
 from pipeline.source.item import Item, Remote
-from pipeline.spans import Span, digest
 from pipeline.storage import Entry
 
 PART_SCHEMA = pa.schema([("uri", pa.string()), ("key", pa.string()), ("version", pa.string()), ("span", pa.string())])
@@ -34,7 +35,7 @@ SHARD = re.compile(r"shard-(.+)\.(\d+)-([0-9a-f]{8})-(\d+)\.json")
 
 
 @dataclass(frozen=True)
-class PlannedSpan:
+class PartSpan:
     """A span of loose images: rows [start, stop) of its part, and the digest of their versions when planned."""
 
     name: str
@@ -42,10 +43,15 @@ class PlannedSpan:
     stop: int
     version: str
 
+    @property
+    def images(self) -> int:
+        """How many images it has."""
+        return self.stop - self.start
+
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """What an entry's name tells: which version of the shard was read to its end, and how many images it holds."""
+    """What an entry's name says: how many images a version of the shard holds; `version` is its 8-character digest."""
 
     name: str
     number: int
@@ -54,16 +60,39 @@ class ShardEntry:
     uri: str
 
     @property
-    def told(self) -> str:
-        """Version and images as the name tells them."""
+    def says(self) -> str:
+        """Version and images, as they stand in the name."""
         return f"{self.version}-{self.images}"
 
 
-def listing(output: str) -> tuple[list[Entry], dict[str, ShardEntry]]:
+@dataclass(frozen=True)
+class PlacedSpan:
+    """Where a span of a shard begins, by images and by position, and how many images it has."""
+
+    start: int
+    images: int
+    offset: int
+    skip: int
+
+    @staticmethod
+    def of(facts: SpanFacts) -> PlacedSpan:
+        """As the finished span's file says."""
+        return PlacedSpan(facts.start, facts.images, facts.offset, facts.skip)
+
+
+@dataclass(frozen=True)
+class ShardContent:
+    """What an entry holds: the spans of a shard, and whether a member name came twice in it."""
+
+    spans: tuple[PlacedSpan, ...]
+    repeated_names: bool
+
+
+def listing(place: Place) -> tuple[list[Entry], dict[str, ShardEntry]]:
     """All parts by number, and the latest entry of every shard by its name."""
     parts: list[Entry] = []
     shards: dict[str, ShardEntry] = {}
-    for entry in storage.listing(storage.join(output, "plan")):
+    for entry in storage.listing(place.plan):
         file = entry.uri.rpartition("/")[2]  # the folder above may be called anything, `shard-1` too
         if PART.fullmatch(file):
             parts.append(entry)
@@ -75,39 +104,33 @@ def listing(output: str) -> tuple[list[Entry], dict[str, ShardEntry]]:
     return sorted(parts, key=lambda part: part.uri), shards
 
 
-def short_version(version: str) -> str:
-    """A version as it stands in an entry's name."""
-    return digest(version, 8)
-
-
-def combined_version(uris: Sequence[str], versions: Sequence[str]) -> str:
-    """The version of a span of loose images: a digest of all of theirs."""
-    return digest("\n".join(f"{uri}\t{version}" for uri, version in zip(uris, versions, strict=True)))
-
-
-def write_part(output: str, number: int, spans: list[tuple[PlannedSpan, pa.Table]], *, changes: bool = False) -> bool:
+def write_part(place: Place, number: int, spans: list[tuple[PartSpan, pa.Table]], *, changes: bool = False) -> bool:
     """Create part `number` with these spans' images; False when another run has taken that number."""
     meta = {"spans": [asdict(span) for span, _ in spans], "changes": changes}
     table = pa.concat_tables([rows for _, rows in spans]).replace_schema_metadata({META: json.dumps(meta)})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", row_group_size=GROUP)
-    with writing(output):
-        return storage.create(storage.join(output, "plan", f"part-{number:06d}.parquet"), sink.getvalue().to_pybytes())
+    with place.writing():
+        return storage.create(place.plan_file(_part(number)), sink.getvalue().to_pybytes())
 
 
-def find_part(output: str, number: int) -> Entry:
+def find_part(place: Place, number: int) -> Entry:
     """Part `number`, which exists."""
-    entry = storage.stat(storage.join(output, "plan", f"part-{number:06d}.parquet"))
+    entry = storage.stat(place.plan_file(_part(number)))
     if entry is None:
-        raise StorageError(f"{output}: somebody deletes the plan while it is written")
+        raise StorageError(f"{place.root}: somebody deletes the plan while it is written")
     return entry
 
 
-def read_part(part: Entry) -> tuple[list[PlannedSpan], bool]:
+def _part(number: int) -> str:
+    return f"part-{number:06d}.parquet"
+
+
+def read_part(part: Entry) -> tuple[list[PartSpan], bool]:
     """The spans of a part from its footer, and whether it lists later versions of images planned before."""
     with storage.open_stream(part) as stream:
         meta = json.loads(pq.read_metadata(stream).metadata[META])
-    return [PlannedSpan(**span) for span in meta["spans"]], meta["changes"]
+    return [PartSpan(**span) for span in meta["spans"]], meta["changes"]
 
 
 def read_images(part: Entry, columns: list[str] | None = None) -> pa.Table:
@@ -130,37 +153,32 @@ def read_rows(uri: str, start: int, stop: int) -> pa.Table:
         return groups.slice(start - first * GROUP, stop - start)
 
 
-def read_items(span: Span) -> Iterator[Item]:
+def read_items(span: LooseSpan) -> Iterator[Item]:
     """The loose images of a span, in order."""
-    table = read_rows(span.source, span.start, span.stop or 0)
+    table = read_rows(span.part, span.start, span.stop)
     for uri, key in zip(table["uri"].to_pylist(), table["key"].to_pylist(), strict=True):
         yield Item(uri, key, Remote(uri))
 
 
-def write_shard_entry(output: str, span: Span, spans: list[dict[str, Any]], *, repeated: bool) -> None:
-    """Add the entry of a shard that was read to its end; `spans` says where each begins and its number of images."""
-    images = sum(piece["images"] for piece in spans)
+def write_shard_entry(place: Place, row: UnreadShard, content: ShardContent) -> None:
+    """Add the entry of a shard that was read to its end, unless the latest one says the same."""
+    shard, images = row.shard, sum(span.images for span in content.spans)
     body = {
-        "uri": span.source,
-        "version": span.version,
-        "size": span.size,
+        "uri": shard.uri,
+        "version": shard.version,
+        "size": shard.size,
         "images": images,
-        "repeated_names": repeated,
-        "spans": spans,
+        "repeated_names": content.repeated_names,
+        "spans": [asdict(span) for span in content.spans],
     }
-    told = f"{short_version(span.version)}-{images}"
-    if told != span.known:
-        name = f"shard-{span.name}.{span.number}-{told}.json"
-        with writing(output):
-            storage.create(storage.join(output, "plan", name), json.dumps(body).encode())
+    entry = ShardEntry(shard.name, row.number, short_version(shard.version), images, "")
+    if entry.says != row.known:
+        name = f"shard-{entry.name}.{entry.number}-{entry.says}.json"
+        with place.writing():
+            storage.create(place.plan_file(name), json.dumps(body).encode())
 
 
-def read_shard_entry(entry: ShardEntry) -> dict[str, Any]:
-    """The whole entry: uri, version, size, images, repeated_names, spans."""
-    body: dict[str, Any] = json.loads(storage.read(entry.uri))
-    return body
-
-
-def where(facts: SpanFacts) -> dict[str, Any]:
-    """A span's line in its shard's entry."""
-    return {"start": facts.start, "images": facts.images, "offset": facts.offset, "skip": facts.skip}
+def read_shard_entry(entry: ShardEntry) -> ShardContent:
+    """What the entry of a shard holds."""
+    body = json.loads(storage.read(entry.uri))
+    return ShardContent(tuple(PlacedSpan(**span) for span in body["spans"]), body["repeated_names"])

@@ -9,14 +9,14 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import output, storage
-from pipeline.output import SUFFIX, SpanFacts
+from pipeline import storage
+from pipeline.output.place import Place
+from pipeline.output.span_file import SpanFacts, read_facts
 from pipeline.storage import Entry
 
 SEEN_SCHEMA = pa.schema(
     [("name", pa.string()), ("file", pa.string()), ("version", pa.string()), ("images", pa.int64()), ("ok", pa.int64())]
 )
-SEEN = ".spans.parquet"  # beside a run's report: the files that it has seen
 
 
 class Seen(NamedTuple):
@@ -31,40 +31,42 @@ class Seen(NamedTuple):
 class Ledger:
     """The finished spans of an output. `files` maps their names to the version of their file."""
 
-    def __init__(self, output_uri: str) -> None:
-        self.output = output_uri
+    def __init__(self, place: Place) -> None:
+        self.place = place
         self.files: dict[str, str] = {}
         self.sizes: dict[str, int] = {}
         self.seen: dict[str, Seen] = {}
-        self.refresh()
-        self._load_seen()
+
+    @staticmethod
+    def load(place: Place) -> Ledger:
+        """List `data/`, and read what earlier runs have seen of these files."""
+        ledger = Ledger(place)
+        ledger.refresh()
+        ledger._load_seen()
+        return ledger
 
     def refresh(self) -> None:
         """List `data/` again."""
-        root = storage.join(self.output, "data") + "/"
         self.files.clear()
-        for entry in storage.listing(root):
-            name = entry.uri[len(root) :]
-            if name.endswith(SUFFIX) and not name.startswith("."):
-                self.files[name.removesuffix(SUFFIX)] = entry.version
-                self.sizes[name.removesuffix(SUFFIX)] = entry.size
+        for name, entry in self.place.spans():
+            self.files[name] = entry.version
+            self.sizes[name] = entry.size
 
     def _load_seen(self) -> None:
-        for entry in storage.listing(storage.join(self.output, "runs")):
-            if entry.uri.endswith(SEEN):
-                with storage.open_stream(entry) as stream:
-                    table = pq.read_table(stream)
-                columns = [table[name].to_pylist() for name in SEEN_SCHEMA.names]
-                for name, file, version, images, ok in zip(*columns, strict=True):
-                    if self.files.get(name) == file:
-                        self.seen[name] = Seen(file, version, images, ok)
+        for entry in self.place.seen_files():
+            with storage.open_stream(entry) as stream:
+                table = pq.read_table(stream)
+            columns = [table[name].to_pylist() for name in SEEN_SCHEMA.names]
+            for name, file, version, images, ok in zip(*columns, strict=True):
+                if self.files.get(name) == file:
+                    self.seen[name] = Seen(file, version, images, ok)
 
     def note(self, facts: SpanFacts) -> None:
         """A receipt: the file as the listing now has it holds this."""
         if facts.name in self.files:
             self.seen[facts.name] = Seen(self.files[facts.name], facts.version, facts.images, facts.ok)
 
-    def look(self, names: Iterable[str]) -> Iterator[tuple[str, Seen]]:
+    def facts_of(self, names: Iterable[str]) -> Iterator[tuple[str, Seen]]:
         """What is known of these spans; footers are read where no report has seen the file."""
         unseen = [name for name in names if not self._is_seen(name)]
         pool = ThreadPoolExecutor(storage.PARALLEL)
@@ -80,7 +82,7 @@ class Ledger:
         return name in self.seen and self.seen[name].file == self.files.get(name)
 
     def _footer(self, name: str) -> SpanFacts:
-        return output.read_facts(Entry(output.path_of(self.output, name), self.sizes[name], self.files[name]))
+        return read_facts(Entry(self.place.span_file(name), self.sizes[name], self.files[name]))
 
     def save(self, run: str, names: Iterable[str]) -> None:
         """Leave what this run has seen for later ones."""
@@ -89,4 +91,4 @@ class Ledger:
             arrays = [pa.array(c, f.type) for c, f in zip(zip(*rows, strict=True), SEEN_SCHEMA, strict=True)]
             sink = pa.BufferOutputStream()
             pq.write_table(pa.Table.from_arrays(arrays, schema=SEEN_SCHEMA), sink, compression="zstd")
-            storage.put(storage.join(self.output, "runs", run + SEEN), sink.getvalue().to_pybytes())
+            storage.put(self.place.seen_file(run), sink.getvalue().to_pybytes())

@@ -1,0 +1,155 @@
+"""`_run.json`: what an output is bound to. Created once, exclusively; a later run has to want the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+
+from pipeline import storage
+from pipeline.errors import ConfigError, ObjectUnreadable
+from pipeline.output.place import Place
+
+SCHEMA = 1  # of the output's layout; an output of another one is refused
+NEW_OUTPUT = "choose another --output, or --overwrite to start over"
+
+
+@dataclass(frozen=True)
+class BoundModel:
+    """The model that answers; `name` is for people, `fingerprint` is its content."""
+
+    name: str
+    head: str
+    fingerprint: str
+    semantics: str
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Everything that decides which rows an output holds and what they say; `versions` are for a warning only.
+
+    `settings` are the task's, as JSON values. `limit` and `image_column` count when they are None, too: a limited
+    output must not be taken for a whole one.
+    """
+
+    schema: int
+    task: str
+    settings: Mapping[str, object]
+    model: BoundModel
+    dtype: str
+    compile: bool
+    exact: bool
+    keep: tuple[str, ...]
+    image_column: str | None
+    limit: int | None
+    span_size: int
+    versions: Mapping[str, str]
+
+    def to_json(self) -> dict[str, object]:
+        """The content of `_run.json`."""
+        return {**asdict(self), "keep": list(self.keep)}
+
+    @staticmethod
+    def from_json(raw: object) -> Bound:
+        """The inverse; raises ValueError that says what is wrong."""
+        if not isinstance(raw, dict) or "task" not in raw:
+            raise ValueError("its _run.json names no task")
+        missing = [field.name for field in fields(Bound) if field.name not in raw]
+        if missing:
+            raise ValueError(f"its _run.json lacks {', '.join(missing)}")
+        known = {field.name: raw[field.name] for field in fields(Bound)}
+        model = {field.name: raw["model"].get(field.name, "") for field in fields(BoundModel)}
+        return Bound(**{**known, "keep": tuple(raw["keep"]), "model": BoundModel(**model)})
+
+    def durable(self) -> dict[str, object]:
+        """What the files of spans repeat: what decides answers, not the versions of the day or a folder's name."""
+        content = self.to_json()
+        model = {name: value for name, value in asdict(self.model).items() if name != "name"}
+        return {name: value for name, value in content.items() if name != "versions"} | {"model": model}
+
+    def check_same(self, there: Bound, place: Place) -> None:
+        """Raise ConfigError for the first difference to what an output is bound to already."""
+        theirs = there.compared()
+        for name, value in self.compared().items():
+            if name in theirs and theirs[name] != value:
+                raise ConfigError(
+                    f"--output {place.root} belongs to a run with {name} = {_short(theirs[name])}, "
+                    f"this command has {_short(value)}: {NEW_OUTPUT}"
+                )
+
+    def compared(self) -> dict[str, object]:
+        """What has to be the same, by the name a user knows it by."""
+        names = ("schema", "task", "dtype", "compile", "exact", "keep", "span_size")
+        content = self.to_json()
+        found = {name: content[name] for name in names}
+        found |= {"limit": self.limit or "none", "image_column": self.image_column or "auto"}
+        settings: dict[str, object] = json.loads(json.dumps(dict(self.settings)))
+        return {**found, "model": self.model.fingerprint, **settings}
+
+
+def read_bound(place: Place) -> Bound | None:
+    """What an output is bound to, None where there is no output; raises ConfigError for one that is none of ours."""
+    raw = _content(place)
+    if raw is None:
+        return None
+    schema = raw.get("schema") if isinstance(raw, dict) and "task" in raw else SCHEMA
+    if schema != SCHEMA:
+        raise ConfigError(f"{place.root} has layout {schema}, this version writes layout {SCHEMA}: {NEW_OUTPUT}")
+    try:
+        return Bound.from_json(raw)
+    except ValueError as error:
+        raise place.not_ours(str(error)) from error
+
+
+def is_ours(place: Place) -> bool:
+    """Whether a `_run.json` of these jobs is there, of whatever layout; raises ConfigError as `read_bound` does."""
+    raw = _content(place)
+    return isinstance(raw, dict) and "task" in raw
+
+
+def _content(place: Place) -> object:
+    """`_run.json` as it stands, None where there is none."""
+    try:
+        return json.loads(storage.read(place.bound_file))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except PermissionError as error:
+        raise ConfigError(f"--output {place.root}: access to its _run.json is denied") from error
+    except (OSError, ObjectUnreadable) as error:
+        raise ConfigError(f"--output {place.root}: cannot be read ({_cause(error)})") from error
+    except ValueError as error:
+        raise place.not_ours("its _run.json is not JSON") from error
+
+
+def bound_of(place: Place) -> Bound:
+    """What a finished or begun output is bound to; raises ConfigError where there is none."""
+    found = read_bound(place)
+    if found is None:
+        raise place.not_ours("it has no _run.json")
+    return found
+
+
+def bind(place: Place, resolve: Callable[[Bound | None], Bound]) -> Bound:
+    """Create `_run.json`, or check that the one there wants the same; returns what the output is bound to.
+
+    `resolve` gives what this command wants, taking from an existing Bound what the command leaves open. Raises
+    ConfigError that names the first setting that differs, or says why the output cannot be written.
+    """
+    while (there := read_bound(place)) is None:
+        wanted = resolve(None)
+        try:
+            if storage.create(place.bound_file, json.dumps(wanted.to_json(), indent=1, ensure_ascii=False).encode()):
+                return wanted
+        except (OSError, ObjectUnreadable) as error:
+            raise ConfigError(f"--output {place.root}: cannot be written ({_cause(error)})") from error
+    resolve(there).check_same(there, place)
+    return there
+
+
+def _cause(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value) if not isinstance(value, str) else value
+    return text if len(text) <= 24 else text[:12] + "..."

@@ -1,0 +1,100 @@
+"""Every name in an output, and what may be found there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pipeline import storage
+from pipeline.errors import ConfigError, ObjectUnreadable, StorageError
+from pipeline.storage import Entry
+
+SPAN = ".parquet"
+REPORT, SEEN = ".json", ".spans.parquet"  # endings of the files in runs/
+
+
+@dataclass(frozen=True)
+class Place:
+    """The root of an output, a folder or prefix without a slash at its end."""
+
+    root: str
+
+    @staticmethod
+    def of(output: str) -> Place:
+        """The output that a user names."""
+        return Place(storage.absolute(output).rstrip("/"))
+
+    @property
+    def bound_file(self) -> str:
+        """`_run.json`: what the output is bound to."""
+        return storage.join(self.root, "_run.json")
+
+    @property
+    def success_file(self) -> str:
+        """`_SUCCESS`: names the last run that ended well."""
+        return storage.join(self.root, "_SUCCESS")
+
+    @property
+    def page_file(self) -> str:
+        """The HTML report."""
+        return storage.join(self.root, "report.html")
+
+    @property
+    def data(self) -> str:
+        """Where the files of finished spans lie."""
+        return storage.join(self.root, "data")
+
+    @property
+    def plan(self) -> str:
+        """Where plan parts and shard entries lie."""
+        return storage.join(self.root, "plan")
+
+    @property
+    def runs(self) -> str:
+        """Where every run leaves its report."""
+        return storage.join(self.root, "runs")
+
+    def span_file(self, name: str) -> str:
+        """The file of a finished span."""
+        return storage.join(self.data, name + SPAN)
+
+    def plan_file(self, name: str) -> str:
+        """A plan part or shard entry."""
+        return storage.join(self.plan, name)
+
+    def report_file(self, run: str) -> str:
+        """The report of a run."""
+        return storage.join(self.runs, run + REPORT)
+
+    def seen_file(self, run: str) -> str:
+        """The span files that a run has seen, with their counts."""
+        return storage.join(self.runs, run + SEEN)
+
+    def spans(self) -> Iterator[tuple[str, Entry]]:
+        """Name and file of every finished span, in the order of names."""
+        for entry in storage.listing(self.data):
+            name = entry.uri[len(self.data) + 1 :]
+            if name.endswith(SPAN) and not name.startswith("."):
+                yield name.removesuffix(SPAN), entry
+
+    def reports(self) -> list[str]:
+        """The URIs of the runs' reports, oldest first."""
+        return sorted(entry.uri for entry in storage.listing(self.runs) if entry.uri.endswith(REPORT))
+
+    def seen_files(self) -> Iterator[Entry]:
+        """What earlier runs have seen, oldest first."""
+        return (entry for entry in storage.listing(self.runs) if entry.uri.endswith(SEEN))
+
+    def not_ours(self, why: str) -> ConfigError:
+        """The error to raise where a command needs an output of ours and this is none."""
+        return ConfigError(f"{self.root} is no output of these jobs: {why}")
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Whatever the storage refuses within the block becomes one sentence about the output."""
+        try:
+            yield
+        except (OSError, ObjectUnreadable) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise StorageError(f"{self.root} cannot be written ({reason}); finished spans are safe") from error

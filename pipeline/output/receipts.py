@@ -1,0 +1,47 @@
+"""What a finished span reports."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.output.columns import OK
+from pipeline.output.span_file import SpanFacts
+
+EXAMPLES = 5  # failed rows told per span
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a finished span reports: `images` of it were done anew; 0 of one that was found finished on the way."""
+
+    facts: SpanFacts
+    images: int
+    examples: tuple[tuple[str, str, str], ...] = ()  # (uri, status, error)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @staticmethod
+    def of_finished(facts: SpanFacts) -> Receipt:
+        """For a span that was there already."""
+        return Receipt(facts, images=0)
+
+    @staticmethod
+    def of_written(facts: SpanFacts, rows: pa.Table, seconds: dict[str, float], images: int) -> Receipt:
+        """For a span just written, with its first failed rows."""
+        failed = rows.filter(pc.not_equal(rows["status"], OK)).slice(0, EXAMPLES)
+        columns = [failed[name].to_pylist() for name in ("uri", "status", "error")]
+        return Receipt(facts, images, tuple(zip(*columns, strict=True)), seconds)
+
+    def to_json(self) -> str:
+        """For the way through a Ray dataset."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> Receipt:
+        """The inverse of `to_json`."""
+        raw = json.loads(text)
+        examples = tuple((uri, status, error) for uri, status, error in raw["examples"])
+        return Receipt(SpanFacts(**raw["facts"]), raw["images"], examples, raw["seconds"])

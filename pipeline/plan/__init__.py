@@ -1,0 +1,9 @@
+"""What is to be done, as it becomes known: written to `plan/` once, never changed.
+
+`names.py`    names of spans, from URIs alone · `span_size.py` how many images a span has
+`rows.py`     rows of the dataset: a span, or a shard nobody has read to its end
+`files.py`    plan parts and shard entries on storage · `digests.py` a set of millions of texts
+`planner.py`  sources become rows; its halves: `loose.py` loose images, `shards.py` shards
+`audit.py`    finished files held against the plan · `verify.py` the same by reading every row
+`prune.py`    deletes surplus spans
+"""

@@ -1,0 +1,112 @@
+"""The proof: planned = ok + failed, nothing missing, nothing twice. From counts alone; an audit only looks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from pipeline.output.ledger import Ledger, Seen
+from pipeline.plan import files
+from pipeline.plan.loose import PlannedSpan
+from pipeline.plan.names import short_version, span_name
+from pipeline.plan.planner import Planner
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Counts of images over the whole output; `unfinished` names shards that were not read to their end."""
+
+    planned: int
+    ok: int
+    failed: int
+    missing: int
+    duplicates: int
+    unfinished: tuple[str, ...] = ()
+    empty_shards: int = 0
+    incomplete: tuple[str, ...] = field(default=(), repr=False)  # spans that are not there, or of an old version
+
+    @property
+    def green(self) -> bool:
+        """Whether every image of the plan is accounted for exactly once."""
+        return not (self.missing or self.duplicates or self.unfinished)
+
+    @property
+    def failed_share(self) -> float:
+        """The share of failed images, 0 to 1."""
+        return self.failed / max(self.planned, 1)
+
+    @property
+    def line(self) -> str:
+        """The audit in one line."""
+        tail = f", unfinished shards {len(self.unfinished)}" if self.unfinished else ""
+        return (
+            f"planned {self.planned:,} = ok {self.ok:,} + failed {self.failed:,}, "
+            f"missing {self.missing:,}, duplicates {self.duplicates:,}{tail}"
+        )
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A span that the plan wants: how many images, of which version of its source.
+
+    For shards `version` is the 8-character digest of it (`short`).
+    """
+
+    images: int
+    version: str
+    short: bool
+
+    def fits(self, version: str) -> bool:
+        """Whether a file of this source version is the one wanted."""
+        return (short_version(version) if self.short else version) == self.version
+
+
+def audit(planner: Planner, ledger: Ledger) -> Audit:
+    """Hold the finished files against the plan; opens only files that no report has seen."""
+    ledger.refresh()
+    _, shards = files.listing(planner.place)
+    size = planner.order.span_size
+    expected = expected_spans(planner.loose.spans, shards.values(), size)
+    surplus = surplus_spans(ledger, expected, shards)
+    finished, unplanned = _found(ledger, expected, surplus)
+    counted = [*finished.values(), *unplanned]
+    ok, images = sum(seen.ok for seen in counted), sum(seen.images for seen in counted)
+    planned = sum(span.images for span in expected.values()) + sum(seen.images for seen in unplanned)
+    return Audit(
+        planned=planned,
+        ok=ok,
+        failed=images - ok,
+        missing=max(0, planned - images),
+        duplicates=max(0, images - planned),
+        unfinished=tuple(sorted(planner.shards.wanted - shards.keys())),
+        empty_shards=sum(entry.images == 0 for entry in shards.values()),
+        incomplete=tuple(name for name in expected if name not in finished),
+    )
+
+
+def _found(ledger: Ledger, expected: dict[str, Expected], surplus: set[str]) -> tuple[dict[str, Seen], list[Seen]]:
+    """Finished spans of the versions wanted, and finished spans of shards that have no entry yet."""
+    seen = dict(ledger.facts_of([name for name in ledger.files if name in expected]))
+    finished = {name: found for name, found in seen.items() if expected[name].fits(found.version)}
+    others = [name for name in ledger.files if name not in expected and name not in surplus]
+    return finished, [found for _, found in ledger.facts_of(others)]
+
+
+def expected_spans(loose: dict[str, PlannedSpan], shards: Iterable[files.ShardEntry], size: int) -> dict[str, Expected]:
+    """Every span that the plan wants, by its name."""
+    expected = {name: Expected(p.span.images, p.version, short=False) for name, p in loose.items()}
+    for entry in shards:
+        for start in range(0, entry.images, size):
+            images = min(size, entry.images - start)
+            expected[span_name(entry.name, start)] = Expected(images, entry.version, short=True)
+    return expected
+
+
+def surplus_spans(ledger: Ledger, expected: dict[str, Expected], shards: dict[str, files.ShardEntry]) -> set[str]:
+    """Finished spans behind the end of a shard that shrank."""
+    surplus: set[str] = set()
+    for name in ledger.files:
+        shard, _, start = name.rpartition("-")
+        if name not in expected and shard in shards and start.isdigit():
+            surplus.add(name)
+    return surplus

@@ -1,0 +1,179 @@
+"""The plan of loose images: listed in numbered parts, so that new objects never shift spans that exist.
+
+An image that changed is listed again in a later part, and its span is written again. Memory: 32 bytes an image, and the
+names of all spans.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.output.ledger import Ledger
+from pipeline.output.place import Place
+from pipeline.plan import files
+from pipeline.plan.digests import Digests
+from pipeline.plan.files import PART_SCHEMA, PartSpan
+from pipeline.plan.names import combined_version, images_name, pairs
+from pipeline.plan.rows import LooseSpan, Redo
+from pipeline.source.naming import LooseImage
+from pipeline.storage import Entry
+
+PART_SPANS = 64  # spans listed in one plan part, and more where they are small:
+PART_IMAGES = 32_768  # as many parts to read again cost more than as many rows
+
+
+@dataclass
+class PlannedSpan:
+    """A span as all parts together have it: its rows, and the version its file should have.
+
+    `later` holds the versions of those of its images that changed since they were planned, by uri.
+    """
+
+    part: str
+    span: PartSpan
+    version: str
+    later: dict[str, str] = field(default_factory=dict)
+
+    def row(self, redo: Redo | None = None) -> LooseSpan:
+        """The span as a row of the dataset."""
+        return LooseSpan(self.span.name, self.version, self.part, self.span.start, self.span.stop, redo)
+
+
+class LoosePlan:
+    """The loose images of an output: planned ones, new ones that wait for their part, and changed ones."""
+
+    def __init__(self, place: Place, ledger: Ledger, span_size: int) -> None:
+        self.place, self.ledger, self.span_size = place, ledger, span_size
+        self.parts: list[Entry] = []
+        self.spans: dict[str, PlannedSpan] = {}
+        self.known, self.same = Digests(), Digests()  # planned images: uris, and uris with versions
+        self.latest: dict[str, str] = {}  # uri -> version, as parts of changes have it
+        self.fresh: dict[str, LooseImage] = {}  # listed and not planned
+        self.changed: dict[str, str] = {}  # uri -> version as listed now, where the plan has another
+        self.issued: set[str] = set()  # spans that this very run has planned
+
+    @property
+    def images(self) -> int:
+        """How many images are planned."""
+        return sum(planned.span.images for planned in self.spans.values())
+
+    @property
+    def part_size(self) -> int:
+        """Images of a full part."""
+        return max(PART_SPANS, PART_IMAGES // self.span_size) * self.span_size
+
+    def learn(self, parts: list[Entry]) -> None:
+        """Take in the parts that are new, our own or another run's; `parts` are all there are."""
+        for part in parts[len(self.parts) :]:
+            self._learn(part)
+        self.parts = parts
+
+    def _learn(self, part: Entry) -> None:
+        spans, changes = files.read_part(part)
+        table = files.read_images(part, ["uri", "version"])
+        uris, versions = table["uri"].to_pylist(), table["version"].to_pylist()
+        self.known.add(uris)
+        self.same.add(pairs(uris, versions))
+        for span in spans:
+            if not changes:
+                self.spans[span.name] = PlannedSpan(part.uri, span, span.version)
+                continue
+            planned = self.spans[span.name]
+            planned.version = span.version
+            later = zip(uris[span.start : span.stop], versions[span.start : span.stop], strict=True)
+            planned.later.update(later)
+            self.latest.update(planned.later)
+
+    def meet(self, images: Sequence[LooseImage]) -> None:
+        """Compare listed images with the plan: new ones wait for their part, changed ones are noted."""
+        uris, versions = [i.entry.uri for i in images], [i.entry.version for i in images]
+        known, same = self.known.hold(uris), self.same.hold(pairs(uris, versions))
+        for image, is_known, is_same in zip(images, known, same, strict=True):
+            uri, version = image.entry.uri, image.entry.version
+            if not is_known:
+                self.fresh[uri] = image
+            elif not is_same or self.latest.get(uri, version) != version:
+                self.changed[uri] = version
+
+    def plan(self, most: int) -> Iterator[LooseSpan]:
+        """Write the next part, with up to `most` of the new images, and give its spans.
+
+        Where another run has written it meanwhile, its part is taken in and nothing is given: ask again.
+        """
+        taken = list(itertools.islice(self.fresh.values(), most))
+        spans = list(self._cut(taken))
+        if not files.write_part(self.place, len(self.parts), spans):
+            self.learn(files.listing(self.place)[0])
+            uris = list(self.fresh)
+            for uri, is_known in zip(uris, self.known.hold(uris), strict=True):
+                if is_known:
+                    del self.fresh[uri]
+            return
+        for image in taken:
+            del self.fresh[image.entry.uri]
+        self.learn([*self.parts, files.find_part(self.place, len(self.parts))])
+        for span, _ in spans:
+            self.issued.add(span.name)
+            yield self.spans[span.name].row()
+
+    def _cut(self, images: list[LooseImage]) -> Iterator[tuple[PartSpan, pa.Table]]:
+        """Spans of these images, with their rows in the part."""
+        for start in range(0, len(images), self.span_size):
+            piece = images[start : start + self.span_size]
+            uris, versions = [i.entry.uri for i in piece], [i.entry.version for i in piece]
+            name = images_name(uris)
+            columns = [uris, [image.key for image in piece], versions, [name] * len(piece)]
+            table = pa.Table.from_arrays([pa.array(column, pa.string()) for column in columns], schema=PART_SCHEMA)
+            yield PartSpan(name, start, start + len(piece), combined_version(uris, versions)), table
+
+    def plan_changes(self) -> None:
+        """List the images that changed in a part of their own, by span, with the versions their spans now have."""
+        while self.changed:
+            spans: list[tuple[PartSpan, pa.Table]] = []
+            row = 0
+            for planned, rows in self._touched():
+                span, rows = self._as_changed(planned, rows, row)
+                spans.append((span, rows))
+                row = span.stop
+            mine = files.write_part(self.place, len(self.parts), spans, changes=True)
+            self.learn(files.listing(self.place)[0])
+            self.changed = {} if mine else {u: v for u, v in self.changed.items() if self.latest.get(u) != v}
+
+    def _touched(self) -> Iterator[tuple[PlannedSpan, pa.Table]]:
+        """Spans that hold a changed image, with all their rows; every part is read once."""
+        entries = {part.uri: part for part in self.parts}
+        for uri, group in itertools.groupby(self.spans.values(), key=lambda planned: planned.part):
+            table = files.read_images(entries[uri])
+            changed = np.array([one in self.changed for one in table["uri"].to_pylist()])
+            for planned in group:
+                if changed[planned.span.start : planned.span.stop].any():
+                    yield planned, table.slice(planned.span.start, planned.span.images)
+
+    def _as_changed(self, planned: PlannedSpan, rows: pa.Table, first: int) -> tuple[PartSpan, pa.Table]:
+        """The changed images of a span as rows of a part, the first of them being row `first`."""
+        uris = rows["uri"].to_pylist()
+        versions = {**dict(zip(uris, rows["version"].to_pylist(), strict=True)), **planned.later}
+        now = [self.changed.get(uri, versions[uri]) for uri in uris]
+        rows = rows.set_column(2, "version", pa.array(now, pa.string()))
+        rows = rows.filter(pa.array([uri in self.changed for uri in uris]))
+        return PartSpan(planned.span.name, first, first + len(rows), combined_version(uris, now)), rows
+
+    def unfinished(self, *, retry_failed: bool) -> Iterator[LooseSpan]:
+        """Spans of earlier runs that are missing, outdated, or (if wanted) hold failed rows."""
+        finished = self.ledger.files
+        looked_at = [name for name, p in self.spans.items() if name in finished and (p.later or retry_failed)]
+        seen = dict(self.ledger.facts_of(looked_at))
+        for name, planned in self.spans.items():
+            if name in self.issued:
+                continue
+            if name not in finished:
+                yield planned.row()
+            elif name in seen and planned.later and seen[name].version != planned.version:
+                yield planned.row(Redo(uris=tuple(sorted(planned.later))))
+            elif name in seen and retry_failed and seen[name].ok < seen[name].images:
+                yield planned.row(Redo(failed=True))

@@ -1,0 +1,100 @@
+"""Rows of the dataset: what one worker is handed at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from pipeline.output.columns import OK
+from pipeline.storage import Entry
+
+
+@dataclass(frozen=True)
+class Redo:
+    """Which rows of a finished span are done again; its other rows are copied.
+
+    Either the failed ones, or those of the images in `uris`, which changed.
+    """
+
+    failed: bool = False
+    uris: tuple[str, ...] = ()
+
+    def again(self) -> Callable[[str, str], bool]:
+        """Whether the row of this uri and status is done again."""
+        changed = frozenset(self.uris)
+        return lambda uri, status: status != OK if self.failed else uri in changed
+
+
+@dataclass(frozen=True)
+class LooseSpan:
+    """Loose images: rows [start, stop) of a plan part, whose URI is `part`. `version` is that of all of them."""
+
+    name: str
+    version: str
+    part: str
+    start: int
+    stop: int
+    redo: Redo | None = None
+
+
+@dataclass(frozen=True)
+class ShardRef:
+    """A shard as a worker finds it: its file, its format, and its part of its spans' names."""
+
+    uri: str
+    size: int
+    version: str
+    format: str
+    name: str
+
+    @property
+    def entry(self) -> Entry:
+        """The file."""
+        return Entry(self.uri, self.size, self.version)
+
+
+@dataclass(frozen=True)
+class ShardSpan:
+    """Images [start, stop) of a shard that was read to its end before; `offset` and `skip` are its position."""
+
+    shard: ShardRef
+    start: int
+    stop: int
+    offset: int
+    skip: int
+
+
+@dataclass(frozen=True)
+class UnreadShard:
+    """A shard, or the rest of one, that its reader cuts into spans as it passes.
+
+    At most `most` images of it are wanted (None: all). The plan entry it will get has this `number`; `known` is what
+    the latest entry says (see `ShardEntry.says`), so that a second look adds no second entry. `retry_failed` does the
+    failed rows of its finished spans again.
+    """
+
+    shard: ShardRef
+    number: int = 0
+    known: str = ""
+    most: int | None = None
+    retry_failed: bool = False
+
+
+Row = LooseSpan | ShardSpan | UnreadShard
+
+
+def to_json(row: Row) -> str:
+    """A row on its way to a worker."""
+    return json.dumps({"row": type(row).__name__, **asdict(row)})
+
+
+def from_json(text: str) -> Row:
+    """The inverse of `to_json`."""
+    raw = json.loads(text)
+    kind = raw.pop("row")
+    if kind == "LooseSpan":
+        redo = raw.pop("redo")
+        return LooseSpan(**raw, redo=Redo(redo["failed"], tuple(redo["uris"])) if redo else None)
+    shard = ShardRef(**raw.pop("shard"))
+    return ShardSpan(shard, **raw) if kind == "ShardSpan" else UnreadShard(shard, **raw)
