@@ -8,7 +8,7 @@ One invocation
 Rooms
     source/         what the user names, and the images in it          storage.py s3.py disk.py blocks.py metered.py
     plan/           what is to be done, and whether it was done        where bytes live
-    engine/         where spans are worked on                          decode.py decoder.py bytes to pixels
+    engine/         where spans are worked on                          decode/ bytes to pixels
     output/         what is left behind                                page/ the HTML report
 Beside the flow
     model_files.py  a model on this node · masks.py class masks as PNG · tokenizer.py the dVAE of a run on tokens

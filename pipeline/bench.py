@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline import model_files
-from pipeline.decode import decode
+from pipeline.decode.decode import decode
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:

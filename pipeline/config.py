@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline.decode import MAX_PIXELS
+from pipeline.decode.decode import MAX_PIXELS
 from pipeline.engine import cluster
 from pipeline.errors import ConfigError
 from pipeline.source.naming import INPUT_FORMATS

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from pipeline.decode import to_rgb
+from pipeline.decode.decode import to_rgb
 
 Color = tuple[int, int, int]
 PALETTE_CLASSES = 256  # ids that a palette PNG can hold; more classes make a grey PNG of 16 bits

@@ -21,7 +21,7 @@ OWNERS = {
     "ray": ("pipeline/engine/on_ray.py",),
     "fsspec": ("pipeline/storage.py", "pipeline/s3.py"),
     "s3fs": ("pipeline/s3.py",),
-    "PIL": ("pipeline/decode.py", "pipeline/bench.py", "pipeline/masks.py", "pipeline/page/*.py"),
+    "PIL": ("pipeline/decode/decode.py", "pipeline/bench.py", "pipeline/masks.py", "pipeline/page/*.py"),
 }
 # What the models are made of; everything else is foreign to them.
 CORE_LIBRARIES = ("beit_core", "torch", "safetensors", "msgpack")
@@ -178,7 +178,7 @@ SELF_TESTS: list[tuple[Rule, str, str, str]] = [
     (jobs_stand_alone, "jobs/a.py", "from jobs.embed import Embed", "import pipeline.report"),
     (libraries_have_owners, "pipeline/spans.py", "def f():\n    import ray.data", "import rayon"),
     (libraries_have_owners, "jobs/a.py", "import importlib\nimportlib.import_module('ray')", "'ray'"),
-    (libraries_have_owners, "pipeline/decode.py", "from s3fs import S3FileSystem", "from PIL import Image"),
+    (libraries_have_owners, "pipeline/decode/decode.py", "from s3fs import S3FileSystem", "from PIL import Image"),
     (libraries_have_owners, "pipeline/output.py", "from PIL import Image", "import pyarrow"),
     (core_is_torch_only, "beit_core/a.py", "import pyarrow", "import json, torch.nn"),
     (only_the_predictor_knows_devices, "beit_core/a.py", "x.cuda()", "y.to(x.device)"),

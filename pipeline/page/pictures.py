@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 from PIL import Image, ImageOps
 
-from pipeline import decode, storage
+from pipeline import storage
+from pipeline.decode.decode import MAX_PIXELS, formats, to_rgb
 from pipeline.errors import PipelineError
 from pipeline.metered import Meter
 from pipeline.page.reader import grouped
@@ -87,11 +88,11 @@ def thumbnail(data: bytes, size: int) -> bytes | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=decode.formats())
-            if image.width * image.height > decode.MAX_PIXELS:
+            image = Image.open(io.BytesIO(data), formats=formats())
+            if image.width * image.height > MAX_PIXELS:
                 return None
             image.draft("RGB", (2 * size, 2 * size))
-            rgb = decode.to_rgb(ImageOps.exif_transpose(image))
+            rgb = to_rgb(ImageOps.exif_transpose(image))
             rgb.thumbnail((size, size), Image.Resampling.LANCZOS)
         return encode(rgb)
     except Exception:  # Pillow's plugins raise nearly anything on bytes they do not like; see decode.py

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.decode import extensions
+from pipeline.decode.decode import extensions
 from pipeline.errors import CredentialsLost
 from pipeline.metered import Meter, Ranges
 from pipeline.output.bound import Bound, bound_of

@@ -91,7 +91,7 @@ def workers(driver: int) -> set[int]:
     for process in descendants(driver):
         with suppress(OSError):
             command = Path(f"/proc/{process}/cmdline").read_bytes()
-            if any(name in command for name in (b"pipeline.decoder", b"MapWorker", b"Fused")):
+            if any(name in command for name in (b"pipeline.decode.child", b"MapWorker", b"Fused")):
                 found.add(process)
     return found
 

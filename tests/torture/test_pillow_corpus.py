@@ -19,7 +19,7 @@ import io, json, pathlib, resource, sys, warnings
 sys.path.insert(0, sys.argv[2])
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 from PIL import Image
-from pipeline.decode import formats
+from pipeline.decode.decode import formats
 warnings.simplefilter("ignore")
 Image.MAX_IMAGE_PIXELS = None
 good = []

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.torture, pytest.mark.timeout(900)]
 PLAN = """
 import json, sys, time
 sys.path[:0] = [{root!r}, {root!r} + "/jobs"]
-from pipeline.decode import extensions
+from pipeline.decode.decode import extensions
 from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
 from pipeline.plan.planner import Order, Planner

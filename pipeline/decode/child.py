@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.decode import MAX_PIXELS, Decoded, decode
+from pipeline.decode.decode import MAX_PIXELS, Decoded, decode
 
 if TYPE_CHECKING:
     from beit_core import PixelSpec
@@ -82,10 +82,10 @@ class Decoder:
         return Decoded("quarantined", f"decoding this image {deed}", None, None)
 
     def _start(self) -> subprocess.Popen[bytes]:
-        root = str(Path(__file__).parent.parent)
+        root = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         child = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.decoder", f"{2 * PATIENCE_S:.0f}"],
+            [sys.executable, "-m", "pipeline.decode.child", f"{2 * PATIENCE_S:.0f}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import BeitImageProcessorPil
 
 from beit_core import PixelSpec
-from pipeline.decode import Decoded, decode, extensions
+from pipeline.decode.decode import Decoded, decode, extensions
 
 OWN_SIZE = PixelSpec(resize=None)
 PHOTO_NAMES = ("chelsea", "coffee", "camera")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from beit_core import PixelSpec
-from pipeline import decoder
-from pipeline.decoder import Decoder, DecodeSettings
+from pipeline.decode import child
+from pipeline.decode.child import Decoder, DecodeSettings
 from tests.flow import make_tar, png, run_here
 from tests.helpers import ROOT, rows
 
@@ -24,7 +24,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def child() -> Iterator[Decoder]:
+def decoder() -> Iterator[Decoder]:
     with Decoder(DecodeSettings((PixelSpec(resize=(8, 8)),))) as made:
         yield made
 
@@ -33,7 +33,7 @@ def child() -> Iterator[Decoder]:
 def test_deadly_images_are_quarantined_and_their_neighbours_are_fine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoder, "PATIENCE_S", 4.0)
+    monkeypatch.setattr(child, "PATIENCE_S", 4.0)
     bad = {1: KILL, 4: EAT, 6: HANG}
     make_tar(tmp_path / "in/s.tar", [(f"{n}.png", bad.get(n, png(n))) for n in range(9)])
     assert run_here(tmp_path / "in", tmp_path / "out", max_failed=0.5) == 0
@@ -47,40 +47,40 @@ def test_deadly_images_are_quarantined_and_their_neighbours_are_fine(
 
 
 @pytest.mark.usefixtures("poison")
-def test_a_child_that_dies_twice_by_others_hands_is_no_proof(child: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_dies_twice_by_others_hands_is_no_proof(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed from outside while it holds an image, once and again: the third try answers."""
-    start, deaths = child._start, []
+    start, deaths = decoder._start, []
 
     def start_and_kill() -> object:
         process = start()
-        if len(deaths) < decoder.FRESH_TRIES:
+        if len(deaths) < child.FRESH_TRIES:
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
             deaths.append(process.pid)
         return process
 
-    monkeypatch.setattr(child, "_start", start_and_kill)
-    assert child(png(5)).status == "ok"
+    monkeypatch.setattr(decoder, "_start", start_and_kill)
+    assert decoder(png(5)).status == "ok"
     assert len(deaths) == 2
-    assert child(KILL).status == "quarantined"
-    assert child(png(5)).status == "ok"
+    assert decoder(KILL).status == "quarantined"
+    assert decoder(png(5)).status == "ok"
 
 
-def test_a_child_killed_between_images_costs_nothing(child: Decoder) -> None:
+def test_a_child_killed_between_images_costs_nothing(decoder: Decoder) -> None:
     for value in range(3):
-        assert child(png(value)).status == "ok"
-        assert child.child is not None
-        os.kill(child.child.pid, signal.SIGKILL)
-        child.child.wait()
-    assert child(png(9)).status == "ok"
+        assert decoder(png(value)).status == "ok"
+        assert decoder.child is not None
+        os.kill(decoder.child.pid, signal.SIGKILL)
+        decoder.child.wait()
+    assert decoder(png(9)).status == "ok"
 
 
 @pytest.mark.usefixtures("poison")
 def test_a_hanging_child_ends_itself_when_nobody_is_left_to_end_it(
-    child: Decoder, monkeypatch: pytest.MonkeyPatch
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoder, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(child, "PATIENCE_S", 1.0)
     with pytest.raises(TimeoutError):
-        child._ask(HANG)
-    assert child.child is not None
-    assert child.child.wait(60) == -signal.SIGALRM
+        decoder._ask(HANG)
+    assert decoder.child is not None
+    assert decoder.child.wait(60) == -signal.SIGALRM
