@@ -12,8 +12,7 @@ import pyarrow as pa
 
 from pipeline import model_files, storage
 from pipeline.config import RunConfig
-from pipeline.decode.child import DecodeSettings
-from pipeline.decode.decode import extensions
+from pipeline.decode.decode import DecodeSettings, extensions
 from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
 from pipeline.output.bound import SCHEMA, Bound, BoundModel, bind, is_ours, read_bound
 from pipeline.output.columns import schema_of

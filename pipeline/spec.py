@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from pipeline.decode.child import DecodeSettings
+from pipeline.decode.decode import DecodeSettings
 from pipeline.output.bound import Bound
 from pipeline.output.place import Place
 from pipeline.source.item import Wanted

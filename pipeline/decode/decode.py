@@ -29,6 +29,15 @@ Image.MAX_IMAGE_PIXELS = None  # our own bound is checked first, from the header
 
 
 @dataclass(frozen=True)
+class DecodeSettings:
+    """What a decoder needs to know: one view of each image is made per spec."""
+
+    specs: tuple[PixelSpec, ...]
+    max_pixels: int = MAX_PIXELS
+    exact: bool = False
+
+
+@dataclass(frozen=True)
 class Decoded:
     """One image: a view per spec, (H, W, 3) uint8 RGB at that spec's size, or no view and why."""
 

@@ -73,7 +73,7 @@ class Ring:
 
     def __init__(self, views: Sequence[tuple[int, int]], batch: int, buffers: int) -> None:
         self.layout = RingLayout(tuple(views), batch, buffers)
-        self.fd = _nameless_file(self.layout.size)
+        self.fd = nameless_file(self.layout.size)
         self.memory = mapped(self.fd, self.layout)
         self._batches = self.layout.batches(self.memory)
         self._free = deque(range(buffers))
@@ -146,8 +146,8 @@ def mapped(fd: int, layout: RingLayout) -> np.ndarray:
     return np.frombuffer(mmap.mmap(fd, layout.size), np.uint8)
 
 
-def _nameless_file(size: int) -> int:
-    """Memory that has a descriptor and no name, so that nothing is left behind however everybody ends."""
+def nameless_file(size: int) -> int:
+    """Zeroed memory that has a descriptor and no name: nothing is left behind however everybody ends."""
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("pixels")
     else:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.decode.child import Decoder
 from pipeline.decode.decode import Decoded
+from pipeline.decode.decoder import Decoder
 from pipeline.output.columns import BASE, OK
 from pipeline.output.span_file import SpanFacts, find, read_rows
 from pipeline.plan import files

@@ -3,8 +3,8 @@
 DIE_AT=CALL:WHEN:NUMBER:TEXT  SIGKILL itself before or after the NUMBER-th os.CALL one of whose paths holds TEXT
 DEATHS=FOLDER                 ... leaving FOLDER/PID
 POISON=1                      Pillow knows images that kill the process, eat its memory, never end, or wait
-GATE=FOLDER                   ... until FOLDER/open is there; FOLDER/PID says that process PID has one in hand. And who
-                              waits two minutes for a decoder is told at once that it will never end
+GATE=FOLDER                   ... until FOLDER/open is there; FOLDER/PID says that process PID has one in hand. And for
+                              who waits minutes for a decoder that never ends they pass at once
 """
 
 import mmap
@@ -52,8 +52,17 @@ def eat() -> None:
 
 def hang() -> None:
     if gate := os.environ.get("GATE"):
-        open(f"{gate}/hangs-{os.getppid()}", "w").close()
+        for name in os.listdir("/proc/self/fd"):
+            open(f"{gate}/hangs-{inode(int(name))}", "w").close()
     time.sleep(3600)
+
+
+def inode(descriptor: int) -> int:
+    """Of a pipe it is the same at both ends; 0 for what has been closed."""
+    try:
+        return os.fstat(descriptor).st_ino
+    except OSError:
+        return 0
 
 
 def wait() -> None:
@@ -85,17 +94,25 @@ def add_poison() -> None:
 
 
 def hurry(gate: str) -> None:
-    patient = select.select
+    class Hasty:
+        """A poll object of which minutes pass at once where the other end of a pipe hangs."""
 
-    def hasty(readers: Any, writers: Any, others: Any, timeout: float | None = None) -> Any:
-        ready, told = patient(readers, writers, others, 0 if timeout == 120 else timeout), f"{gate}/hangs-{os.getpid()}"
-        while timeout == 120 and not ready[0] and not os.path.exists(told):
-            ready = patient(readers, writers, others, 0.05)
-        if timeout == 120 and not ready[0]:
-            os.unlink(told)
-        return ready
+        def __init__(self) -> None:
+            self.real, self.told = patient(), []
 
-    select.select = hasty
+        def register(self, descriptor: int, events: int) -> None:
+            self.real.register(descriptor, events)
+            self.told.append(f"{gate}/hangs-{inode(descriptor)}")
+
+        def poll(self, timeout: float) -> list[tuple[int, int]]:
+            if timeout < 60_000:
+                return self.real.poll(timeout)
+            ready = self.real.poll(0)
+            while not ready and not any(map(os.path.exists, self.told)):
+                ready = self.real.poll(50)
+            return ready
+
+    patient, select.poll = select.poll, Hasty
 
 
 if at := os.environ.get("DIE_AT"):

@@ -1,0 +1,256 @@
+"""Decoding on many cores: children that are supervised, because a native decoder can take its process down.
+
+A child that dies, or is silent for PATIENCE_S, leaves the image it was working on under suspicion and no more: it is
+tried again alone in a fresh child, and only if it kills two of those is it `quarantined`. Images that merely waited in
+the same child are decoded by another and never blamed. A kill of the whole worker leaves no trace here and quarantines
+nobody. A child that dies before it is ready has seen no image: that is the machine's fault, and ends the pool when it
+goes on.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline.decode import process
+from pipeline.decode.decode import Decoded, DecodeSettings
+from pipeline.decode.process import IN_FLIGHT, Child, ChildDied
+from pipeline.decode.ring import Place, Ring
+from pipeline.errors import PipelineError
+
+FRESH_TRIES = 2  # deaths of a fresh child, alone with the image, that quarantine it
+HELD = 6  # images per child that the pool holds before `submit` blocks, until half of them are left
+STARTS = 6  # attempts to start a child, each after twice the wait before
+FIRST_WAIT_S = 0.2
+
+Done = Callable[[Decoded], None]
+
+
+class PoolClosed(Exception):
+    """The pool takes no image any more."""
+
+
+@dataclass(frozen=True)
+class _Image:
+    data: bytes
+    place: Place | None
+    done: Done
+
+
+class DecodePool:
+    """`children` processes that decode, each kept by a thread; any number of threads may submit.
+
+    Images with a place have their views of fixed size written to `ring`, which has to be made for these views. `failed`
+    is called once, from one of the pool's threads, when the pool can do no more: no child can be started (a
+    PipelineError says why), or a `done` raised. Images that are held then are not answered.
+    """
+
+    def __init__(
+        self,
+        settings: DecodeSettings,
+        children: int,
+        ring: Ring | None = None,
+        failed: Callable[[Exception], None] | None = None,
+    ) -> None:
+        """Start the children, all at once and without waiting. Raises ValueError for a ring of other views."""
+        sizes = tuple(spec.size for spec in settings.specs if spec.size is not None)
+        if children < 1:
+            raise ValueError(f"a pool needs at least one child, not {children}")
+        if ring is not None and ring.layout.views != sizes:
+            raise ValueError(f"the ring holds views of {ring.layout.views}, the settings make {sizes}")
+        self.settings, self.ring, self._failed = settings, ring, failed
+        self._images: queue.SimpleQueue[_Image | None] = queue.SimpleQueue()
+        self._most = HELD * children
+        self._held = 0
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._closed = threading.Event()
+        self._error: Exception | None = None
+        self._keepers = [_Keeper(self) for _ in range(children)]
+        for keeper in self._keepers:
+            keeper.start()
+
+    def __enter__(self) -> DecodePool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the children that are there now."""
+        return [child.process.pid for keeper in self._keepers if (child := keeper.child) is not None]
+
+    def submit(self, data: bytes, place: Place | None, done: Done) -> None:
+        """Have an image decoded; blocks while the children have enough to do.
+
+        `done` is called once with the answer, from a thread of the pool, in any order; it must be quick and not raise.
+        With a place, pixels of fixed size are there by then, black if the status is not `ok`, and `views` has only what
+        varies in size; without one, `views` has all. Raises PoolClosed, or what ended the pool, also while it blocks.
+        """
+        if place is not None:
+            self._check(place)
+        with self._lock:
+            while self._held >= self._most and not self._ended():
+                self._changed.wait()
+            if self._error is not None:
+                raise self._error
+            if self._closed.is_set():
+                raise PoolClosed
+            self._held += 1
+        self._images.put(_Image(data, place, done))
+
+    def close(self) -> None:
+        """End all children; what is not answered by now never will be. Not from within a `done`."""
+        with self._lock:
+            self._closed.set()
+            self._changed.notify_all()
+        self._images.put(None)
+        for keeper in self._keepers:
+            keeper.interrupt()
+        for keeper in self._keepers:
+            keeper.join()
+        self._keepers.clear()  # they know the pool, and a circle would keep the ring's memory for long
+
+    def _check(self, place: Place) -> None:
+        number, slot = place
+        layout = None if self.ring is None else self.ring.layout
+        if layout is None or not (0 <= number < layout.buffers and 0 <= slot < layout.batch):
+            raise ValueError(f"place {place} is not in the ring of this pool ({layout})")
+
+    def _ended(self) -> bool:
+        return self._closed.is_set() or self._error is not None
+
+    def next_image(self, *, wait: bool) -> _Image | None:
+        """For keepers: an image to send to a child; None if there is none, or if none will come."""
+        try:
+            image = self._images.get(block=wait)
+        except queue.Empty:
+            return None
+        if image is None:
+            self._images.put(None)  # the other keepers must see it too
+        return image
+
+    def again(self, image: _Image) -> None:
+        """For keepers: an image that another child is to decode."""
+        self._images.put(image)
+
+    def finish(self, image: _Image, answer: Decoded) -> None:
+        """For keepers: the end of an image."""
+        if image.place is not None and self.ring is not None and answer.status != "ok":
+            self.ring.blacken(image.place)
+        image.done(answer)
+        with self._lock:
+            self._held -= 1
+            if self._held == self._most // 2:  # waking for each would cost more than handing it over
+                self._changed.notify_all()
+
+    def fail(self, error: Exception) -> None:
+        """For keepers: the pool cannot go on."""
+        with self._lock:
+            if self._ended():
+                return
+            self._error = error
+            self._changed.notify_all()
+        self._images.put(None)
+        if self._failed is not None:
+            self._failed(error)
+
+
+class _Keeper(threading.Thread):
+    """Keeps one child busy, replaces it when it dies, and finds out whether an image is to blame."""
+
+    def __init__(self, pool: DecodePool) -> None:
+        super().__init__(name="decode", daemon=True)  # a process that ends without close() must not wait for us
+        self.pool = pool
+        self.child: Child | None = None
+        self._sent: deque[_Image] = deque()
+        self._interrupted = threading.Event()
+        self._lock = threading.Lock()  # between our starting a child and another thread's ending it
+
+    def run(self) -> None:
+        """Until the pool is closed or fails."""
+        try:
+            child = self._fresh_child()
+            while True:
+                self._fill(child)
+                if not self._sent:
+                    return
+                child = self._answer(child)
+        except PoolClosed:
+            return
+        except Exception as error:
+            self.pool.fail(error)
+        finally:
+            if self.child is not None:
+                self.child.end()
+            self.child = None
+
+    def interrupt(self) -> None:
+        """Kill the child, and have no other started; from another thread, so that the pipes stay ours to close."""
+        with self._lock:
+            self._interrupted.set()
+            if self.child is not None:
+                self.child.process.kill()
+
+    def _fill(self, child: Child) -> None:
+        """Have the child hold as many images as it may; waits for one only while it has none."""
+        while len(self._sent) < IN_FLIGHT and (image := self.pool.next_image(wait=not self._sent)):
+            self._sent.append(image)
+            child.send(image.data, image.place)
+
+    def _answer(self, child: Child) -> Child:
+        """Finish the oldest image; the child that is there afterwards."""
+        try:
+            answer = child.receive()
+        except (ChildDied, TimeoutError):
+            suspect = self._sent.popleft()
+            while self._sent:
+                self.pool.again(self._sent.popleft())
+            answer, child = self._alone(suspect, self._fresh_child())
+            self.pool.finish(suspect, answer)
+        else:
+            self.pool.finish(self._sent.popleft(), answer)
+        return child
+
+    def _alone(self, image: _Image, child: Child) -> tuple[Decoded, Child]:
+        """The answer to an image that was there when a child died, and the child after it."""
+        hung = False
+        for _ in range(FRESH_TRIES):
+            child.send(image.data, image.place)
+            try:
+                return child.receive(), child
+            except (ChildDied, TimeoutError) as error:
+                hung = isinstance(error, TimeoutError)
+                child = self._fresh_child()
+        deed = f"takes more than {process.PATIENCE_S:.0f} s" if hung else "kills the process that decodes it"
+        return Decoded("quarantined", f"decoding this image {deed}", None, None), child
+
+    def _fresh_child(self) -> Child:
+        """A child that is ready, in the place of the one before. Raises PipelineError when none can be had."""
+        reason = ""
+        for attempt in range(STARTS):
+            if attempt:
+                self._interrupted.wait(FIRST_WAIT_S * 2 ** (attempt - 1))
+            try:
+                child = self._start()
+                child.wait_until_ready()
+                return child
+            except ChildDied:
+                reason = "it ended at once"
+            except (OSError, TimeoutError) as error:
+                reason = str(error) or f"it was not ready after {process.PATIENCE_S:.0f} s"
+        raise PipelineError(f"no process that decodes images can be started ({reason}, {STARTS} times)")
+
+    def _start(self) -> Child:
+        with self._lock:
+            if self.child is not None:
+                self.child.end()
+                self.child = None
+            if self._interrupted.is_set():
+                raise PoolClosed
+            self.child = Child(self.pool.settings, self.pool.ring)
+            return self.child

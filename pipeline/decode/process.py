@@ -1,0 +1,167 @@
+"""The parent's end of one child: start it, send images, receive answers, end it. For one thread at a time."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pickle
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from pipeline.decode.child import LENGTH, NOWHERE, PIPED, REQUEST, ROOM, Order
+from pipeline.decode.decode import Decoded, DecodeSettings
+from pipeline.decode.ring import Place, Ring, nameless_file
+
+PATIENCE_S = 120.0  # one image; the slowest of Pillow's test corpus within the pixel cap takes under 10
+IN_FLIGHT = 2  # images a child holds: one in work, one waiting
+SMALL = 1 << 12  # bytes read at once of an answer's head
+
+
+class ChildDied(Exception):
+    """The child ended while an answer was due."""
+
+
+class Child:
+    """A process that decodes. Images may be sent ahead of answers; answers come in their order."""
+
+    def __init__(self, settings: DecodeSettings, ring: Ring | None = None) -> None:
+        """Start a process, without waiting for it. Raises OSError where the system allows no more."""
+        root = str(Path(__file__).parents[2])
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        inbox = nameless_file(IN_FLIGHT * ROOM)
+        self._inbox, self._turn = mmap.mmap(inbox, IN_FLIGHT * ROOM), 0
+        inherited = (inbox,) if ring is None else (inbox, ring.fd)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.decode.child"],
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            start_new_session=True,  # Ctrl-C is the parent's to handle
+            pass_fds=inherited,
+        )
+        os.close(inbox)
+        self._requests, self._answers = _descriptor(self.process.stdin), _descriptor(self.process.stdout)
+        self._unsent: list[memoryview] = []
+        self._received = b""
+        self._reading, self._both = select.poll(), select.poll()
+        self._reading.register(self._answers, select.POLLIN)
+        self._both.register(self._answers, select.POLLIN)
+        self._both.register(self._requests, select.POLLOUT)
+        layout, memory = (None, -1) if ring is None else (ring.layout, ring.fd)
+        order = Order(settings, int(2 * PATIENCE_S), inbox, layout, memory)
+        raw = pickle.dumps(order)
+        self._send(LENGTH.pack(len(raw)), raw)
+
+    def wait_until_ready(self) -> None:
+        """Until it would begin with an image at once. Raises ChildDied, or TimeoutError after PATIENCE_S."""
+        self._take(LENGTH.size, time.monotonic() + PATIENCE_S)
+
+    def send(self, data: bytes, place: Place | None) -> None:
+        """Hand over an image without waiting; what the pipe does not hold yet follows while `receive` waits.
+
+        At most IN_FLIGHT images may be without an answer: each has a part of the inbox.
+        """
+        where = place or NOWHERE
+        if len(data) > ROOM:
+            self._send(REQUEST.pack(len(data), *where, PIPED), data)
+            return
+        start, self._turn = self._turn * ROOM, (self._turn + 1) % IN_FLIGHT
+        self._inbox[start : start + len(data)] = data
+        self._send(REQUEST.pack(len(data), *where, start))
+
+    def receive(self) -> Decoded:
+        """The answer to the oldest image, with the views that have no place.
+
+        Raises ChildDied, or TimeoutError after PATIENCE_S from now.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        (length,) = LENGTH.unpack(self._take(LENGTH.size, deadline))
+        # From our own child, never from a file.
+        status, error, width, height, shapes = pickle.loads(self._take(length, deadline))
+        views = tuple(self._pixels(shape, deadline) for shape in shapes) if shapes else ()
+        return Decoded(status, error, width, height, views)
+
+    def end(self) -> None:
+        """Kill it, whatever it does; it is gone afterwards, and so are the pipes. Once or more often."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self._inbox.close()
+
+    def _send(self, *pieces: bytes) -> None:
+        self._unsent += [memoryview(piece) for piece in pieces]
+        self._write()
+
+    def _write(self) -> None:
+        """As much as the pipe takes now."""
+        while self._unsent:
+            try:
+                written = os.writev(self._requests, self._unsent)
+            except BlockingIOError:
+                return
+            except BrokenPipeError:
+                self._unsent.clear()  # it is dead, but may have answered before: who reads will see the end
+                return
+            while self._unsent and written >= len(self._unsent[0]):
+                written -= len(self._unsent.pop(0))
+            if written:
+                self._unsent[0] = self._unsent[0][written:]
+
+    def _take(self, size: int, deadline: float) -> bytes:
+        """The next `size` bytes of an answer."""
+        while len(self._received) < size:
+            self._wait(deadline)
+            piece = os.read(self._answers, SMALL)
+            if not piece:
+                raise ChildDied
+            self._received += piece
+        taken, self._received = self._received[:size], self._received[size:]
+        return taken
+
+    def _pixels(self, shape: tuple[int, ...], deadline: float) -> np.ndarray:
+        pixels = np.empty(shape, np.uint8)
+        raw = pixels.reshape(-1).data
+        begun = self._take(min(len(raw), len(self._received)), deadline)
+        raw[: len(begun)] = begun
+        done = len(begun)
+        while done < len(raw):
+            self._wait(deadline)
+            read = os.readv(self._answers, [raw[done:]])
+            if not read:
+                raise ChildDied
+            done += read
+        return pixels
+
+    def _wait(self, deadline: float) -> None:
+        """Until an answer, or the end, can be read; sends what is unsent in the meantime."""
+        while self._unsent:
+            ready = dict(self._poll(self._both, deadline))
+            if self._requests in ready:
+                self._write()
+            if self._answers in ready:
+                return
+        self._poll(self._reading, deadline)
+
+    def _poll(self, descriptors: select.poll, deadline: float) -> list[tuple[int, int]]:
+        ready = descriptors.poll(max(0.0, deadline - time.monotonic()) * 1000)
+        if not ready:
+            raise TimeoutError
+        return ready
+
+
+def _descriptor(pipe: IO[bytes] | None) -> int:
+    """Of a pipe from or to a child, which is never waited for in reading or writing."""
+    if pipe is None:
+        raise ValueError("a child has a pipe either way")
+    os.set_blocking(pipe.fileno(), False)
+    return pipe.fileno()

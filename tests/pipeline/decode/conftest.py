@@ -1,0 +1,45 @@
+"""Images that harm the process that decodes them; tests/hooks says how."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import ROOT
+from tests.pipeline.decode.answers import Answers
+
+
+@pytest.fixture
+def poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests/hooks"))
+    monkeypatch.setenv("POISON", "1")
+
+
+@pytest.fixture
+def gate(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder: images that wait do so until `open` is there; who has one in hand leaves its process id there."""
+    request.getfixturevalue("poison")
+    monkeypatch.setenv("GATE", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def answers() -> Answers:
+    return Answers()
+
+
+@pytest.fixture
+def nothing_left() -> Iterator[None]:
+    """Fails a test after which this process holds more descriptors, or has more children, than before."""
+    before = belongings()
+    yield
+    assert belongings() == before
+
+
+def belongings() -> tuple[list[str], list[str]]:
+    tasks = os.listdir("/proc/self/task")
+    children = [pid for task in tasks for pid in Path(f"/proc/self/task/{task}/children").read_text().split()]
+    with os.scandir("/proc/self/fd") as found:
+        descriptors = [entry.name for entry in found]
+    return sorted(descriptors), sorted(children)
