@@ -19,7 +19,7 @@ import pyarrow as pa
 
 import beit_core
 from pipeline.errors import ConfigError
-from pipeline.task import Batch, Columns, Task
+from pipeline.task import Batch, Columns, Encoded, Task
 
 
 @dataclass(frozen=True)
@@ -56,19 +56,21 @@ class Label(Task):
         answers = {"scores": logits_BK.float().softmax(-1)}
         return answers | ({"embedding": pooled_BD.float()} if self.with_embedding else {})
 
-    def encode(self, card: beit_core.ModelCard, columns: Columns) -> Columns:
+    def encode(self, card: beit_core.ModelCard, columns: Columns) -> Encoded:
         scores_BK = np.asarray(columns["scores"])
         ids_BK = np.argsort(-scores_BK, axis=1, kind="stable")[:, : self.top_k]  # stable: ties by id
         kept = [
             [i for i in row if self.threshold is None or s[i] >= self.threshold]
             for row, s in zip(ids_BK, scores_BK, strict=True)
         ]
-        return {
-            **columns,
+        best = {
             "label_ids": kept,
             "labels": [[card.labels[i] for i in ids] for ids in kept],
             "scores": [scores[ids].tolist() if len(ids) else [] for ids, scores in zip(kept, scores_BK, strict=True)],
         }
+        finite = np.isfinite(scores_BK).all(axis=1)
+        errors = [None if good else "the model's scores are not finite; try --dtype float32" for good in finite]
+        return Encoded({**columns, **best}, errors)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import pyarrow as pa
 import beit_core
 from pipeline import masks, model_files
 from pipeline.errors import ConfigError
-from pipeline.task import Batch, Columns, Task
+from pipeline.task import Batch, Columns, Encoded, Task
 
 CLASSES = pa.list_(pa.struct([("id", pa.int32()), ("label", pa.string()), ("fraction", pa.float32())]))
 
@@ -56,10 +56,12 @@ class Segment(Task):
     def predict(self, model: Any, batch: Batch) -> Columns:
         at_once = (model.semantics, model.inference) == ("hf", "whole")  # else each is padded or cut up its own way
         given, to_map = (model(batch.pixels), beit_core.label_map) if at_once else (batch.pixels, model.segment)
-        return {"mask": masks.drawn(to_map, given, batch.sizes)}
+        return {"mask": masks.label_maps(to_map, given, batch.sizes)}
 
-    def encode(self, card: beit_core.ModelCard, columns: Columns) -> Columns:
-        return masks.columns(columns["mask"], card.labels, card.palette)
+    def encode(self, card: beit_core.ModelCard, columns: Columns) -> Encoded:
+        maps = columns["mask"]
+        errors = ["the model's logits are not finite; try --dtype float32" if one is None else None for one in maps]
+        return Encoded(masks.columns(maps, card.labels, card.palette), errors)
 
     def _meant(self, card: beit_core.ModelCard) -> beit_core.ModelCard:
         """The card under --semantics, which decides on pixels too."""

@@ -145,10 +145,10 @@ def _encoders(model: Path | None, *, against_hf: bool) -> tuple[ModelCard | None
 def _predicting(card: ModelCard | None, encoder: Any, reference: Any, batch: int) -> Figure:
     import torch
 
-    from pipeline.engine.predictor import auto_dtype, on_device
+    from pipeline.engine.predictor import device_kind, on_device, resolve_dtype
 
     size = (card.pixels.size or card.config.image_size) if card else (224, 224)
-    dtype = "float32" if reference is not None else auto_dtype()
+    dtype = "float32" if reference is not None else resolve_dtype("auto", device_kind())
     pixels, encoder = on_device(torch.randn(batch, 3, *size), dtype), on_device(encoder, dtype)
     theirs: Any = on_device(reference, dtype) if reference is not None else None
 

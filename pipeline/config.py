@@ -20,7 +20,12 @@ class RunConfig:
     model: str = field(metadata={"help": "model folder, local or s3://, or a hub id", "metavar": "MODEL"})
     input_format: str = field(default="auto", metadata={"help": "what the input is", "choices": INPUT_FORMATS})
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
-        default="auto", metadata={"help": "arithmetic; auto: bfloat16 on GPUs, float32 on CPUs"}
+        default="auto",
+        metadata={"help": "arithmetic; auto: bfloat16 where it is native, else float32"},
+    )
+    device: Literal["auto", "gpu", "cpu"] = field(
+        default="auto",
+        metadata={"help": "where models run; auto: on GPUs if there are any, gpu: waits for them"},
     )
     batch_size: int = field(default=0, metadata={"help": "images per step of the model (0: auto)"})
     workers: str = field(

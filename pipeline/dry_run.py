@@ -6,13 +6,12 @@ import itertools
 import os
 import resource
 import time
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import request as requests
-from pipeline.engine.reader import Loaded, Reader
-from pipeline.engine.steps import load_predictor, predict
 from pipeline.output.columns import OK
 from pipeline.output.ledger import Ledger
 from pipeline.plan.planner import count_images
@@ -21,6 +20,9 @@ from pipeline.request import Request
 from pipeline.source.naming import Shard
 from pipeline.spec import JobSpec
 
+if TYPE_CHECKING:
+    from pipeline.engine.spans import AnsweredSpan
+
 SAMPLE = 64  # images tried
 COUNT_S = 20.0  # time spent on counting the source
 COUNTED = 10_000  # images of the first shard that are counted at most
@@ -28,23 +30,26 @@ COUNTED = 10_000  # images of the first shard that are counted at most
 
 def dry_run(request: Request) -> int:
     """Print the prediction; the exit code is 0."""
-    from pipeline.engine.predictor import auto_dtype, device_kind
+    from pipeline.engine.loading import device_here  # here and below: who only asks for --help needs no torch
+    from pipeline.engine.split import SpanDecoder, SpanPredictor
 
-    spec = requests.propose(request, auto_dtype)
-    reader = Reader(spec)
+    config = request.config
+    device = device_here(config.device, config.dtype, request.view_size)
+    spec = requests.propose(request, lambda: device)
+    decoder = SpanDecoder(spec)
     try:
-        loaded = reader.sample(request.sources.listing(), min(SAMPLE, request.config.limit or SAMPLE))
+        span, pixels = decoder.sample(request.sources.listing(), min(SAMPLE, config.limit or SAMPLE))
     finally:
-        reader.decoder.close()
-    predictor = load_predictor(spec)
-    predict(spec, predictor, loaded)  # the first batch also warms up
+        decoder.close()
+    predictor = SpanPredictor(spec)
+    predictor.answer(span, pixels)  # the first batch also warms up
     began = time.perf_counter()
-    done = predict(spec, predictor, loaded)
-    seconds = sum(loaded.seconds.values()) + time.perf_counter() - began
-    count = max(1, len(done.rows))
+    done = predictor.answer(span, pixels)
+    seconds = sum(span.seconds.values()) + time.perf_counter() - began
     images, note = _count(request, spec)
-    workers = 1 if request.config.local else (request.config.worker_range() or (0, os.cpu_count() or 1))[1]
-    _tell(spec, done, images, note, seconds / count, workers, f"{device_kind()}, batches of {predictor.batch_size}")
+    workers = 1 if config.local else (config.worker_range() or (0, os.cpu_count() or 1))[1]
+    who = f"{device.name}, batches of {spec.bound.batch_size}"
+    _tell(spec, done, images, note, seconds / max(1, len(done.rows)), workers, who)
     return 0
 
 
@@ -64,7 +69,7 @@ def _count(request: Request, spec: JobSpec) -> tuple[int, str]:
     return (limit, "") if limit and limit <= images else (images, more)
 
 
-def _tell(spec: JobSpec, done: Loaded, images: int, note: str, each_s: float, workers: int, device: str) -> None:
+def _tell(spec: JobSpec, done: AnsweredSpan, images: int, note: str, each_s: float, workers: int, device: str) -> None:
     failed = sum(status != OK for status in done.rows["status"].to_pylist())
     sink = pa.BufferOutputStream()
     pq.write_table(done.rows, sink, compression="zstd")

@@ -5,6 +5,7 @@
     ├── TooManyFailures          exit 3: the run finished, but too many images failed
     ├── StorageError             exit 1: the output cannot be written, or the source cannot be listed any more
     │   └── CredentialsLost      exit 1: the storage stopped to accept our credentials in mid-run
+    ├── DeviceFailed             exit 1: the device failed more often than a new process can mend
     └── ObjectUnreadable         never leaves the pipeline: one object cannot be read, it becomes a row
 
 An image that cannot be decoded is no exception at all: it is a row with a status and a reason.
@@ -35,6 +36,10 @@ class StorageError(PipelineError):
 
 class CredentialsLost(StorageError):
     """The storage refuses our credentials themselves, not one object: every further read would fail too."""
+
+
+class DeviceFailed(PipelineError):
+    """The device refuses to work for this process; a new process may have more luck."""
 
 
 class ObjectUnreadable(PipelineError):

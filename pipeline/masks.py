@@ -26,7 +26,9 @@ GOLDEN = 0.618033988749895  # turn of the hue from class to class: neighbours in
 STEP = 1 << 20  # pixels counted at a time
 
 
-def drawn(to_map: Callable[[Any, int, int], Any], given: Iterable[Any], sizes: Sequence[tuple[int, int]]) -> list[Any]:
+def label_maps(
+    to_map: Callable[[Any, int, int], Any], given: Iterable[Any], sizes: Sequence[tuple[int, int]]
+) -> list[Any]:
     """`to_map` of every image's logits or pixels: empty for padding, None where the model's answer is not finite."""
     maps: list[Any] = []
     for one, (height, width) in zip(given, sizes, strict=True):
@@ -38,12 +40,11 @@ def drawn(to_map: Callable[[Any, int, int], Any], given: Iterable[Any], sizes: S
 
 
 def columns(maps: Any, labels: Sequence[str], palette: Sequence[Color] | None) -> dict[str, Any]:
-    """Column values from the maps that `drawn` made, now on the CPU."""
+    """Column values from the maps that `label_maps` made, now on the CPU."""
     arrays = [np.asarray([] if one is None else one) for one in maps]
     return {
         "mask": [to_png(one, palette or default_palette(labels)) for one in arrays],
         "classes": [classes(one, labels) for one in arrays],
-        "logits": np.array([np.nan if one is None else 0 for one in maps]),  # NaN makes the row a failed one
     }
 
 

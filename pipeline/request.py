@@ -27,6 +27,7 @@ from pipeline.task import Task
 
 if TYPE_CHECKING:
     from beit_core import ModelCard
+    from pipeline.engine.loading import Device
 
 LOOK = 1000  # sources looked at before anything starts: the first page of a listing
 VERSIONED = ("torch", "ray", "pyarrow", "pillow", "numpy")
@@ -44,6 +45,11 @@ class Request:
     first: list[Source]
     wanted: Wanted
     schema: pa.Schema
+
+    @property
+    def view_size(self) -> tuple[int, int] | None:
+        """Height and width of the model's first view, None where every image has its own."""
+        return self.task.views(self.card)[0].size
 
     @property
     def is_small(self) -> bool:
@@ -147,35 +153,38 @@ def _check_output(config: RunConfig, place: Place) -> None:
         raise ConfigError(f"--output {place.root} holds files that are not ours (such as {there.uri}): {advice}")
 
 
-def begin(request: Request, resolve_dtype: Callable[[], str]) -> JobSpec:
+def begin(request: Request, device: Callable[[], Device]) -> JobSpec:
     """Bind the output, which fixes once what `auto` means for it; with --overwrite what is there goes first."""
     place = request.place
     if request.config.overwrite and is_ours(place):
         _start_over(place)
     here = versions()
-    bound = bind(place, lambda there: _resolved(request, there, resolve_dtype))
+    bound = bind(place, lambda there: _resolved(request, there, device))
     _warn_of_versions(bound.versions, here)
     return _spec(request, bound)
 
 
-def propose(request: Request, resolve_dtype: Callable[[], str]) -> JobSpec:
+def propose(request: Request, device: Callable[[], Device]) -> JobSpec:
     """What `begin` would fix, or refuse, without writing anything; for `--dry-run`."""
     there = None if request.config.overwrite else read_bound(request.place)
-    wanted = _resolved(request, there, resolve_dtype)
+    wanted = _resolved(request, there, device)
     if there is not None:
         wanted.check_same(there, request.place)
     return _spec(request, there or wanted)
 
 
-def _resolved(request: Request, there: Bound | None, resolve_dtype: Callable[[], str]) -> Bound:
-    """What this command binds an output to; what it leaves open it takes from what is there."""
+def _resolved(request: Request, there: Bound | None, device: Callable[[], Device]) -> Bound:
+    """What this command binds an output to; what it leaves open comes from what is there, or else from the device."""
     config, card = request.config, request.card
-    dtype: str = config.dtype
-    if dtype == "auto":
-        dtype = there.dtype if there else resolve_dtype()
     compiled = config.compile
-    if compiled is None:
-        compiled = there.compile if there else False
+    if there is None:
+        found, span_size = device(), config.span_size or _auto_span_size(request)
+        dtype, batch_size = found.dtype, config.batch_size or min(found.batch_size, span_size)
+        compiled = bool(compiled)
+    else:
+        dtype = there.dtype if config.dtype == "auto" else config.dtype
+        batch_size, span_size = config.batch_size or there.batch_size, config.span_size or there.span_size
+        compiled = there.compile if compiled is None else compiled
     return Bound(
         schema=SCHEMA,
         task=request.task.name,
@@ -183,11 +192,12 @@ def _resolved(request: Request, there: Bound | None, resolve_dtype: Callable[[],
         model=BoundModel(card.name, card.head, card.fingerprint, card.semantics),
         dtype=dtype,
         compile=compiled,
+        batch_size=batch_size,
         exact=config.exact,
         keep=config.keep,
         image_column=config.image_column,
         limit=config.limit,
-        span_size=config.span_size or (there.span_size if there else _auto_span_size(request)),
+        span_size=span_size,
         versions=versions(),
     )
 
@@ -223,7 +233,7 @@ def _spec(request: Request, bound: Bound) -> JobSpec:
         task=request.task,
         model=model_files.name_for_workers(config.model),
         bound=bound,
-        batch_size=config.batch_size,
+        device=config.device,
         decode=DecodeSettings(request.task.views(request.card), config.max_pixels, config.exact),
         wanted=request.wanted,
         schema=request.schema,

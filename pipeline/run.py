@@ -42,7 +42,7 @@ def run(config: RunConfig, task: Task) -> int:
         request = requests.check(config, task)
         if config.dry_run:
             return dry_run(request)
-        engine = LateEngine(config)
+        engine = LateEngine(config, task.name)
         try:
             return _run(request, engine)
         except KeyboardInterrupt:
@@ -62,14 +62,15 @@ def run(config: RunConfig, task: Task) -> int:
 class LateEngine:
     """The engine, started when first needed: a run that finds nothing to do starts no Ray."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
+    def __init__(self, config: RunConfig, task: str) -> None:
+        self.config, self.task = config, task
         self.running: Engine | None = None
 
     def start(self) -> Engine:
         """Start it, or return the running one."""
         if self.running is None:
-            self.running = InProcess() if self.config.local else _on_ray(self.config)
+            self.running = InProcess(self.config) if self.config.local else _on_ray(self.config)
+            say(f"{self.task}: {self.running.layout}")
             signal.signal(signal.SIGTERM, _stop)  # Ray has put its own handler there, which aborts
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else the shell has it ignored
                 signal.signal(signal.SIGINT, _stop)
@@ -95,7 +96,7 @@ def _on_ray(config: RunConfig) -> Engine:
 
 def _run(request: Request, engine: LateEngine) -> int:
     config = request.config
-    spec = requests.begin(request, lambda: engine.start().resolve_dtype())
+    spec = requests.begin(request, lambda: engine.start().device(request.view_size))
     storage.sweep(spec.place.root)
     report = RunReport(run_id(), request.task.name)
     for number in range(ROUNDS):

@@ -17,14 +17,14 @@ from pipeline.task import Task
 class JobSpec:
     """Small enough to travel with every Ray task; the model is found on the node, under the name `model`.
 
-    `batch_size` is the flag's (0: auto), `schema` the columns of the output.
+    `device` is the flag's, `schema` the columns of the output.
     """
 
     place: Place
     task: Task
     model: str
     bound: Bound
-    batch_size: int
+    device: str
     decode: DecodeSettings
     wanted: Wanted
     schema: pa.Schema

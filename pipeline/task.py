@@ -34,6 +34,14 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """Column values of a batch, and per image the reason why it has none; `errors` is empty where all is well."""
+
+    columns: Columns
+    errors: Sequence[str | None] = ()
+
+
+@dataclass(frozen=True)
 class Task:
     """A frozen dataclass whose fields are the task's flags, and three verbs.
 
@@ -66,6 +74,6 @@ class Task:
         """The answers for one batch, still on the device."""
         raise NotImplementedError
 
-    def encode(self, card: ModelCard, columns: Columns) -> Columns:
+    def encode(self, card: ModelCard, columns: Columns) -> Encoded:
         """Device answers, moved to the CPU, as column values; runs beside the next batch, off the device's path."""
-        return columns
+        return Encoded(columns)

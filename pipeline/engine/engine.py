@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import queue
+import threading
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from pipeline.engine.steps import SpanWorker
+from pipeline.config import RunConfig
+from pipeline.errors import ConfigError
 from pipeline.output.receipts import Receipt
 from pipeline.plan.rows import Row
 from pipeline.spec import JobSpec
+
+if TYPE_CHECKING:
+    from pipeline.engine.loading import Device
+    from pipeline.engine.worker import Worker
+
+READERS = 2  # rows read at the same time: while one drains, the next fills the batches
 
 
 class Engine(Protocol):
@@ -22,8 +32,15 @@ class Engine(Protocol):
     def workers(self) -> int:
         """Predictors at most."""
 
-    def resolve_dtype(self) -> str:
-        """What `--dtype auto` means on a worker that will predict."""
+    @property
+    def layout(self) -> str:
+        """What there is to work with and how it is used, for the first line of a run."""
+
+    def device(self, size: tuple[int, int] | None) -> Device:
+        """The device of a worker that will predict, for a model of this picture size (None: each its own).
+
+        Raises ConfigError where it cannot compute what `--dtype` says.
+        """
 
     def execute(self, spec: JobSpec, rows: Iterator[Row]) -> Iterator[Receipt]:
         """Receipts as spans are finished, in any order."""
@@ -33,25 +50,73 @@ class Engine(Protocol):
 
 
 class InProcess:
-    """No Ray: the same functions, one after another, for tests and debuggers."""
+    """No Ray: one worker, in this process, with all of its cores and a GPU if it has one."""
 
     mode = "local"
     workers = 1
 
-    def resolve_dtype(self) -> str:
-        """What `--dtype auto` means here."""
-        from pipeline.engine.predictor import auto_dtype  # here: a run that finds nothing to do needs no torch
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
 
-        return auto_dtype()
+    @property
+    def layout(self) -> str:
+        """See `Engine`."""
+        return f"1 worker in this process, {cores()} CPUs"
+
+    def device(self, size: tuple[int, int] | None) -> Device:
+        """See `Engine`."""
+        from pipeline.engine.loading import device_here  # here: a run that finds nothing to do needs no torch
+
+        found = device_here(self.config.device, self.config.dtype, size)
+        if self.config.device == "gpu" and found.kind == "cpu":
+            raise ConfigError("--device gpu: this machine has no GPU that works")
+        return found
 
     def execute(self, spec: JobSpec, rows: Iterator[Row]) -> Iterator[Receipt]:
-        """Receipts in the order of the rows."""
-        worker = SpanWorker(spec)
+        """Receipts as spans are finished; threads of this process pull the rows."""
+        from pipeline.engine.worker import Worker
+
+        worker = Worker(spec, children=cores())
         try:
-            for row in rows:
-                yield from worker(row)
+            yield from _work(worker, rows)
         finally:
             worker.close()
 
     def close(self) -> None:
         """Nothing to leave."""
+
+
+def cores() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _work(worker: Worker, rows: Iterator[Row]) -> Iterator[Receipt]:
+    """What `READERS` threads finish together; the first error of any of them is raised."""
+    found: queue.SimpleQueue[Receipt | BaseException | None] = queue.SimpleQueue()
+    lock = threading.Lock()
+
+    def read() -> None:
+        try:
+            while True:
+                with lock:
+                    row = next(rows, None)
+                if row is None:
+                    break
+                for receipt in worker.work(row):
+                    found.put(receipt)
+            found.put(None)
+        except BaseException as error:  # handed over to the thread that waits
+            found.put(error)
+
+    for _ in range(READERS):
+        threading.Thread(target=read, name="read", daemon=True).start()
+    left = READERS
+    while left:
+        receipt = found.get()
+        if isinstance(receipt, BaseException):
+            raise receipt
+        if receipt is None:
+            left -= 1
+        else:
+            yield receipt

@@ -1,48 +1,62 @@
 """The flow on Ray. The only file that imports it.
 
-    plan (streaming) -> skip finished -> read + decode -> predict -> write -> receipts
+    plan -> board -> pull -> fused workers -> receipts                      (layout `fused`)
+    plan -> board -> pull -> read + decode -> predict -> write -> receipts  (layout `split`)
 
-A row of the dataset is a span, or an unread shard that its reader cuts into spans. With GPUs, reading and writing are
-Ray tasks and predictors are actors; without, all steps run fused in one actor per core, so that no pixel crosses the
-object store. Rows come in waves: planning runs ahead in a thread, so a long listing does not hold up the work.
+A block of the dataset holds a few rows of the plan: known spans, or an unread shard that its reader cuts into spans.
+One dataset and one pool of workers serve the whole run: a task pulls rows from a board, an actor, while the driver is
+still planning, and Ray's backpressure holds it back while all workers are busy.
+
+Tried before: a dataset for every 10,000 rows loads models again and drains the pipeline each time, and makes the first
+image wait for a listing.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import queue
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 
 from pipeline.config import RunConfig
+from pipeline.engine.board import Group, RowBoard
 from pipeline.engine.cluster import address_of
-from pipeline.engine.steps import SpanWorker, load_predictor, predict, write
+from pipeline.engine.layout import Layout, Node, layout_of
+from pipeline.engine.loading import Device, device_here
+from pipeline.engine.split import SpanDecoder, SpanPredictor
 from pipeline.engine.wire import (
-    loaded_from_table,
-    loaded_to_table,
-    receipts_to_table,
-    row_to_table,
+    ROW,
+    answered_to_table,
+    decoded_to_table,
+    finished_to_table,
+    reports_from_table,
+    reports_to_table,
     rows_from_table,
+    span_from_table,
 )
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.engine.worker import Worker
+from pipeline.errors import ConfigError, DeviceFailed, PipelineError
 from pipeline.output.receipts import Receipt
-from pipeline.plan.rows import Row
+from pipeline.output.span_file import SpanFacts
+from pipeline.plan.rows import LooseSpan, Row, UnreadShard, to_json
+from pipeline.progress import say
 from pipeline.spec import JobSpec
 
-WAVE_ROWS = 10_000  # dataset rows of one wave at most
-WAVE_S = 30.0  # how long a wave waits for more rows while the cluster has nothing to do
 NO_PROGRESS_S = 24 * 3600  # Ray gives up a run without progress; waiting for capacity overnight is no failure
-PATIENT_STARTS = 3  # deaths of starting actors in a row that Ray forgives (a flaky download of weights)
-READ_CPUS, WRITE_CPUS, GPU_ACTOR_CPUS = 0.8, 0.1, 0.05  # they fit into one CPU together, so no step can starve another
-FUSED_SHARE = 0.9  # of the CPUs go to fused actors; Ray needs a rest for itself, or it waits for ever
+PATIENT_STARTS = 20  # deaths of starting actors in a row that Ray forgives (a flaky download of weights)
+PULL_CPUS, READ_CPUS, WRITE_CPUS, PREDICT_CPUS = 0.02, 0.8, 0.1, 0.05  # they fit into one CPU together
+CALLS = 2  # rows that a worker reads at the same time: while one drains, the next fills the batches
+AHEAD = 2000  # rows on the board at most
+LONE, GROUPED, GROUP_IMAGES = 64, 16, 512  # the first rows go alone, later ones in groups of up to so many images
+REPORT_S = 0.5  # receipts of a group of small spans leave together at this interval
+POLL_S = 2.0  # between two looks for a GPU that is to come
 
 
 def _import_ray(*, verbose: bool) -> Any:
@@ -85,24 +99,58 @@ class OnRay:
         self.config = config
         self.ray = _import_ray(verbose=config.verbose)
         self._connect(address_of(config.ray_address))
-        resources = self.ray.cluster_resources()
-        self.cpus, self.gpus = float(resources.get("CPU", 0)), float(resources.get("GPU", 0))
-        if self.cpus < 1:
+        try:
+            self.found = self._layout()
+        except ConfigError:
             self.close()
-            raise ConfigError("the Ray cluster offers no CPU: start it with --num-cpus 1 or more")
-        if 0 < self.gpus < config.gpus_per_worker and config.worker_range() is None:
-            self.close()
-            raise ConfigError(f"--gpus-per-worker {config.gpus_per_worker:g}: the Ray cluster has {self.gpus:g} GPUs")
-        fitting = int(self.gpus // config.gpus_per_worker) if self.gpus else int(self.cpus)
-        self.least, self.most = config.worker_range() or (max(1, fitting), max(1, fitting))
+            raise
 
     @property
     def workers(self) -> int:
         """Predictors at most."""
-        return self.most
+        return self.found.workers
+
+    @property
+    def layout(self) -> str:
+        """See `Engine`."""
+        return self.found.said
+
+    def _layout(self) -> Layout:
+        nodes = self._nodes()
+        if sum(node.cpus for node in nodes) < 1:
+            raise ConfigError("the Ray cluster offers no CPU: start it with --num-cpus 1 or more")
+        bounds = self.config.worker_range()
+        gpus = max((node.gpus for node in nodes), default=0.0)
+        if 0 < gpus < self.config.gpus_per_worker and bounds is None:
+            raise ConfigError(f"--gpus-per-worker {self.config.gpus_per_worker:g}: a node has {gpus:g} GPUs at most")
+        return layout_of(nodes, self.config.gpus_per_worker, bounds[1] if bounds else None)
+
+    def _nodes(self) -> list[Node]:
+        """What the nodes offer that are there; with `--device gpu` waits until one has a GPU."""
+        waited = False
+        while True:
+            alive = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+            gpus_wanted = self.config.device != "cpu"
+            nodes = [Node(has.get("CPU", 0.0), has.get("GPU", 0.0) if gpus_wanted else 0.0) for has in alive]
+            if self.config.device != "gpu" or any(node.gpus for node in nodes):
+                return nodes
+            if not self.joined:
+                raise ConfigError("--device gpu: Ray finds no GPU on this machine")
+            if not waited:
+                say("waiting for a node with a GPU (--device gpu)")
+            waited = True
+            self._ask_for_gpu()
+            time.sleep(POLL_S)
+
+    def _ask_for_gpu(self) -> None:
+        """Let an autoscaler know what is wanted."""
+        from ray.autoscaler.sdk import request_resources
+
+        request_resources(bundles=[{"GPU": self.config.gpus_per_worker}])
 
     def _connect(self, address: str | None) -> None:
         root = str(Path(__file__).parents[2])
+        self.joined = address is not None
         options: dict[str, Any] = {"log_to_driver": self.config.verbose, "logging_level": logging.CRITICAL}
         if self.config.verbose:
             options["logging_level"] = logging.INFO
@@ -120,7 +168,7 @@ class OnRay:
         context.enable_auto_log_stats = self.config.verbose
         context.execution_no_progress_timeout_s = NO_PROGRESS_S
         context.max_consecutive_actor_init_deaths = PATIENT_STARTS
-        context.target_max_block_size = 1 << 20  # every span leaves as soon as it is there, in a block of its own
+        context.target_max_block_size = 1  # what is yielded leaves at once, in a block of its own
 
     def _init(self, address: str | None, options: dict[str, Any]) -> None:
         try:
@@ -133,124 +181,195 @@ class OnRay:
             again = "give the same command again, or --local to do without Ray"
             raise PipelineError(f"Ray did not start on this machine ({told}): {again}") from error
 
-    def resolve_dtype(self) -> str:
-        """What `--dtype auto` means on a worker that will predict."""
-
-        def ask() -> str:
-            from pipeline.engine.predictor import auto_dtype
-
-            return auto_dtype()
-
-        share = {"num_gpus": self.config.gpus_per_worker, "num_cpus": 0} if self.gpus else {"num_cpus": 0.1}
-        answer: str = self.ray.get(self.ray.remote(**share)(ask).remote())
-        return answer
+    def device(self, size: tuple[int, int] | None) -> Device:
+        """See `Engine`."""
+        share = {"num_gpus": self.config.gpus_per_worker, "num_cpus": 0} if self.found.on_gpus else {"num_cpus": 0.1}
+        asked = self.ray.remote(**share)(device_here).remote(self.config.device, self.config.dtype, size)
+        try:
+            found: Device = self.ray.get(asked)
+        except Exception as error:
+            raise _our_own(error) from error
+        return found
 
     def execute(self, spec: JobSpec, rows: Iterator[Row]) -> Iterator[Receipt]:
         """Receipts as spans are finished, in any order."""
-        for wave in _waves(rows):
-            blocks = [row_to_table(row) for row in wave]
-            try:
-                for batch in self._dataset(spec, blocks).iter_batches(batch_size=None, batch_format="pyarrow"):
-                    yield from map(Receipt.from_json, batch["receipt"].to_pylist())
-            except Exception as error:
-                raise _our_own(error) from error
+        board = self.ray.remote(num_cpus=0, max_concurrency=1000)(RowBoard).remote()
+        planning = _Planning(self.ray, board, rows)
+        try:
+            for batch in self._dataset(spec, board).iter_batches(batch_size=None, batch_format="pyarrow"):
+                reports = reports_from_table(batch)
+                planning.done([number for number, receipt in reports if receipt is None])
+                yield from (receipt for _, receipt in reports if receipt is not None)
+        except Exception as error:
+            raise planning.error or _our_own(error) from error
+        if planning.error is not None:
+            raise planning.error
 
-    def _dataset(self, spec: JobSpec, blocks: list[pa.Table]) -> Any:
-        data = self.ray.data.from_arrow(blocks)
-        least, most = (min(count, len(blocks)) for count in (self.least, self.most))
-        pool = {"size": most} if least == most else {"min_size": least, "max_size": most, "initial_size": least}
-        actors = self.ray.data.ActorPoolStrategy(**pool)
-        every = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}
-        if not self.gpus:
-            share = min(1.0, FUSED_SHARE * self.cpus / self.most)
-            return data.map_batches(Fused, fn_constructor_args=(spec,), compute=actors, num_cpus=share, **every)
-        tasks = self.ray.data.TaskPoolStrategy(size=max(1, int(self.cpus)))
-        gpus = {"num_gpus": self.config.gpus_per_worker, "num_cpus": GPU_ACTOR_CPUS}
-        readers = data.map_batches(read_step, fn_args=(spec,), compute=tasks, num_cpus=READ_CPUS, **every)
-        most = self.ray.data.ActorPoolStrategy(size=self.most) if self.least == self.most else actors
-        predicted = readers.map_batches(Predicting, fn_constructor_args=(spec,), compute=most, **gpus, **every)
+    def _dataset(self, spec: JobSpec, board: Any) -> Any:
+        every = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
+        one = self.ray.data.TaskPoolStrategy(size=1)
+        start = self.ray.data.from_blocks([pa.table({"start": [0]})])  # a read would take a whole CPU
+        rows = start.map_batches(pull, fn_args=(board,), compute=one, num_cpus=PULL_CPUS, **every)
+        gpus = {"num_gpus": self.config.gpus_per_worker} if self.found.on_gpus else {}
+        if self.found.kind == "fused":
+            worker = {"fn_constructor_args": (spec, self.found.children, board), "compute": self._pool(CALLS)}
+            return rows.map_batches(Fused, **worker, num_cpus=self.found.cpus, **gpus, **every)
+        read = rows.map_batches(read_step, fn_args=(spec,), num_cpus=READ_CPUS, **every)
+        predictor = {"fn_constructor_args": (spec, board), "compute": self._pool(1)}
+        predicted = read.map_batches(Predicting, **predictor, num_cpus=PREDICT_CPUS, **gpus, **every)
         return predicted.map_batches(write_step, fn_args=(spec,), num_cpus=WRITE_CPUS, **every)
+
+    def _pool(self, calls: int) -> Any:
+        bounds = self.config.worker_range() or (self.workers, self.workers)
+        size = {"size": bounds[1]} if bounds[0] == bounds[1] else {"min_size": bounds[0], "max_size": bounds[1]}
+        return self.ray.data.ActorPoolStrategy(
+            **size,
+            max_tasks_in_flight_per_actor=max(calls, 2),
+            max_concurrent_calls_per_actor=calls,
+            enable_true_multi_threading=calls > 1,
+        )
 
     def close(self) -> None:
         """Leave the cluster; one that this run started ends."""
         self.ray.shutdown()
 
 
-class Fused:
-    """All steps of a row in one actor."""
+class _Planning:
+    """The driver's thread that plans: puts rows on the board, and no more than `AHEAD` that are not done."""
 
-    def __init__(self, spec: JobSpec) -> None:
-        self.worker = SpanWorker(spec)
+    def __init__(self, ray: Any, board: Any, rows: Iterator[Row]) -> None:
+        self.ray, self.board, self.rows = ray, board, rows
+        self.error: BaseException | None = None
+        self.open = 0
+        self.changed = threading.Condition()
+        self.thread = threading.Thread(target=self._run, name="plan", daemon=True)
+        self.thread.start()
+
+    def done(self, numbers: list[int]) -> None:
+        """These rows have reported."""
+        if not numbers:
+            return
+        self.board.done.remote(numbers)
+        with self.changed:
+            self.open -= len(numbers)
+            self.changed.notify_all()
+
+    def _run(self) -> None:
+        try:
+            for group in _groups(self.rows):
+                with self.changed:
+                    self.changed.wait_for(lambda: self.open < AHEAD)
+                    self.open += len(group)
+                self.board.put.remote([group], False)
+        except BaseException as error:  # handed over to the thread that waits for receipts
+            self.error = error
+        self.board.put.remote([], True)
+
+
+def _groups(rows: Iterator[Row]) -> Iterator[Group]:
+    """Rows with their numbers: the first ones alone, so that all workers begin at once; later small ones together."""
+    group: Group = []
+    images = 0
+    for number, row in enumerate(rows):
+        group.append((number, to_json(row)))
+        images += GROUP_IMAGES if isinstance(row, UnreadShard) else row.stop - row.start
+        if number < LONE or len(group) >= GROUPED or images >= GROUP_IMAGES or not isinstance(row, LooseSpan):
+            yield group
+            group, images = [], 0
+    if group:
+        yield group
+
+
+def pull(_: pa.Table, board: Any) -> Iterator[pa.Table]:
+    """Rows from the board as they are planned, a Ray task."""
+    ray = _import_ray(verbose=False)
+    index = 0
+    while (group := ray.get(board.get.remote(index))) is not None:
+        yield pa.table([[number for number, _ in group], [text for _, text in group]], schema=ROW)
+        index += 1
+
+
+class Fused:
+    """A worker in an actor of its own."""
+
+    def __init__(self, spec: JobSpec, children: int, board: Any) -> None:
+        self.board = board
+        self.worker = Worker(spec, children, hung=self._start_again)
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
-        for row in rows_from_table(rows):
-            for receipt in self.worker(row):
-                yield receipts_to_table([receipt])
+        """Finish the spans of these rows; their receipts, and of every row that it is done."""
+        reports: list[tuple[int, Receipt | None]] = []
+        told = time.monotonic()
+        try:
+            for number, row in rows_from_table(rows):
+                for receipt in self.worker.work(row):
+                    reports.append((number, receipt))
+                    if time.monotonic() - told > REPORT_S:
+                        yield reports_to_table(reports)
+                        reports, told = [], time.monotonic()
+                reports.append((number, None))
+        except DeviceFailed as error:
+            self._start_again(error)
+        yield reports_to_table(reports)
+
+    def _start_again(self, error: DeviceFailed) -> NoReturn:
+        _start_again(self.board, error)
 
 
-_readers: dict[str, SpanWorker] = {}  # one decoding child per Ray worker process and job, kept between Ray tasks
+def _start_again(board: Any, error: DeviceFailed) -> NoReturn:
+    """End this process, for Ray to start another; raises where that has been tried often enough."""
+    ray = _import_ray(verbose=False)
+    if ray.get(board.may_start_again.remote()):
+        os._exit(1)
+    raise error
+
+
+_decoders: dict[str, SpanDecoder] = {}  # decoding children are kept between the Ray tasks of a process, for each job
 
 
 def read_step(rows: pa.Table, spec: JobSpec) -> Iterator[pa.Table]:
     """Read and decode, a Ray task."""
-    worker = _readers.get(spec.place.root) or _readers.setdefault(spec.place.root, SpanWorker(spec))
-    for row in rows_from_table(rows):
-        for loaded in worker.reader(row):
-            yield loaded_to_table(loaded)
+    key = spec.place.root
+    decoder = _decoders.get(key) or _decoders.setdefault(key, SpanDecoder(spec))
+    for number, row in rows_from_table(rows):
+        for span in decoder.spans(row):
+            if isinstance(span, SpanFacts):
+                yield finished_to_table(number, span)
+            else:
+                yield decoded_to_table(number, *span)
+        yield finished_to_table(number, None)
 
 
 class Predicting:
     """A predictor, an actor on a GPU."""
 
-    def __init__(self, spec: JobSpec) -> None:
-        self.spec = spec
-        self.predictor = load_predictor(spec)
+    def __init__(self, spec: JobSpec, board: Any) -> None:
+        self.board = board
+        self.predictor = SpanPredictor(spec)
 
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        loaded = loaded_from_table(rows)
-        return loaded_to_table(loaded if loaded.done else predict(self.spec, self.predictor, loaded))
-
-
-def write_step(rows: pa.Table, spec: JobSpec) -> pa.Table:
-    """Write the span's file, a Ray task."""
-    loaded = loaded_from_table(rows)
-    return receipts_to_table([Receipt.of_finished(loaded.facts) if loaded.done else write(spec, loaded)])
-
-
-def _waves(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    """Rows in lists: what planning has ready, after a short wait, while it goes on planning."""
-    ready: queue.Queue[Row | BaseException | None] = queue.Queue(maxsize=WAVE_ROWS)
-
-    def plan() -> None:
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Answer a decoded span; others pass."""
+        number, span = span_from_table(block)
+        if not isinstance(span, tuple):
+            return block
         try:
-            for row in rows:
-                ready.put(row)
-            ready.put(None)
-        except BaseException as error:  # handed over to the thread that waits for rows
-            ready.put(error)
-
-    threading.Thread(target=plan, daemon=True).start()
-    row: Row | BaseException | None = ready.get()
-    while isinstance(row, Row):
-        wave = [row]
-        deadline = time.monotonic() + WAVE_S
-        following: Row | BaseException | None = LATE
-        while len(wave) < WAVE_ROWS and isinstance(following := _next_row(ready, deadline), Row):
-            wave.append(following)
-        yield wave
-        row = ready.get() if following is LATE or len(wave) == WAVE_ROWS else following
-    if row is not None:
-        raise row
+            return answered_to_table(number, self.predictor.answer(*span))
+        except DeviceFailed as error:
+            _start_again(self.board, error)
 
 
-LATE = TimeoutError("planning has no row ready")
-
-
-def _next_row(ready: queue.Queue[Row | BaseException | None], deadline: float) -> Row | BaseException | None:
-    try:
-        return ready.get(timeout=max(0.0, deadline - time.monotonic()))
-    except queue.Empty:
-        return LATE
+def write_step(block: pa.Table, spec: JobSpec) -> pa.Table:
+    """Write the span's file, a Ray task."""
+    number, span = span_from_table(block)
+    if span is None:
+        return reports_to_table([(number, None)])
+    if isinstance(span, SpanFacts):
+        return reports_to_table([(number, Receipt.of_finished(span))])
+    if isinstance(span, tuple):
+        raise ValueError(f"the span {span[0].facts.name} came to be written without answers")
+    began = time.perf_counter()
+    facts = span.write(spec)
+    return reports_to_table([(number, span.receipt(facts, time.perf_counter() - began))])
 
 
 def _our_own(error: BaseException) -> BaseException:

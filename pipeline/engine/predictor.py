@@ -1,4 +1,4 @@
-"""A model on one device: uint8 pixels of a span in, column values out. The only file that knows devices.
+"""A model on one device: batches of uint8 pixels in, column values out. The only file that knows devices.
 
 Determinism: a batch is always `batch_size` images of one span, image i of the span in slot i % batch_size, failed and
 missing ones black. So an answer depends on its own pixels and slot, never on workers, retries or neighbours that fail.
@@ -6,41 +6,58 @@ missing ones black. So an answer depends on its own pixels and slot, never on wo
 
 from __future__ import annotations
 
-import dataclasses
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from beit_core import ModelCard
-from pipeline.engine.reader import Loaded
-from pipeline.errors import PipelineError
+from beit_core import ModelCard, PixelSpec
+from pipeline.errors import ConfigError, DeviceFailed
 from pipeline.task import Batch, Columns, Task
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-ENCODERS = 4  # threads that turn answers into column values beside a GPU
 CPU_BATCH, GPU_BATCH = 32, 256  # images of 224 x 224 per step
+NATIVE_BFLOAT16 = ("amx_bf16", "avx512_bf16")  # what a CPU must be able to do; others emulate it, slower than float32
+
+Values = np.ndarray | Sequence[Any]
 
 
-def device_kind() -> str:
-    """`cuda` where this process may use a GPU that works, else `cpu`."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def device_kind(wanted: str = "auto") -> str:
+    """`cuda` where this process may use a GPU that works and `--device` lets it, else `cpu`."""
+    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def auto_dtype() -> str:
-    """What `--dtype auto` means on this process's device."""
-    return "bfloat16" if device_kind() == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+def device_name(kind: str) -> str:
+    """What people call the device."""
+    return str(torch.cuda.get_device_name()) if kind == "cuda" else "cpu"
 
 
-def auto_batch_size(size: tuple[int, int] | None, span_size: int) -> int:
-    """Images per step: a power of two for about equal memory at any image size, and no more than a span."""
+def resolve_dtype(wanted: str, kind: str) -> str:
+    """What `--dtype` means on this process's device; raises ConfigError for arithmetic that it only emulates."""
+    if kind == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        if wanted == "bfloat16" and not native:
+            raise ConfigError(f"--dtype bfloat16: {device_name(kind)} only emulates it; give float16 or float32")
+    else:
+        can = torch.cpu.get_capabilities()
+        native = any(can.get(name) for name in NATIVE_BFLOAT16)
+        if wanted == "bfloat16" and not native:
+            raise ConfigError("--dtype bfloat16: this CPU only emulates it, slower than float32; give float32")
+        if wanted == "float16":
+            raise ConfigError("--dtype float16: CPUs only emulate it, a hundred times slower; give float32 or bfloat16")
+    return wanted if wanted != "auto" else "bfloat16" if native else "float32"
+
+
+def auto_batch_size(size: tuple[int, int] | None, kind: str) -> int:
+    """Images per step: a power of two for about equal memory at any image size; 1 where every image has its own."""
     if size is None:
         return 1
-    base = GPU_BATCH if device_kind() == "cuda" else CPU_BATCH
+    base = GPU_BATCH if kind == "cuda" else CPU_BATCH
     fitting = max(1, int(base * 224 * 224 / (size[0] * size[1])))
-    return min(1 << (min(fitting, 2 * base).bit_length() - 1), span_size)
+    return 1 << (min(fitting, 2 * base).bit_length() - 1)
 
 
 def on_device(thing: Any, dtype: str) -> Any:
@@ -48,93 +65,157 @@ def on_device(thing: Any, dtype: str) -> Any:
     return thing.to(device=torch.device(device_kind()), dtype=DTYPES[dtype])
 
 
-@dataclasses.dataclass
-class Predicted:
-    """Column values of a span, an entry per image, and what went wrong: a reason per image, None where all is well."""
+@dataclass(frozen=True)
+class Answered:
+    """Column values with an entry per image, and per image the reason why it has none (None where all is well)."""
 
-    columns: dict[str, Any]
-    errors: list[str | None]
+    columns: Mapping[str, Values]
+    errors: Sequence[str | None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One batch for the model: uint8 (B, H, W, 3) per view, and what a task may want to know of its images."""
+
+    views: tuple[np.ndarray, ...]
+    uris: Sequence[str]
+    sizes: Sequence[tuple[int, int]]  # (height, width) of the upright original, (0, 0) for what is not to be answered
+
+
+class Step:
+    """A batch on the device: `copied` waits until its pixels may be overwritten, `answers` until it is computed."""
+
+    def __init__(self, columns: Columns, reason: str | None, copied: Any, computed: Any, stream: Any) -> None:
+        self.columns, self.reason = columns, reason
+        self._copied, self._computed, self._stream = copied, computed, stream
+
+    def copied(self) -> None:
+        """Wait until the device has the pixels."""
+        if self._copied is not None:
+            self._copied.synchronize()
+
+    def answers(self) -> Columns:
+        """The answers on the CPU, without bfloat16, which numpy does not know."""
+        if self._computed is None:
+            return {name: _to_cpu(values) for name, values in self.columns.items()}
+        self._computed.synchronize()
+        with torch.cuda.stream(self._stream):  # on the model's own stream they would wait for the next batch
+            return {name: _to_cpu(values) for name, values in self.columns.items()}
 
 
 class Predictor:
-    """Runs one task's model; build it once per process."""
+    """Runs one task's model; built once per process, and asked by one thread at a time."""
 
     def __init__(
-        self, task: Task, card: ModelCard, *, dtype: str, batch_size: int, span_size: int, compiled: bool = False
+        self, task: Task, card: ModelCard, *, dtype: str, batch_size: int, compiled: bool = False, device: str = "auto"
     ) -> None:
         self.task, self.card = task, card
-        self.device = torch.device(device_kind())
+        self.device = torch.device(device_kind(device))
         self.dtype = DTYPES[dtype]
-        self.specs = task.views(card)
-        if self.device.type == "cpu":
-            torch.set_num_threads(1)  # one predictor per core; and a fixed count keeps answers bit-equal
-        size = self.specs[0].size
-        self.batch_size = batch_size or auto_batch_size(size, span_size)
-        if size is None:
-            self.batch_size = 1  # every image has a shape of its own
+        self.specs: tuple[PixelSpec, ...] = task.views(card)
+        self.batch_size = batch_size
+        self.at_once = batch_size  # fewer after the device ran out of memory
+        if self.device.type == "cuda" and dtype == "float32":
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         self.model: Any = task.load(card).eval().to(device=self.device, dtype=self.dtype)
         if compiled:
             self.model = torch.compile(self.model, dynamic=False)
+        self.copying: Any = torch.cuda.Stream() if self.device.type == "cuda" else None
+        self.returning: Any = torch.cuda.Stream() if self.device.type == "cuda" else None
 
-    def __call__(self, loaded: Loaded) -> Predicted:
-        """Answer for every image of the span in `todo`; the others hold values that nobody reads."""
-        count = len(loaded.todo)
-        errors: list[str | None] = [None] * count
-        pieces: list[tuple[int, Future[Columns]]] = []
-        with ThreadPoolExecutor(ENCODERS if self.device.type == "cuda" else 1) as pool, torch.inference_mode():
-            for start in range(0, count, self.batch_size):
-                wanted = loaded.todo[start : start + self.batch_size].any()
-                if wanted and (answers := self._answers(loaded, start, errors)):
-                    pieces.append((start, pool.submit(self._encode, answers)))
-        columns = _joined({start: piece.result() for start, piece in pieces}, count, self.batch_size)
-        _note_numbers(columns, loaded.todo, errors)
-        return Predicted(columns, errors)
+    def step(self, asked: Asked) -> Step:
+        """Have the model answer a batch; where it fails on it, the step has the reason.
 
-    def _encode(self, answers: Columns) -> Columns:
-        on_cpu = {name: _to_cpu(values) for name, values in answers.items()}
-        return {name: _to_numpy(values) for name, values in self.task.encode(self.card, on_cpu).items()}
+        Raises DeviceFailed for an error that leaves the device, and this process, unusable.
+        """
+        with torch.inference_mode():
+            if self.device.type == "cpu":
+                torch.set_num_threads(1)  # one predictor per core; and a fixed count keeps answers bit-equal
+            pixels, copied = self._copy(asked.views)
+            columns, reason = self._answer(asked, pixels)
+            computed = torch.cuda.Event() if self.copying is not None else None
+            if computed is not None:
+                computed.record()
+            return Step(columns, reason, copied, computed, self.returning)
 
-    def _answers(self, loaded: Loaded, start: int, errors: list[str | None]) -> Columns:
-        """One batch; where the model fails on it, its images get the reason and the next batch goes on."""
-        try:
-            return self.task.predict(self.model, self._batch(loaded, start))
-        except torch.OutOfMemoryError as error:
-            smaller = max(1, self.batch_size // 2)
-            raise PipelineError(
-                f"the GPU has too little memory for batches of {self.batch_size} images: give --batch-size {smaller}"
-            ) from error
-        except (RuntimeError, ValueError) as error:
-            if self.device.type == "cuda" and isinstance(error, RuntimeError):
-                raise  # a CUDA error leaves the process unusable
-            reason = f"the model failed ({str(error).splitlines()[0][:160]})"
-        for index in range(start, min(start + self.batch_size, len(errors))):
-            errors[index] = reason
-        return {}
+    def _copy(self, views: tuple[np.ndarray, ...]) -> tuple[list[Tensor], Any]:
+        """The views as uint8 tensors where the model is, without a copy on the CPU."""
+        tensors = [torch.from_numpy(view) for view in views]
+        if self.copying is None:
+            return tensors, None
+        copied = torch.cuda.Event()
+        with torch.cuda.stream(self.copying):
+            there = [tensor.to(self.device, non_blocking=True) for tensor in tensors]
+            copied.record()
+        torch.cuda.current_stream().wait_event(copied)
+        for tensor in there:
+            tensor.record_stream(torch.cuda.current_stream())
+        return there, copied
 
-    def _batch(self, loaded: Loaded, start: int) -> Batch:
-        stop = min(start + self.batch_size, len(loaded.todo))
-        padding = self.batch_size - (stop - start)
-        rows = loaded.rows.slice(start, stop - start)
-        heights, widths = rows["height"].to_pylist(), rows["width"].to_pylist()
-        todo = loaded.todo[start:stop].tolist()
-        sizes = [(h, w) if wanted else (0, 0) for h, w, wanted in zip(heights, widths, todo, strict=True)]
-        views = [
-            self._to_device(view[start:stop], padding, spec.normalize)
-            for view, spec in zip(loaded.views, self.specs, strict=True)
-        ]
-        uris = rows["uri"].to_pylist() + [""] * padding
-        return Batch(uris, sizes + [(0, 0)] * padding, tuple(views), self.dtype)
+    def _answer(self, asked: Asked, pixels: list[Tensor]) -> tuple[Columns, str | None]:
+        """The answers for the whole batch, in pieces where the device has too little memory for it."""
+        while True:
+            try:
+                pieces = [self._ask(asked, pixels, start) for start in range(0, len(asked.uris), self.at_once)]
+                return _joined(pieces), None
+            except torch.OutOfMemoryError as error:
+                if self.at_once == 1:
+                    return {}, f"the device has too little memory for one image ({_first_line(error)})"
+                self.at_once = -(-self.at_once // 2)
+            except (RuntimeError, ValueError) as error:
+                if _is_fatal(error):
+                    raise DeviceFailed(f"the device failed ({_first_line(error)})") from error
+                return {}, f"the model failed ({_first_line(error)})"
 
-    def _to_device(self, pictures: Any, padding: int, normalize: Any) -> Tensor:
-        """uint8 pictures of one shape -> (B, 3, H, W) float32, normalised on the device."""
-        array = np.stack(pictures) if isinstance(pictures, list) else pictures
-        if padding:
-            array = np.concatenate([array, np.zeros((padding, *array.shape[1:]), np.uint8)])
-        pixels = torch.from_numpy(array if array.flags.writeable else array.copy())
-        if self.device.type == "cuda":
-            pixels = pixels.pin_memory().to(self.device, non_blocking=True)
-        result: Tensor = normalize(pixels)
-        return result
+    def _ask(self, asked: Asked, pixels: list[Tensor], start: int) -> Columns:
+        piece = slice(start, start + self.at_once)
+        views = tuple(spec.normalize(view[piece]) for view, spec in zip(pixels, self.specs, strict=True))
+        return self.task.predict(self.model, Batch(asked.uris[piece], asked.sizes[piece], views, self.dtype))
+
+    def encode(self, answers: Columns, reason: str | None) -> Answered:
+        """Column values of a batch's answers; an answer that is not a number is none."""
+        errors: list[str | None] = [reason] * self.batch_size
+        if reason is not None:
+            return Answered({}, errors)
+        encoded = self.task.encode(self.card, answers)
+        columns = {name: _to_values(values) for name, values in encoded.columns.items()}
+        for index, error in enumerate(encoded.errors):
+            errors[index] = error
+        for name, values in columns.items():
+            if isinstance(values, np.ndarray) and values.dtype.kind == "f":
+                # Half precision overflows, damaged weights yield NaN.
+                for bad in np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1)):
+                    errors[bad] = f"the model's {name} is not finite; try --dtype float32"
+        return Answered(columns, errors)
+
+
+def lock_pages(memory: np.ndarray, kind: str) -> None:
+    """Let the device read this memory by itself; without, every copy to it waits for one on the CPU."""
+    if kind == "cuda":
+        code = torch.cuda.cudart().cudaHostRegister(memory.ctypes.data, memory.nbytes, 0)
+        torch.cuda.check_error(int(code))
+
+
+def _is_fatal(error: Exception) -> bool:
+    """Whether the error is the device's and not the model's: every later call would fail as well."""
+    return isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+
+
+def _joined(pieces: Sequence[Columns]) -> Columns:
+    """Answers of consecutive pieces of a batch as one."""
+    if len(pieces) == 1:
+        return pieces[0]
+    joined: dict[str, Any] = {}
+    for name in pieces[0]:
+        parts: list[Any] = [piece[name] for piece in pieces]
+        is_tensor = isinstance(parts[0], Tensor)
+        joined[name] = torch.cat(parts) if is_tensor else [value for part in parts for value in part]
+    return joined
 
 
 def _to_cpu(values: Any) -> Any:
@@ -143,26 +224,30 @@ def _to_cpu(values: Any) -> Any:
     return [value.cpu() if isinstance(value, Tensor) else value for value in values]
 
 
-def _to_numpy(values: Any) -> Any:
-    return values.numpy() if isinstance(values, Tensor) else values
+def _to_values(values: Any) -> Values:
+    if isinstance(values, Tensor):
+        array: np.ndarray = values.numpy()
+        return array
+    found: Values = values
+    return found
 
 
-def _joined(pieces: dict[int, Columns], count: int, batch_size: int) -> dict[str, Any]:
-    """Column values of all batches as one array or list per column; batches without answers are filled up."""
-    example: dict[str, Any] = next((dict(piece) for piece in pieces.values() if piece), {})
-    columns: dict[str, Any] = {}
+def joined(batches: Mapping[int, Answered], count: int, batch_size: int) -> Answered:
+    """The answers for the `count` images of a span from those of its batches, by the index of their first image.
+
+    Batches that nobody asked about are filled up with values that nobody reads.
+    """
+    example = next((answered.columns for answered in batches.values() if answered.columns), {})
+    starts = range(0, count, batch_size)
+    columns: dict[str, Values] = {}
     for name, value in example.items():
-        empty = np.zeros_like(value) if isinstance(value, np.ndarray) else [None] * batch_size
-        parts: list[Any] = [pieces.get(start, {}).get(name, empty) for start in range(0, count, batch_size)]
-        whole: Any = np.concatenate(parts) if isinstance(value, np.ndarray) else [row for part in parts for row in part]
-        columns[name] = whole[:count]
-    return columns
-
-
-def _note_numbers(columns: dict[str, Any], todo: np.ndarray, errors: list[str | None]) -> None:
-    """An answer that is not a number is no answer: half precision overflows, damaged weights yield NaN."""
-    for name, values in columns.items():
-        if isinstance(values, np.ndarray) and values.dtype.kind == "f":
-            bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1) & todo
-            for index in np.flatnonzero(bad):
-                errors[index] = f"the model's {name} is not finite; try --dtype float32"
+        empty: Any = np.zeros_like(value) if isinstance(value, np.ndarray) else [None] * batch_size
+        parts: list[Any] = [batches[s].columns.get(name, empty) if s in batches else empty for s in starts]
+        if isinstance(value, np.ndarray):
+            columns[name] = np.concatenate(parts)[:count]
+        else:
+            columns[name] = [row for part in parts for row in part][:count]
+    errors: list[str | None] = []
+    for start in starts:
+        errors += batches[start].errors if start in batches else [None] * batch_size
+    return Answered(columns, errors[:count])

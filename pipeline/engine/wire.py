@@ -1,86 +1,127 @@
-"""Spans and receipts as blocks of one row, for the way between the steps of a Ray dataset."""
+"""Rows, spans and receipts as Arrow blocks, for the way between the steps of a Ray dataset."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.engine.reader import Loaded
+from pipeline.engine.spans import AnsweredSpan, DecodedSpan
+from pipeline.engine.split import Pixels
 from pipeline.output.receipts import Receipt
 from pipeline.output.span_file import SpanFacts
 from pipeline.plan import rows as plan_rows
 from pipeline.plan.rows import Row
 
-ROW_SCHEMA = pa.schema([("row", pa.string())])
-RECEIPT_SCHEMA = pa.schema([("receipt", pa.string())])
-LOADED_SCHEMA = pa.schema(
-    [("head", pa.string()), ("rows", pa.large_binary()), ("before", pa.large_binary()), ("pixels", pa.large_binary())]
-)
+ROW = pa.schema([("number", pa.int64()), ("row", pa.string())])
+REPORT = pa.schema([("number", pa.int64()), ("receipt", pa.string())])
+SPAN = pa.schema(
+    [("number", pa.int64()), ("head", pa.string()), ("rows", pa.large_binary()), ("before", pa.large_binary()),
+     ("pixels", pa.large_binary())]
+)  # fmt: skip
 
 
-def row_to_table(row: Row) -> pa.Table:
-    """A block of one row of the dataset."""
-    return pa.table([[plan_rows.to_json(row)]], schema=ROW_SCHEMA)
+def rows_from_table(table: pa.Table) -> list[tuple[int, Row]]:
+    """Rows of the plan with their numbers; a row without a number is none, and left out."""
+    pairs = zip(table["number"].to_pylist(), table["row"].to_pylist(), strict=True)
+    return [(number, plan_rows.from_json(text)) for number, text in pairs if number >= 0]
 
 
-def rows_from_table(table: pa.Table) -> list[Row]:
-    """The inverse, for any number of rows."""
-    return [plan_rows.from_json(text) for text in table["row"].to_pylist()]
+def reports_to_table(reports: list[tuple[int, Receipt | None]]) -> pa.Table:
+    """Receipts with the number of the row they are of; without a receipt: the row is done."""
+    texts = [receipt.to_json() if receipt else None for _, receipt in reports]
+    return pa.table([[number for number, _ in reports], texts], schema=REPORT)
 
 
-def receipts_to_table(receipts: list[Receipt]) -> pa.Table:
-    """A row per receipt."""
-    return pa.table([[receipt.to_json() for receipt in receipts]], schema=RECEIPT_SCHEMA)
+def reports_from_table(table: pa.Table) -> list[tuple[int, Receipt | None]]:
+    """The inverse of `reports_to_table`."""
+    pairs = zip(table["number"].to_pylist(), table["receipt"].to_pylist(), strict=True)
+    return [(number, Receipt.from_json(text) if text else None) for number, text in pairs]
 
 
-def loaded_to_table(loaded: Loaded) -> pa.Table:
-    """One row; pixels travel as the uint8 they are, end to end in one buffer."""
-    pictures = [list(view) for view in loaded.views]
-    head: dict[str, Any] = {
-        "facts": asdict(loaded.facts),
-        "todo": loaded.todo.tolist(),
-        "seconds": loaded.seconds,
-        "done": loaded.done,
-        "copied": loaded.copied,
-        "shapes": [[picture.shape for picture in view] for view in pictures],
-        "stacked": [isinstance(view, np.ndarray) for view in loaded.views],
+def finished_to_table(number: int, facts: SpanFacts | None) -> pa.Table:
+    """A span that was finished already; None: the row of this number was read to its end."""
+    head = json.dumps({"span": "finished", "facts": asdict(facts)} if facts else {"span": "end"})
+    return _span_table(number, head, None, None, None)
+
+
+def decoded_to_table(number: int, span: DecodedSpan, pixels: Pixels) -> pa.Table:
+    """A decoded span; pixels travel as the uint8 they are, end to end in one buffer."""
+    head = {
+        "span": "decoded",
+        "facts": asdict(span.facts),
+        "todo": span.todo.tolist(),
+        "kept": span.kept.tolist(),
+        "seconds": span.seconds,
+        "shapes": [[image.shape for image in view] for view in pixels],
     }
-    flat = [np.ascontiguousarray(view).reshape(-1) for view in loaded.views if isinstance(view, np.ndarray)]
-    flat += [p.reshape(-1) for view in loaded.views if not isinstance(view, np.ndarray) for p in view]
-    pixels = np.concatenate(flat) if len(flat) > 1 else (flat[0] if flat else np.zeros(0, np.uint8))
-    row = [json.dumps(head), _pack(loaded.rows), _pack(loaded.before), pa.py_buffer(pixels)]
-    return pa.Table.from_arrays(
-        [pa.array([row[0]], pa.string()), *(_binary(value) for value in row[1:])], schema=LOADED_SCHEMA
-    )
+    flat = [np.ascontiguousarray(image).reshape(-1) for view in pixels for image in view]
+    raw = pa.py_buffer(np.concatenate(flat) if flat else np.zeros(0, np.uint8))
+    return _span_table(number, json.dumps(head), _pack(span.rows), _pack(span.before), raw)
 
 
-def loaded_from_table(table: pa.Table) -> Loaded:
-    """The inverse; pixels are views into the block, not copies."""
-    head: dict[str, Any] = json.loads(table["head"][0].as_py())
-    rows, before, raw = (table[name][0].as_buffer() for name in ("rows", "before", "pixels"))
-    pixels = np.frombuffer(raw, np.uint8) if raw is not None and raw.size else np.zeros(0, np.uint8)
-    views: list[Any] = [None] * len(head["shapes"])
+def answered_to_table(number: int, span: AnsweredSpan) -> pa.Table:
+    """A span with its answers."""
+    head = {"span": "answered", "facts": asdict(span.facts), "done": span.done, "seconds": span.seconds}
+    return _span_table(number, json.dumps(head), _pack(span.rows), None, None)
+
+
+def span_from_table(table: pa.Table) -> tuple[int, SpanFacts | tuple[DecodedSpan, Pixels] | AnsweredSpan | None]:
+    """The row's number and what the block holds; pixels are views into the block, not copies."""
+    number, head = table["number"][0].as_py(), json.loads(table["head"][0].as_py())
+    if head["span"] == "end":
+        return number, None
+    facts = SpanFacts(**head["facts"])
+    if head["span"] == "finished":
+        return number, facts
+    rows = _unpack(table, "rows")
+    if rows is None:
+        raise ValueError(f"the span {facts.name} travelled without its rows")
+    if head["span"] == "answered":
+        return number, AnsweredSpan(facts, rows, head["done"], head["seconds"])
+    todo, kept = np.array(head["todo"], bool), np.array(head["kept"], bool)
+    span = DecodedSpan(facts, rows, todo, kept, _unpack(table, "before"), head["seconds"])
+    return number, (span, _images(_buffer(table, "pixels"), head["shapes"]))
+
+
+def _images(raw: pa.Buffer | None, shapes: list[list[tuple[int, int, int]]]) -> Pixels:
+    flat = np.frombuffer(raw, np.uint8) if raw is not None and raw.size else np.zeros(0, np.uint8)
+    pixels: Pixels = []
     offset = 0
-    for number in sorted(range(len(views)), key=lambda n: not head["stacked"][n]):
-        shapes = head["shapes"][number]
-        pictures = []
-        begin = offset
-        for shape in shapes:
-            size = shape[0] * shape[1] * shape[2]
-            pictures.append(pixels[offset : offset + size].reshape(shape))
+    for view in shapes:
+        images = []
+        for height, width, channels in view:
+            size = height * width * channels
+            images.append(flat[offset : offset + size].reshape(height, width, channels))
             offset += size
-        stacked = head["stacked"][number]
-        views[number] = pixels[begin:offset].reshape(len(shapes), *shapes[0]) if stacked and shapes else pictures
-    todo = np.array(head["todo"], bool)
-    unpacked = _unpack(rows)
-    if unpacked is None:
-        raise ValueError("a span travelled without its rows")
-    extra = {name: head[name] for name in ("seconds", "done", "copied")}
-    return Loaded(SpanFacts(**head["facts"]), unpacked, todo, views, _unpack(before), **extra)
+        pixels.append(images)
+    return pixels
+
+
+def _span_table(
+    number: int, head: str, rows: pa.Buffer | None, before: pa.Buffer | None, pixels: pa.Buffer | None
+) -> pa.Table:
+    columns = [pa.array([number], pa.int64()), pa.array([head]), _binary(rows), _binary(before), _binary(pixels)]
+    return pa.Table.from_arrays(columns, schema=SPAN)
+
+
+def _binary(buffer: pa.Buffer | None) -> pa.Array:
+    """An array of one value around a buffer, without a copy; `pa.array` would make two of 256 MiB."""
+    if buffer is None:
+        return pa.nulls(1, pa.large_binary())
+    offsets = pa.py_buffer(np.array([0, buffer.size], np.int64))
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, buffer])
+
+
+def _buffer(table: pa.Table, column: str) -> pa.Buffer | None:
+    """The only value of a binary column, without a copy; `as_buffer` of a scalar makes one."""
+    chunk = table[column].combine_chunks() if table[column].num_chunks != 1 else table[column].chunk(0)
+    if chunk.null_count:
+        return None
+    start, stop = np.frombuffer(chunk.buffers()[1], np.int64)[chunk.offset : chunk.offset + 2]
+    return chunk.buffers()[2].slice(int(start), int(stop - start))
 
 
 def _pack(table: pa.Table | None) -> pa.Buffer | None:
@@ -92,13 +133,6 @@ def _pack(table: pa.Table | None) -> pa.Buffer | None:
     return sink.getvalue()
 
 
-def _unpack(buffer: pa.Buffer | None) -> pa.Table | None:
+def _unpack(table: pa.Table, column: str) -> pa.Table | None:
+    buffer = _buffer(table, column)
     return None if buffer is None else pa.ipc.open_stream(buffer).read_all()
-
-
-def _binary(buffer: pa.Buffer | None) -> pa.Array:
-    """An array of one value around a buffer, without a copy; `pa.array` would make two of 256 MiB."""
-    if buffer is None:
-        return pa.nulls(1, pa.large_binary())
-    offsets = pa.py_buffer(np.array([0, buffer.size], np.int64))
-    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, buffer])

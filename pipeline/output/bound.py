@@ -10,7 +10,7 @@ from pipeline import storage
 from pipeline.errors import ConfigError, ObjectUnreadable
 from pipeline.output.place import Place
 
-SCHEMA = 1  # of the output's layout; an output of another one is refused
+SCHEMA = 2  # of the output's layout; an output of another one is refused
 NEW_OUTPUT = "choose another --output, or --overwrite to start over"
 
 
@@ -38,6 +38,7 @@ class Bound:
     model: BoundModel
     dtype: str
     compile: bool
+    batch_size: int
     exact: bool
     keep: tuple[str, ...]
     image_column: str | None
@@ -79,7 +80,7 @@ class Bound:
 
     def compared(self) -> dict[str, object]:
         """What has to be the same, by the name a user knows it by."""
-        names = ("schema", "task", "dtype", "compile", "exact", "keep", "span_size")
+        names = ("schema", "task", "dtype", "compile", "batch_size", "exact", "keep", "span_size")
         content = self.to_json()
         found = {name: content[name] for name in names}
         found |= {"limit": self.limit or "none", "image_column": self.image_column or "auto"}

@@ -1,0 +1,54 @@
+"""Where the driver leaves planned rows and workers' tasks find them, whenever they ask, until they are done."""
+
+from __future__ import annotations
+
+import asyncio
+
+DEVICE_FAILURES = 3  # of one run: then it is not chance any more
+Group = list[tuple[int, str]]  # rows of the plan by their numbers, as JSON
+DONE: Group = [(-1, "")]  # stands for a group whose rows are all done
+
+
+class RowBoard:
+    """An actor. Group i of rows is the same whenever it is asked for, as long as any of its rows is not done.
+
+    Ray runs a task again whose process died, from its first group on, and needs as many answers as before.
+    """
+
+    def __init__(self) -> None:
+        self.groups: list[Group | None] = []
+        self.open: list[int] = []  # rows of each group that are not done
+        self.group_of: dict[int, int] = {}
+        self.complete = False
+        self.failures = 0
+        self.changed = asyncio.Condition()
+
+    async def put(self, groups: list[Group], complete: bool) -> None:
+        """Add groups; with `complete` there will be no more."""
+        async with self.changed:
+            for group in groups:
+                self.group_of.update({number: len(self.groups) for number, _ in group})
+                self.groups.append(group)
+                self.open.append(len(group))
+            self.complete |= complete
+            self.changed.notify_all()
+
+    async def get(self, index: int) -> Group | None:
+        """A group; waits until it is planned. None behind the last one."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: index < len(self.groups) or self.complete)
+            return (self.groups[index] or DONE) if index < len(self.groups) else None
+
+    async def done(self, numbers: list[int]) -> None:
+        """These rows have reported and are not needed again."""
+        for number in numbers:
+            index = self.group_of.pop(number, None)
+            if index is not None:
+                self.open[index] -= 1
+                if not self.open[index]:
+                    self.groups[index] = None
+
+    async def may_start_again(self) -> bool:
+        """A worker's device has failed: whether its process may end and be started anew."""
+        self.failures += 1
+        return self.failures <= DEVICE_FAILURES

@@ -1,0 +1,63 @@
+"""How a cluster's nodes are used: decided by a rule from what they have, and said in the first line of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+FEW_CPUS = 4  # a GPU with fewer beside it is fed from other nodes, if there are any
+SHARE = 0.9  # of the CPUs go to workers; Ray needs a rest for itself, or it waits for ever
+
+
+@dataclass(frozen=True)
+class Node:
+    """What a node of the cluster offers."""
+
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True)
+class Layout:
+    """`fused`: a worker does all steps of its spans. `split`: reading, predicting and writing are steps of their own.
+
+    `workers` is how many predictors fit, `cpus` what each asks for (in a fused layout), `children` how many processes
+    decode for it.
+    """
+
+    kind: Literal["fused", "split"]
+    on_gpus: bool
+    workers: int
+    cpus: float
+    children: int
+    said: str
+
+
+def layout_of(nodes: Sequence[Node], gpus_per_worker: float, workers: int | None) -> Layout:
+    """The layout for these nodes; `workers` is the flag's upper bound (None: as many as fit).
+
+    With GPUs: one fused worker per accelerator, which owns its share of the node's CPUs. Split only where GPU nodes
+    have fewer than `FEW_CPUS` CPUs for each GPU and nodes without GPUs have more CPUs than they. Without: a fused
+    worker per CPU.
+    """
+    with_gpus = [node for node in nodes if node.gpus >= gpus_per_worker]
+    cpus = sum(node.cpus for node in nodes)
+    if not with_gpus:
+        count = workers or max(1, int(cpus))
+        said = f"{cpus:g} CPUs on {_nodes(len(nodes))}: {count} fused"
+        return Layout("fused", False, count, min(1.0, SHARE * cpus / count), 1, said)
+    gpus = sum(node.gpus for node in with_gpus)
+    beside = min(node.cpus / node.gpus for node in with_gpus)
+    elsewhere = cpus - sum(node.cpus for node in with_gpus)
+    count = workers or max(1, sum(int(node.gpus // gpus_per_worker) for node in with_gpus))
+    said = f"{gpus:g} GPUs on {_nodes(len(with_gpus))}, {beside:g} CPUs each"
+    if beside < FEW_CPUS and elsewhere > cpus - elsewhere:
+        return Layout("split", True, count, 0.0, 1, f"{said}, {elsewhere:g} CPUs on other nodes: split")
+    share = beside * gpus_per_worker
+    children = max(1, int(share) - (1 if share >= FEW_CPUS else 0))
+    return Layout("fused", True, count, SHARE * share, children, f"{said}: fused")
+
+
+def _nodes(count: int) -> str:
+    return "1 node" if count == 1 else f"{count} nodes"

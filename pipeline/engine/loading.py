@@ -1,0 +1,42 @@
+"""The model of a job on this node, and what `auto` means for it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from beit_core import load_card
+from pipeline import model_files
+from pipeline.engine.predictor import Predictor, auto_batch_size, device_kind, device_name, resolve_dtype
+from pipeline.errors import PipelineError
+from pipeline.spec import JobSpec
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device as the driver needs to know it: its kind and name, the dtype it computes in, images per step."""
+
+    kind: str
+    name: str
+    dtype: str
+    batch_size: int
+
+
+def device_here(wanted: str, dtype: str, size: tuple[int, int] | None) -> Device:
+    """This process's device, for `--device`, `--dtype` and the size of a model's pictures (None: each its own)."""
+    kind = device_kind(wanted)
+    return Device(kind, device_name(kind), resolve_dtype(dtype, kind), auto_batch_size(size, kind))
+
+
+def load_predictor(spec: JobSpec) -> Predictor:
+    """The task's model on this process's device; refuses a model that is not the one the driver has seen."""
+    bound, card = spec.bound, load_card(model_files.fetch(spec.model))
+    if card.fingerprint != bound.model.fingerprint:
+        raise PipelineError(f"the model {spec.model} on this node is not the one that the run was started with")
+    # What else a task reads, such as a tokenizer, it binds by content.
+    here, there = spec.task.settings(card), json.loads(json.dumps(dict(bound.settings)))
+    if changed := [name for name in there if json.loads(json.dumps(here.get(name))) != there[name]]:
+        raise PipelineError(f"--{changed[0]} means something else on this node than where the run was started")
+    return Predictor(
+        spec.task, card, dtype=bound.dtype, batch_size=bound.batch_size, compiled=bound.compile, device=spec.device
+    )

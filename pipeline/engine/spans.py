@@ -1,0 +1,123 @@
+"""What a span is on its way: decoded, then answered. Rows are in the order of the images all along."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.decode.decode import Decoded
+from pipeline.engine.predictor import Answered
+from pipeline.output.columns import BASE, OK, to_array
+from pipeline.output.receipts import Receipt
+from pipeline.output.span_file import SpanFacts, counted, write_span
+from pipeline.source.item import Item
+from pipeline.spec import JobSpec
+
+KEPT = Decoded("", None, None, None)  # stands for an image whose row stays as it was
+
+
+def undecodable(item: Item) -> Decoded:
+    """What stands for an image that has no bytes, only a reason."""
+    status = "decode_error" if isinstance(item.data, ValueError) else "fetch_error"
+    return Decoded(status, str(item.data), None, None)
+
+
+@dataclass(frozen=True)
+class DecodedSpan:
+    """A span whose images are decoded: what is known of each but the model's answer.
+
+    `rows` has the base columns and those of --keep. `todo` (bool per image) says which the model is asked about, `kept`
+    whose rows stay as they are in `before`.
+    """
+
+    facts: SpanFacts
+    rows: pa.Table
+    todo: np.ndarray
+    kept: np.ndarray
+    before: pa.Table | None
+    seconds: dict[str, float]
+
+    @staticmethod
+    def of(
+        spec: JobSpec, facts: SpanFacts, images: Sequence[tuple[Item, Decoded]], before: pa.Table | None,
+        seconds: dict[str, float],
+    ) -> DecodedSpan:  # fmt: skip
+        """From the images and what decoding gave, in order."""
+        items, answers = [item for item, _ in images], [answer for _, answer in images]
+        base = [
+            [item.uri for item in items],
+            [item.key for item in items],
+            [answer.status for answer in answers],
+            [answer.error for answer in answers],
+            [answer.width for answer in answers],
+            [answer.height for answer in answers],
+        ]
+        fields = [*BASE, *(pa.field(name, type_) for name, type_ in spec.wanted.types.items())]
+        kept = [[item.kept.get(name) for item in items] for name in spec.wanted.types]
+        columns = [pa.array(values, field.type) for values, field in zip([*base, *kept], fields, strict=True)]
+        rows = pa.Table.from_arrays(columns, schema=pa.schema(fields))
+        todo = np.array([answer.status == OK for answer in answers], bool)
+        return DecodedSpan(facts, rows, todo, np.array([a is KEPT for a in answers], bool), before, seconds)
+
+
+@dataclass(frozen=True)
+class AnsweredSpan:
+    """A span with all its columns, ready to be written; `done` counts the images that are not kept from before."""
+
+    facts: SpanFacts
+    rows: pa.Table
+    done: int
+    seconds: dict[str, float]
+
+    @staticmethod
+    def of(spec: JobSpec, span: DecodedSpan, answered: Answered, seconds: float) -> AnsweredSpan:
+        """From the decoded span and the answers for all its images, which took so many seconds."""
+        rows = _filled(spec.schema, span, answered)
+        if span.before is not None:
+            rows = _with_kept(rows, span.kept, span.before)
+        return AnsweredSpan(span.facts, rows, len(rows) - int(span.kept.sum()), {**span.seconds, "predict": seconds})
+
+    def write(self, spec: JobSpec) -> SpanFacts:
+        """Write the span's file; what its metadata say."""
+        facts = counted(self.facts, self.rows)
+        write_span(spec.place, self.rows, facts, spec.bound)
+        return facts
+
+    def receipt(self, facts: SpanFacts, write_s: float) -> Receipt:
+        """What the written span reports."""
+        return Receipt.of_written(facts, self.rows, {**self.seconds, "write": write_s}, self.done)
+
+
+def _filled(schema: pa.Schema, span: DecodedSpan, answered: Answered) -> pa.Table:
+    """The rows with the whole schema: the task's columns are null where there is no answer, with the reason."""
+    rows, errors = span.rows, answered.errors
+    valid = span.todo & np.array([error is None for error in errors], bool)
+    statuses, reasons = [], []
+    for status, reason, error in zip(rows["status"].to_pylist(), rows["error"].to_pylist(), errors, strict=True):
+        failed = status == OK and error is not None
+        statuses.append("predict_error" if failed else status)
+        reasons.append(error if failed else reason)
+    arrays: list[pa.Array | pa.ChunkedArray] = []
+    for field in schema:
+        if field.name == "status":
+            arrays.append(pa.array(statuses, field.type))
+        elif field.name == "error":
+            arrays.append(pa.array(reasons, field.type))
+        elif field.name in rows.schema.names:
+            arrays.append(rows[field.name])
+        elif field.name in answered.columns:
+            arrays.append(to_array(answered.columns[field.name], valid, field.type))
+        else:
+            arrays.append(pa.nulls(len(rows), field.type))
+    return pa.Table.from_arrays(arrays, schema=schema).combine_chunks()
+
+
+def _with_kept(rows: pa.Table, kept: np.ndarray, before: pa.Table) -> pa.Table:
+    """The rows that stay as they were, in their places."""
+    place = {uri: len(rows) + index for index, uri in enumerate(before["uri"].to_pylist())}
+    uris = rows["uri"].to_pylist()
+    take = [place[uri] if stays else index for index, (uri, stays) in enumerate(zip(uris, kept, strict=True))]
+    return pa.concat_tables([rows, before.cast(rows.schema)]).take(pa.array(take)).combine_chunks()

@@ -1,0 +1,129 @@
+"""The steps of a span one by one, for clusters that read on other nodes than they predict on, and for dry runs."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import queue
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from pipeline.decode.decode import Decoded
+from pipeline.decode.pool import DecodePool
+from pipeline.engine.loading import load_predictor
+from pipeline.engine.predictor import Answered, Asked, joined
+from pipeline.engine.reader import OpenSpan, Reader
+from pipeline.engine.spans import KEPT, AnsweredSpan, DecodedSpan, undecodable
+from pipeline.output.span_file import SpanFacts
+from pipeline.plan.rows import Row
+from pipeline.source.fetch import fetched
+from pipeline.source.format import FORMATS
+from pipeline.source.item import Item, Position, Remote
+from pipeline.source.naming import LooseImage, Source
+from pipeline.spec import JobSpec
+
+Pixels = list[list[np.ndarray]]  # per view an (H, W, 3) uint8 array for every image, black where there is none
+
+
+class SpanDecoder:
+    """Reads rows and decodes their images, a span at a time."""
+
+    def __init__(self, spec: JobSpec, children: int = 1) -> None:
+        self.spec, self.reader = spec, Reader(spec)
+        self.answers: queue.SimpleQueue[tuple[int, Decoded] | Exception] = queue.SimpleQueue()
+        self.pool = DecodePool(spec.decode, children, None, self.answers.put)
+
+    def spans(self, row: Row) -> Iterator[SpanFacts | tuple[DecodedSpan, Pixels]]:
+        """The spans of a row: the facts of one that was finished already, or the decoded span with its pixels."""
+        for span in self.reader.spans(row):
+            yield span if isinstance(span, SpanFacts) else self._decoded(span)
+
+    def sample(self, sources: Iterable[Source], count: int) -> tuple[DecodedSpan, Pixels]:
+        """The first `count` images of these sources as one span, of which nothing is looked up or written."""
+        items = itertools.chain.from_iterable(map(self._items, sources))
+        return self._decoded(OpenSpan(SpanFacts("sample", "", "", 0, 0, 0), itertools.islice(items, count), None))
+
+    def _items(self, source: Source) -> Iterator[Item]:
+        if isinstance(source, LooseImage):
+            return fetched([Item(source.entry.uri, source.key, Remote(source.entry.uri))])
+        return FORMATS[source.format].items(source.entry, self.spec.wanted, Position())
+
+    def _decoded(self, source: OpenSpan) -> tuple[DecodedSpan, Pixels]:
+        seconds = {"read": 0.0, "decode": 0.0}
+        images: list[tuple[Item, Decoded]] = []
+        due = 0
+        began = time.perf_counter()
+        for index, item in enumerate(source.items):
+            seconds["read"] += time.perf_counter() - began
+            began = time.perf_counter()
+            data, item.data = item.data, b""
+            if item.uri in source.kept:
+                images.append((item, KEPT))
+            elif isinstance(data, bytes):
+                images.append((item, KEPT))  # until the answer comes
+                self.pool.submit(data, None, functools.partial(self._answer, index))
+                due += 1
+            else:
+                item.data = data
+                images.append((item, undecodable(item)))
+            seconds["decode"] += time.perf_counter() - began
+            began = time.perf_counter()
+        for _ in range(due):
+            answer = self.answers.get()
+            if isinstance(answer, Exception):
+                raise answer
+            images[answer[0]] = images[answer[0]][0], answer[1]
+        seconds["decode"] += time.perf_counter() - began
+        span = DecodedSpan.of(self.spec, source.close(), images, source.before, seconds)
+        return span, _pixels(self.spec, [answer for _, answer in images])
+
+    def _answer(self, index: int, answer: Decoded) -> None:
+        self.answers.put((index, answer))
+
+    def close(self) -> None:
+        """End the children."""
+        self.pool.close()
+
+
+def _pixels(spec: JobSpec, answers: Sequence[Decoded]) -> Pixels:
+    pixels: Pixels = []
+    for number, view in enumerate(spec.decode.specs):
+        black = np.zeros((*(view.size or (1, 1)), 3), np.uint8)
+        pixels.append([answer.views[number] if answer.views else black for answer in answers])
+    return pixels
+
+
+class SpanPredictor:
+    """Asks the model about decoded spans."""
+
+    def __init__(self, spec: JobSpec) -> None:
+        self.spec = spec
+        self.predictor = load_predictor(spec)
+
+    def answer(self, span: DecodedSpan, pixels: Pixels) -> AnsweredSpan:
+        """The span with the model's answers."""
+        began = time.perf_counter()
+        size = self.spec.bound.batch_size
+        answered: dict[int, Answered] = {}
+        for start in range(0, len(span.todo), size):
+            if span.todo[start : start + size].any():
+                step = self.predictor.step(self._asked(span, pixels, start))
+                answered[start] = self.predictor.encode(step.answers(), step.reason)
+        answers = joined(answered, len(span.todo), size)
+        return AnsweredSpan.of(self.spec, span, answers, time.perf_counter() - began)
+
+    def _asked(self, span: DecodedSpan, pixels: Pixels, start: int) -> Asked:
+        rows = span.rows.slice(start, self.spec.bound.batch_size)
+        padding = self.spec.bound.batch_size - len(rows)
+        todo = span.todo[start : start + len(rows)]
+        sizes = [
+            (height, width) if wanted else (0, 0)
+            for height, width, wanted in zip(rows["height"].to_pylist(), rows["width"].to_pylist(), todo, strict=True)
+        ]
+        views = []
+        for view in pixels:
+            batch = np.stack(view[start : start + len(rows)])
+            views.append(np.concatenate([batch, np.zeros((padding, *batch.shape[1:]), np.uint8)]))
+        return Asked(tuple(views), rows["uri"].to_pylist() + [""] * padding, sizes + [(0, 0)] * padding)

@@ -1,0 +1,329 @@
+"""All steps of many spans at once, in one process that owns one device: no step waits for another.
+
+    callers of `work` read -> children decode into the ring -> one thread asks the model -> finishers encode and write
+
+A batch is handed to the model once its last image is decoded, whatever span it is of. What is under way is bounded by
+the buffers of the ring and by a number of spans, so memory does not grow with what is read. The first error of any
+thread ends the worker, and everybody who waits for it gets that error.
+"""
+
+from __future__ import annotations
+
+import functools
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from pipeline.decode.decode import Decoded
+from pipeline.decode.pool import DecodePool, PoolClosed
+from pipeline.decode.ring import Buffer, Ring, RingClosed
+from pipeline.engine.gate import Gate, GateClosed
+from pipeline.engine.loading import load_predictor
+from pipeline.engine.predictor import Answered, Asked, Step, joined, lock_pages
+from pipeline.engine.reader import OpenSpan, Reader
+from pipeline.engine.spans import KEPT, AnsweredSpan, DecodedSpan, undecodable
+from pipeline.errors import DeviceFailed, PipelineError
+from pipeline.output.columns import OK
+from pipeline.output.receipts import Receipt
+from pipeline.output.span_file import SpanFacts
+from pipeline.plan.rows import Row
+from pipeline.source.item import Item
+from pipeline.spec import JobSpec
+
+BUFFERS = 6  # batches between reading and the model
+SPANS = 12  # spans between the first image read and the file written
+AHEAD = 2  # batches that the device has been asked about and has not answered
+HANG_S, WATCH_S = 1800.0, 5.0  # silence after which a device hangs (a batch of large images on a CPU takes minutes)
+FINISHERS = 4  # threads that encode answers and write files
+
+Receipts = queue.SimpleQueue[Receipt | Exception]
+
+
+class Worker:
+    """Finishes the spans of rows. `work` may be called by several threads; more than one keeps the device busy."""
+
+    def __init__(self, spec: JobSpec, children: int, hung: Callable[[DeviceFailed], None] | None = None) -> None:
+        """Load the model and start `children` decoding processes.
+
+        `hung` is called, from a thread of the worker, when the device has not answered a batch for HANG_S.
+        """
+        self.spec, self.reader = spec, Reader(spec)
+        sizes = [view.size for view in spec.decode.specs if view.size is not None]
+        self.predictor = load_predictor(spec)
+        self.ring = Ring(sizes, spec.bound.batch_size, BUFFERS) if sizes else None
+        if self.ring is not None:
+            lock_pages(self.ring.memory, self.predictor.device.type)
+        self.pool = DecodePool(spec.decode, children, self.ring, self.fail)
+        self.batches, self.spans, self.ahead = Gate(BUFFERS), Gate(SPANS), Gate(AHEAD)
+        self.ready: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
+        self.finishers = ThreadPoolExecutor(FINISHERS, "finish")
+        self.error: Exception | None = None
+        self.waiting: set[Receipts] = set()
+        self.busy_s = 0.0  # of the device, as far as its thread can tell
+        self._lock = threading.Lock()
+        self._asked: dict[int, float] = {}  # batches that the device has not answered, by when it was asked
+        self._ended = threading.Event()
+        threading.Thread(target=self._ask_model, name="device", daemon=True).start()
+        threading.Thread(target=self._watch, args=(hung or self.fail,), name="watch", daemon=True).start()
+
+    def work(self, row: Row) -> Iterator[Receipt]:
+        """Finish every span of a row; receipts come as files are written. Raises what ended the worker."""
+        receipts: Receipts = queue.SimpleQueue()
+        with self._lock:
+            if self.error is not None:
+                raise self.error
+            self.waiting.add(receipts)
+        try:
+            due = 0
+            for span in self.reader.spans(row):
+                if isinstance(span, SpanFacts):
+                    yield Receipt.of_finished(span)
+                    continue
+                self._read(span, receipts)
+                due += 1
+                while not receipts.empty():
+                    yield _received(receipts)
+                    due -= 1
+            for _ in range(due):
+                yield _received(receipts)
+        except (GateClosed, RingClosed, PoolClosed) as closed:
+            raise self.error or PipelineError("the worker was closed while it worked") from closed
+        finally:
+            with self._lock:
+                self.waiting.discard(receipts)
+
+    def _read(self, source: OpenSpan, receipts: Receipts) -> None:
+        """Hand the images of a span to the children, batch by batch."""
+        self.spans.enter()
+        span = _Span(self, source, receipts)
+        batch: _Batch | None = None
+        began = time.perf_counter()
+        for item in source.items:
+            span.seconds["read"] += time.perf_counter() - began
+            if batch is None or batch.full:
+                batch = self._next_batch(span, batch)
+            batch.add(item)
+            began = time.perf_counter()
+        if batch is not None:
+            batch.seal()
+        span.facts = source.close()
+        span.part_done()
+
+    def _next_batch(self, span: _Span, before: _Batch | None) -> _Batch:
+        if before is not None:
+            before.seal()
+        self.batches.enter()
+        return _Batch(span, self.ring.take() if self.ring is not None else None)
+
+    def _ask_model(self) -> None:
+        """The device's thread: batches in the order in which they are decoded."""
+        try:
+            while (batch := self.ready.get()) is not None:
+                if not batch.wanted:
+                    batch.release()
+                    batch.span.part_done()
+                    continue
+                asked = batch.asked()
+                self.ahead.enter()
+                began = time.perf_counter()
+                self._asked[id(batch)] = time.monotonic()
+                step = self.predictor.step(asked)
+                spent = time.perf_counter() - began
+                self.busy_s += spent
+                batch.span.add_seconds("predict", spent)
+                self.finishers.submit(self._guarded, functools.partial(self._finish_batch, batch, step))
+        except GateClosed:
+            return
+        except Exception as error:
+            self.fail(error)
+
+    def _finish_batch(self, batch: _Batch, step: Step) -> None:
+        step.copied()
+        batch.release()
+        answers = step.answers()
+        self._asked.pop(id(batch), None)
+        self.ahead.leave()
+        batch.span.answered[batch.start] = self.predictor.encode(answers, step.reason)
+        batch.span.part_done()
+
+    def finish(self, span: _Span) -> None:
+        """Have a span written, all of whose parts are done."""
+        self.finishers.submit(self._guarded, span.finish)
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception as error:  # a thread's error is the worker's
+            self.fail(error)
+
+    def _watch(self, hung: Callable[[DeviceFailed], None]) -> None:
+        while not self._ended.wait(WATCH_S):
+            since = min(list(self._asked.values()), default=None)
+            if since is not None and time.monotonic() - since > HANG_S:
+                hung(DeviceFailed(f"the device has not answered for {HANG_S:.0f} s"))
+                return
+
+    def fail(self, error: Exception) -> None:
+        """End everything with this error, unless another came first."""
+        with self._lock:
+            if self.error is None:
+                self.error = error
+            for receipts in self.waiting:
+                receipts.put(self.error)
+        for gate in (self.batches, self.spans, self.ahead):
+            gate.close()
+
+    def close(self) -> None:
+        """End the children and threads; what is under way is given up."""
+        self._ended.set()
+        self.fail(PipelineError("the worker is closed"))
+        self.pool.close()
+        if self.ring is not None:
+            self.ring.close()
+        self.ready.put(None)
+        self.finishers.shutdown(wait=False, cancel_futures=True)
+
+
+class _Span:
+    """A span under way. Its parts are its batches, and its being read."""
+
+    def __init__(self, worker: Worker, source: OpenSpan, receipts: Receipts) -> None:
+        self.worker, self.source, self.receipts = worker, source, receipts
+        self.facts = source.facts
+        self.items: list[Item] = []
+        self.decoded: list[Decoded | None] = []
+        self.answered: dict[int, Answered] = {}  # of each batch, by the index of its first image
+        self.seconds = {"read": 0.0, "decode": 0.0, "predict": 0.0}
+        self._parts = 1
+        self._lock = threading.Lock()
+
+    def begin_part(self) -> None:
+        """One more part to wait for."""
+        with self._lock:
+            self._parts += 1
+
+    def part_done(self) -> None:
+        """One part less to wait for; with the last one the span is finished."""
+        with self._lock:
+            self._parts -= 1
+            over = self._parts == 0
+        if over:
+            self.worker.finish(self)
+
+    def add_seconds(self, step: str, seconds: float) -> None:
+        """Time that a step has spent on this span."""
+        with self._lock:
+            self.seconds[step] += seconds
+
+    def finish(self) -> None:
+        """Write the file, and report."""
+        spec, began = self.worker.spec, time.perf_counter()
+        images = [(item, answer) for item, answer in zip(self.items, self.decoded, strict=True) if answer is not None]
+        span = DecodedSpan.of(spec, self.facts, images, self.source.before, self.seconds)
+        answered = joined(self.answered, len(images), spec.bound.batch_size)
+        done = AnsweredSpan.of(spec, span, answered, self.seconds["predict"])
+        receipt = done.receipt(done.write(spec), time.perf_counter() - began)
+        self.worker.spans.leave()
+        self.receipts.put(receipt)
+
+
+class _Batch:
+    """Consecutive images of a span, image i of them in slot i; ready for the model when all are decoded."""
+
+    def __init__(self, span: _Span, buffer: Buffer | None) -> None:
+        self.span, self.worker, self.buffer = span, span.worker, buffer
+        self.start = len(span.items)
+        self.count = 0
+        self.wanted = False  # whether any image is to be answered
+        self.varying: tuple[np.ndarray, ...] = ()  # views of images that have a size of their own: a batch of one
+        self._due = 1  # images not decoded yet, and the sealing
+        self._lock = threading.Lock()
+        span.begin_part()
+
+    @property
+    def full(self) -> bool:
+        """Whether another image has to go to another batch."""
+        return self.count == self.worker.spec.bound.batch_size
+
+    def add(self, item: Item) -> None:
+        """Have the next image decoded; blocks while the children have enough to do."""
+        span, slot = self.span, self.count
+        self.count += 1
+        span.items.append(item)
+        span.decoded.append(None)
+        data, item.data = item.data, b""
+        if item.uri in span.source.kept:
+            self._settle(slot, KEPT)
+        elif isinstance(data, bytes):
+            with self._lock:
+                self._due += 1
+            place = self.buffer.place(slot) if self.buffer is not None else None
+            self.worker.pool.submit(data, place, functools.partial(self._decoded, slot))
+        else:
+            item.data = data
+            self._settle(slot, undecodable(item))
+
+    def _settle(self, slot: int, answer: Decoded) -> None:
+        """An image that is not decoded: its slot is black."""
+        self.span.decoded[self.start + slot] = answer
+        if self.buffer is not None:
+            self.buffer.blacken(slot)
+
+    def _decoded(self, slot: int, answer: Decoded) -> None:
+        """Called by the pool."""
+        self.span.decoded[self.start + slot] = answer
+        if answer.status == OK:
+            self.wanted = True
+            self.varying = answer.views
+        self._one_less()
+
+    def seal(self) -> None:
+        """No image comes any more: what is left of the batch is black."""
+        if self.buffer is not None:
+            for slot in range(self.count, self.worker.spec.bound.batch_size):
+                self.buffer.blacken(slot)
+        self._one_less()
+
+    def _one_less(self) -> None:
+        with self._lock:
+            self._due -= 1
+            over = self._due == 0
+        if over:
+            self.worker.ready.put(self)
+
+    def asked(self) -> Asked:
+        """The batch as the model takes it: the very memory that the children wrote to."""
+        padding = self.worker.spec.bound.batch_size - self.count
+        stop = self.start + self.count
+        uris = [item.uri for item in self.span.items[self.start : stop]] + [""] * padding
+        sizes = [_size(answer) for answer in self.span.decoded[self.start : stop]] + [(0, 0)] * padding
+        fixed = iter(self.buffer.views if self.buffer is not None else ())
+        varying = iter(self.varying)
+        views = [
+            next(fixed) if view.size is not None else next(varying)[None] for view in self.worker.spec.decode.specs
+        ]
+        return Asked(tuple(views), uris, sizes)
+
+    def release(self) -> None:
+        """The pixels are not needed any more."""
+        if self.buffer is not None:
+            self.buffer.release()
+        self.worker.batches.leave()
+
+
+def _size(answer: Decoded | None) -> tuple[int, int]:
+    """(height, width) of an image that is to be answered, (0, 0) of another."""
+    if answer is None or answer.status != OK:
+        return 0, 0
+    return answer.height or 0, answer.width or 0
+
+
+def _received(receipts: Receipts) -> Receipt:
+    found = receipts.get()
+    if isinstance(found, Exception):
+        raise found
+    return found
