@@ -6,8 +6,8 @@ One invocation
     request.py      everything that can be refused, before anything is written · dry_run.py a sample tried
     progress.py     what the user sees meanwhile · report.py receipts added up · errors.py what can go wrong, drawn once
 Rooms
-    source/         what the user names, and the images in it          storage.py s3.py disk.py blocks.py metered.py
-    plan/           what is to be done, and whether it was done        where bytes live
+    source/         what the user names, and the images in it          storage/ where bytes live
+    plan/           what is to be done, and whether it was done
     engine/         where spans are worked on                          decode/ bytes to pixels
     output/         what is left behind                                page/ the HTML report
 Beside the flow

@@ -14,7 +14,7 @@ QUICK_TIMEOUT_S = 2
 
 def forget_clients() -> None:
     """The clients of this process took their address and keys from the environment; the next ones will again."""
-    from pipeline import s3
+    from pipeline.storage import s3
 
     s3.client.cache_clear()
     s3.s3fs.S3FileSystem.clear_instance_cache()
@@ -23,7 +23,7 @@ def forget_clients() -> None:
 @contextmanager
 def s3_client(env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Within the block this process talks to S3 as `env` says."""
-    from pipeline import s3
+    from pipeline.storage import s3
 
     with monkeypatch.context() as patch:
         for name, value in env.items():

@@ -18,10 +18,10 @@ from PIL import Image, ImageOps
 from pipeline import storage
 from pipeline.decode.decode import MAX_PIXELS, formats, to_rgb
 from pipeline.errors import PipelineError
-from pipeline.metered import Meter
 from pipeline.page.reader import grouped
 from pipeline.source.format import FORMATS, format_of
 from pipeline.source.item import Wanted
+from pipeline.storage.metered import Meter
 
 READ_BUDGET = 48 << 20
 EXACT = 64  # pixels a side up to which a picture is kept without loss

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.decode.decode import extensions
 from pipeline.errors import CredentialsLost
-from pipeline.metered import Meter, Ranges
+from pipeline.storage.ranged import Meter, Ranges
 from pipeline.output.bound import Bound, bound_of
 from pipeline.output.columns import OK
 from pipeline.output.place import Place
@@ -21,6 +21,7 @@ from pipeline.page import pictures
 from pipeline.page.pictures import Pictured
 from pipeline.page.reader import even, fair_shares, spread
 from pipeline.source.item import Wanted
+from pipeline.storage.metered import Meter, Ranges
 
 RUNS = 60  # newest run reports read
 FOOTERS = 48  # data files whose footer is looked at

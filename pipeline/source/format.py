@@ -7,13 +7,13 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from pipeline.metered import Meter
 from pipeline.source.item import Item, Position, Wanted
 from pipeline.source.parquet import Parquet
 from pipeline.source.tar import Tar
 from pipeline.source.tar_gz import TarGz
 from pipeline.source.zip import Zip
 from pipeline.storage import Entry
+from pipeline.storage.metered import Meter
 
 
 class ShardFormat(Protocol):

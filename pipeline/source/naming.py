@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from pipeline import disk, storage
+from pipeline import storage
 from pipeline.errors import ConfigError, ObjectUnreadable
 from pipeline.source.format import FORMATS, format_of
 from pipeline.source.parquet import URI_NAMES
@@ -158,7 +158,7 @@ def _listed_entry(uri: str) -> Entry:
     """A listed image; a remote one is not looked at: a million HEAD requests would be the price of its version."""
     if not storage.is_local(uri):
         return Entry(uri, 0, LISTED)
-    return storage.stat(uri) or Entry(uri, 0, disk.MISSING)
+    return storage.stat(uri) or Entry(uri, 0, storage.MISSING)
 
 
 def list_uris(lines: Iterable[str], ending: str) -> Iterator[str]:

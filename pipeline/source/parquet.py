@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
-from pipeline.metered import Meter, Ranges
 from pipeline.source.item import Item, Position, Remote, Wanted
 from pipeline.storage import Entry
+from pipeline.storage.metered import Meter, Ranges
 
 Kind = Literal["bytes", "struct", "uri"]
 AT_ONCE: dict[Kind, int] = {"uri": 64, "struct": 16, "bytes": 16}  # rows materialised

@@ -15,11 +15,11 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.errors import CredentialsLost, ObjectUnreadable
-from pipeline.metered import Meter, Ranges
 from pipeline.source import samples
 from pipeline.source.item import Item, Position, Wanted
 from pipeline.source.samples import LARGEST_MEMBER, Member
 from pipeline.storage import Entry
+from pipeline.storage.metered import Meter, Ranges
 
 LARGEST_NAME = 1 << 20  # bytes of a long name or PAX header; more is damage, and would be read into memory whole
 READ_WHOLE = (

@@ -11,10 +11,10 @@ from contextlib import AbstractContextManager
 from typing import BinaryIO
 
 from pipeline import storage
-from pipeline.metered import Meter, Ranges
 from pipeline.source import tar
 from pipeline.source.item import Wanted
 from pipeline.storage import Entry
+from pipeline.storage.metered import Meter, Ranges
 
 END = 1 << 62  # the offset behind the last image: how large the archive is decompressed nobody knows
 KEPT = 1 << 20  # bytes behind the reader to which it may go back

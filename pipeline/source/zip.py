@@ -14,11 +14,11 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.errors import CredentialsLost, ObjectUnreadable
-from pipeline.metered import Meter, Ranges
 from pipeline.source import samples
 from pipeline.source.item import Item, Position, Wanted
 from pipeline.source.samples import LARGEST_MEMBER, Member
 from pipeline.storage import Entry
+from pipeline.storage.metered import Meter, Ranges
 
 BUFFER = 1 << 18  # bytes per request where single members are picked
 END = 1 << 62  # the offset behind the last image: members that are no images have numbers too

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import blocks, s3, storage
+from pipeline import storage
 from pipeline.errors import CredentialsLost, PipelineError
+from pipeline.storage import ranged, s3
 from tests.faults import FaultProxy, Rule
 from tests.flow import make_tar, run_here
 from tests.helpers import rows, tree_bytes
@@ -82,7 +83,7 @@ def test_images_that_stay_out_of_reach_are_rows_and_can_be_healed(
 def test_a_tar_that_breaks_off_for_good_keeps_what_came_before(
     proxied: FaultProxy, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "BLOCK", 16 << 10)
+    monkeypatch.setattr(ranged, "BLOCK", 16 << 10)
     proxied.fail(Rule("latency", "/tars/a.tar", "GET", secs=0, times=2), Rule("403", "/tars/a.tar", "GET"))
     assert run_here(SOURCES, tmp_path / "out", span_size=8) == 3
     status = of(tmp_path / "out", "status")

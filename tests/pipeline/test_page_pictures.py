@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.metered import Meter
 from pipeline.page import pictures
 from pipeline.page.pictures import Pictured
 from pipeline.source.item import Wanted
+from pipeline.storage.metered import Meter
 from tests.flow import make_tar
 
 

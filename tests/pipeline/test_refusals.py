@@ -159,7 +159,7 @@ def test_a_bucket_or_prefix_that_is_not_there(source: str, match: str, output: P
 
 
 def test_wrong_keys(weed: Weed, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline import s3
+    from pipeline.storage import s3
 
     for name, value in (weed.env | {"AWS_SECRET_ACCESS_KEY": "wrongwrongwrong1"}).items():
         monkeypatch.setenv(name, value)
@@ -173,7 +173,7 @@ def test_wrong_keys(weed: Weed, output: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_an_output_bucket_one_may_only_read(weed: Weed, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline import s3
+    from pipeline.storage import s3
 
     for name, value in (weed.env | weed.reader_env).items():
         monkeypatch.setenv(name, value)

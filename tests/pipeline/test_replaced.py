@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import blocks, storage
+from pipeline import storage
 from pipeline.errors import ObjectUnreadable
 from pipeline.source.format import FORMATS
 from pipeline.source.item import Position, Wanted
+from pipeline.storage import ranged
 from tests.faults import FaultProxy, Rule
 from tests.flow import make_tar, run_here
 from tests.helpers import rows, tree_bytes
@@ -25,7 +26,7 @@ REPLACED = "it was replaced while it was read; the next run reads the new one"
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "BLOCK", 16 << 10)
+    monkeypatch.setattr(ranged, "BLOCK", 16 << 10)
 
 
 def tar_of(tmp_path: Path, first: int) -> bytes:

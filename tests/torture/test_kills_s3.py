@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.blocks import BLOCK
+from pipeline.storage.ranged import BLOCK
 from tests.faults import FaultProxy, Rule
 from tests.flow import make_tar, png, run_here
 from tests.helpers import ROOT, clean_env, rows, tree_bytes

@@ -16,7 +16,7 @@ IMPORTED = [
     "torch",
     "pipeline.run",
     "pipeline.engine.predictor",
-    "pipeline.s3",
+    "pipeline.storage.s3",
     "beit_core.checkpoint",
     "pyarrow.dataset",
 ]

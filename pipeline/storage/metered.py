@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline import storage
-from pipeline.blocks import Seekable
+from pipeline.storage.ranged import Seekable
 
 
 class BudgetSpentError(OSError):

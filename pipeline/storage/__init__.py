@@ -21,9 +21,10 @@ from typing import Any, BinaryIO
 
 import fsspec
 
-from pipeline import disk
-from pipeline.blocks import Blocks
 from pipeline.errors import CredentialsLost, ObjectUnreadable
+from pipeline.storage import local as disk
+from pipeline.storage.local import MISSING as MISSING
+from pipeline.storage.ranged import Blocks
 
 PARALLEL = 16  # requests in flight per process when many small objects are wanted
 QUICK_TRIES = 3
@@ -78,7 +79,7 @@ def _is_s3(uri: str) -> bool:
 @functools.cache
 def _s3() -> Any:
     # Imported when first needed: boto costs half a second that a local run should not pay.
-    from pipeline import s3
+    from pipeline.storage import s3
 
     if _quick:
         s3.client().retries = QUICK_TRIES
