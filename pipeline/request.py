@@ -59,20 +59,18 @@ class Request:
 
 def check(config: RunConfig, task: Task) -> Request:
     """Raise ConfigError for whatever makes the command hopeless; reads the model's card and one page of listing."""
-    storage.be_quick(True)
+    place = Place.of(config.output)
     try:
-        place = Place.of(config.output)
-        sources = Sources(config.input, config.input_format, extensions())
-        first = _first_look(sources, place)
-        _check_output(config, place)
-        wanted = _wanted_of_shards(config, sources, first)
-        _check_listed(first)
-        card = _card(config.model, task, fresh=not is_ours(place))
-        schema = schema_of(task.columns(card), dict(wanted.types))
+        with storage.quick():
+            sources = Sources(config.input, config.input_format, extensions())
+            first = _first_look(sources, place)
+            _check_output(config, place)
+            wanted = _wanted_of_shards(config, sources, first)
+            _check_listed(first)
+            card = _card(config.model, task, fresh=not is_ours(place))
+            schema = schema_of(task.columns(card), dict(wanted.types))
     except CredentialsLost as error:
         raise ConfigError(str(error)) from error
-    finally:
-        storage.be_quick(False)
     return Request(config, task, card, place, sources, first, wanted, schema)
 
 

@@ -17,7 +17,6 @@ def forget_clients() -> None:
     from pipeline.storage import s3
 
     s3.client.cache_clear()
-    s3.s3fs.S3FileSystem.clear_instance_cache()
 
 
 @contextmanager

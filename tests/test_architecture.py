@@ -19,8 +19,10 @@ BELOW = {"beit_core": (), "pipeline": ("beit_core",), "jobs": ("pipeline", "beit
 # The only files that know a library, lazily or not.
 OWNERS = {
     "ray": ("pipeline/engine/on_ray.py",),
-    "fsspec": ("pipeline/storage/__init__.py", "pipeline/storage/s3.py"),
+    "fsspec": ("pipeline/storage/other.py", "pipeline/storage/s3.py"),
     "s3fs": ("pipeline/storage/s3.py",),
+    "aiobotocore": ("pipeline/storage/s3.py",),
+    "botocore": ("pipeline/storage/s3.py",),
     "PIL": ("pipeline/decode/decode.py", "pipeline/bench.py", "pipeline/masks.py", "pipeline/page/*.py"),
 }
 # What the models are made of; everything else is foreign to them.

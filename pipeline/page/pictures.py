@@ -21,7 +21,7 @@ from pipeline.errors import PipelineError
 from pipeline.page.reader import grouped
 from pipeline.source.format import FORMATS, format_of
 from pipeline.source.item import Wanted
-from pipeline.storage.metered import Meter
+from pipeline.storage.ranged import Meter
 
 READ_BUDGET = 48 << 20
 EXACT = 64  # pixels a side up to which a picture is kept without loss

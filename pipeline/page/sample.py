@@ -21,7 +21,7 @@ from pipeline.page import pictures
 from pipeline.page.pictures import Pictured
 from pipeline.page.reader import even, fair_shares, spread
 from pipeline.source.item import Wanted
-from pipeline.storage.metered import Meter, Ranges
+from pipeline.storage.ranged import Meter, Ranges
 
 RUNS = 60  # newest run reports read
 FOOTERS = 48  # data files whose footer is looked at

@@ -13,7 +13,7 @@ from pipeline.source.tar import Tar
 from pipeline.source.tar_gz import TarGz
 from pipeline.source.zip import Zip
 from pipeline.storage import Entry
-from pipeline.storage.metered import Meter
+from pipeline.storage.ranged import Meter
 
 
 class ShardFormat(Protocol):

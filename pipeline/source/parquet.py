@@ -12,7 +12,7 @@ from pipeline import storage
 from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
 from pipeline.source.item import Item, Position, Remote, Wanted
 from pipeline.storage import Entry
-from pipeline.storage.metered import Meter, Ranges
+from pipeline.storage.ranged import Meter, Ranges
 
 Kind = Literal["bytes", "struct", "uri"]
 AT_ONCE: dict[Kind, int] = {"uri": 64, "struct": 16, "bytes": 16}  # rows materialised

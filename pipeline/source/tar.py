@@ -19,7 +19,7 @@ from pipeline.source import samples
 from pipeline.source.item import Item, Position, Wanted
 from pipeline.source.samples import LARGEST_MEMBER, Member
 from pipeline.storage import Entry
-from pipeline.storage.metered import Meter, Ranges
+from pipeline.storage.ranged import Meter, Ranges
 
 LARGEST_NAME = 1 << 20  # bytes of a long name or PAX header; more is damage, and would be read into memory whole
 READ_WHOLE = (

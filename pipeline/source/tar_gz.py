@@ -14,7 +14,7 @@ from pipeline import storage
 from pipeline.source import tar
 from pipeline.source.item import Wanted
 from pipeline.storage import Entry
-from pipeline.storage.metered import Meter, Ranges
+from pipeline.storage.ranged import Meter, Ranges
 
 END = 1 << 62  # the offset behind the last image: how large the archive is decompressed nobody knows
 KEPT = 1 << 20  # bytes behind the reader to which it may go back

@@ -18,7 +18,7 @@ from pipeline.source import samples
 from pipeline.source.item import Item, Position, Wanted
 from pipeline.source.samples import LARGEST_MEMBER, Member
 from pipeline.storage import Entry
-from pipeline.storage.metered import Meter, Ranges
+from pipeline.storage.ranged import Meter, Ranges
 
 BUFFER = 1 << 18  # bytes per request where single members are picked
 END = 1 << 62  # the offset behind the last image: members that are no images have numbers too

@@ -1,163 +1,109 @@
-"""Where bytes live. The only room (with `s3.py`, its S3 half) that knows a URI from a path.
+"""Where bytes live. Outside this room a URI is a text that names something; nobody asks which store it belongs to.
 
-A URI is `s3://bucket/key`, an absolute local path, or anything else that fsspec opens (`gs://`, `https://`, `memory://`).
-URIs are verbatim: nothing is escaped or decoded, so keys with spaces, `#`, `%`, `*` or unicode work as they are.
-Errors are FileNotFoundError, PermissionError, CredentialsLost or ObjectUnreadable, with stable texts.
+store.py      what every store can do (`Store`), and the `Entry` of one object
+registry.py   which store has a URI: one line per scheme
+local.py      paths of this machine
+s3.py         `s3://`, with all retries
+other.py      whatever else fsspec opens: `gs://`, `https://`, `memory://`
+remote.py     what stores beyond this machine share; `quick`
+ranged.py     objects as seekable files: `Blocks` reads ahead, `Ranges` reads just what is asked, under a `Meter`
+uris.py       URIs as text
+
+A URI is `s3://bucket/key`, an absolute local path, or anything else that fsspec opens. URIs are verbatim: nothing is
+escaped or decoded, so keys with spaces, `#`, `%`, `*` or unicode work as they are.
+The functions below are the methods of `Store`, which says what they do and raise, for the store that has the URI.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import io
-import os
-import re
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
-
-import fsspec
+from contextvars import copy_context
+from typing import BinaryIO
 
 from pipeline.errors import CredentialsLost, ObjectUnreadable
-from pipeline.storage import local as disk
-from pipeline.storage.local import MISSING as MISSING
-from pipeline.storage.ranged import Blocks
+from pipeline.storage.registry import store_for
+from pipeline.storage.remote import quick
+from pipeline.storage.store import MISSING, Entry, Store
+from pipeline.storage.uris import SCHEME, absolute, join, named_in
+
+__all__ = [
+    "MISSING", "PARALLEL", "SCHEME", "Entry", "Store", "absolute", "check_access", "create", "delete", "delete_below",
+    "is_folder", "is_half_written", "is_local", "join", "listing", "named_in", "open_stream", "put", "quick", "read",
+    "read_many", "reason", "stat", "store_for", "sweep", "try_read", "unfit",
+]  # fmt: skip
 
 PARALLEL = 16  # requests in flight per process when many small objects are wanted
-QUICK_TRIES = 3
-_quick = False  # whether a wrong endpoint should be known in a second, see `be_quick`
-SCHEME = re.compile(r"^([a-z][a-z0-9+.-]+)://")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One object or file; `version` changes when its content does (ETag, or size and mtime)."""
-
-    uri: str
-    size: int
-    version: str
-
-
-def absolute(uri: str) -> str:
-    """The one spelling of a URI: `file://` and relative paths become absolute paths; a trailing slash stays."""
-    if uri.startswith("file://"):
-        uri = uri.removeprefix("file://")
-    if SCHEME.match(uri):
-        return uri
-    slash = "/" if uri.endswith("/") else ""
-    return os.path.abspath(os.path.expanduser(uri)).rstrip("/") + slash or "/"
-
-
-def join(base: str, *parts: str) -> str:
-    """`base/part/part`, whatever the storage."""
-    return "/".join([base.rstrip("/"), *parts])
-
-
-def named_in(file: str, name: str) -> str:
-    """What a name in this file stands for: a URI or an absolute path as it is, anything else relative to the file."""
-    whole = SCHEME.match(name) or name.startswith(("/", "~"))
-    return absolute(name if whole else file[: file.rfind("/") + 1] + name)
 
 
 def is_local(uri: str) -> bool:
     """Whether the URI is a path of this machine."""
-    return not SCHEME.match(uri)
+    return store_for(uri).is_local
 
 
-def is_folder(uri: str) -> bool:
-    """Whether it is a local folder of exactly that name; object stores have none."""
-    return is_local(uri) and os.path.isdir(uri)
-
-
-def _is_s3(uri: str) -> bool:
-    return uri.startswith(("s3://", "s3a://"))
-
-
-@functools.cache
-def _s3() -> Any:
-    # Imported when first needed: boto costs half a second that a local run should not pay.
-    from pipeline.storage import s3
-
-    if _quick:
-        s3.client().retries = QUICK_TRIES
-    return s3
-
-
-def be_quick(quick: bool) -> None:
-    """While `quick`, S3 requests are retried twice only: a wrong endpoint is then known in a second, not thirty."""
-    global _quick
-    _quick = quick
-    if _s3.cache_info().currsize:
-        _s3().client().retries = QUICK_TRIES if quick else _s3().TRIES
-
-
-def _fs(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    match = SCHEME.match(uri)
-    protocol = match.group(1) if match else "file"
-    try:
-        fs = fsspec.filesystem(protocol)
-    except (ValueError, ImportError) as error:
-        raise ObjectUnreadable(f"no file system for {protocol}:// ({error})") from error
-    return fs, str(fs._strip_protocol(uri))
-
-
-def _version(info: dict[str, Any]) -> str:
-    tag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
-    return str(tag).strip('"') if tag else f"{info.get('size')}-{info.get('mtime') or info.get('created') or ''}"
+def unfit(output: str, *, shared: bool) -> str | None:
+    """Why a job cannot write there, None if it can. `shared`: several processes write. Nothing is requested."""
+    return store_for(output).unfit(output, shared=shared)
 
 
 def listing(prefix: str) -> Iterator[Entry]:
-    """Every object below a folder-like prefix, in key order, streamed; nothing for one that does not exist."""
-    if is_local(prefix):
-        if os.path.isdir(prefix):
-            yield from (Entry(*found) for found in disk.walk(prefix.rstrip("/") or "/"))
-    elif _is_s3(prefix):
-        bucket, _ = _s3().split(prefix)
-        root = prefix if prefix.endswith("/") or prefix == f"s3://{bucket}" else prefix + "/"
-        for key, size, etag in _s3().entries(root):
-            if not key.endswith("/"):
-                yield Entry(f"s3://{bucket}/{key}", size, etag)
-    else:
-        fs, path = _fs(prefix)
-        for name, info in fs.find(path, detail=True).items():
-            yield Entry(fs.unstrip_protocol(name), int(info["size"] or 0), _version(info))
+    """Every object below a folder-like prefix, in the order of their keys; nothing for one that does not exist."""
+    return store_for(prefix).listing(prefix)
 
 
 def stat(uri: str) -> Entry | None:
     """The object itself, None when there is none of exactly that name."""
-    try:
-        if is_local(uri):
-            path = disk.path_of(uri)
-            return Entry(*disk.stat(path)) if os.path.isfile(path) else None
-        if _is_s3(uri):
-            return Entry(uri, *_s3().stat(uri))
-        fs, path = _fs(uri)
-        info = fs.info(path)
-        return Entry(uri, int(info.get("size") or 0), _version(info)) if info["type"] == "file" else None
-    except FileNotFoundError:
-        return None
+    return store_for(uri).stat(uri)
 
 
 def check_access(uri: str) -> None:
-    """Raise CredentialsLost where S3 is given no keys, or refuses them; whether the object is there does not matter."""
-    if _is_s3(uri):
-        with contextlib.suppress(OSError, ObjectUnreadable):
-            _s3().stat(uri)
+    """Raise CredentialsLost where there are no credentials or they are refused; the object may be missing."""
+    store_for(uri).check_access(uri)
 
 
 def read(uri: str, start: int | None = None, stop: int | None = None, version: str = "") -> bytes:
     """All bytes of an object, or those of [start, stop); on S3 only of this version, if one is given."""
-    if _is_s3(uri):
-        return bytes(_s3().get(uri, start, stop, version))
-    if is_local(uri):
-        with open(disk.path_of(uri), "rb") as file:
-            file.seek(start or 0)
-            return file.read() if stop is None else file.read(stop - (start or 0))
-    fs, path = _fs(uri)
-    return bytes(fs.cat_file(path, start=start, end=stop))
+    return store_for(uri).read(uri, start, stop, version)
+
+
+def open_stream(entry: Entry, *, pinned: bool = False) -> BinaryIO:
+    """A seekable, buffered byte stream over an object; `pinned`: on S3, of this version only. The caller closes it."""
+    return store_for(entry.uri).open_stream(entry, pinned=pinned)
+
+
+def put(uri: str, data: bytes) -> None:
+    """Write an object whole: after a crash at any moment it is the old one or the new one, never a part."""
+    store_for(uri).put(uri, data)
+
+
+def create(uri: str, data: bytes) -> bool:
+    """Write an object whole unless one of that name exists. True for exactly one of several writers."""
+    return store_for(uri).create(uri, data)
+
+
+def delete(uri: str) -> None:
+    """Delete one object; one that is not there is no error."""
+    store_for(uri).delete(uri)
+
+
+def delete_below(prefix: str) -> None:
+    """Delete every object below a prefix, and the folders they leave empty."""
+    store_for(prefix).delete_below(prefix)
+
+
+def is_folder(uri: str) -> bool:
+    """Whether it is a folder of exactly that name; False where there are only keys."""
+    return store_for(uri).is_folder(uri)
+
+
+def is_half_written(uri: str) -> bool:
+    """Whether it is a file that `put` or `create` leaves when its process dies."""
+    return store_for(uri).is_half_written(uri)
+
+
+def sweep(folder: str, wait_s: float = 0) -> None:
+    """Remove half-written files below a folder whose processes have exited; running ones get `wait_s` to exit."""
+    store_for(folder).sweep(folder, wait_s)
 
 
 def reason(error: Exception) -> str:
@@ -178,7 +124,7 @@ def try_read(uri: str) -> bytes | Exception:
         return read(uri)
     except CredentialsLost:
         raise
-    except Exception as error:  # any file system's own family
+    except Exception as error:  # whatever is wrong with one object costs one row
         return ObjectUnreadable(reason(error))
 
 
@@ -191,82 +137,9 @@ def read_many(uris: list[str]) -> Iterator[bytes | Exception]:
     waiting: list[Future[bytes | Exception]] = []
     try:
         for uri in uris:
-            waiting.append(pool.submit(try_read, uri))
+            waiting.append(pool.submit(copy_context().run, try_read, uri))
             if len(waiting) == PARALLEL:
                 yield waiting.pop(0).result()
         yield from (future.result() for future in waiting)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # an interrupted run waits for no silent server
-
-
-def open_stream(entry: Entry, *, pinned: bool = False) -> BinaryIO:
-    """A seekable, buffered byte stream over an object; the caller closes it.
-
-    `pinned`: on S3, whose ranged reads are independent, an object replaced meanwhile is an error, not a mixture.
-    """
-    if is_local(entry.uri):
-        return open(disk.path_of(entry.uri), "rb")
-    ranged = functools.partial(read, entry.uri, version=entry.version if pinned else "")
-    return io.BufferedReader(Blocks(entry.size, ranged), 1 << 20)
-
-
-def put(uri: str, data: bytes) -> None:
-    """Write a file whole: after a crash at any moment it is the old one or the new one, never a part."""
-    if is_local(uri):
-        with disk.written_beside(uri, data) as temporary:
-            os.replace(temporary, uri)
-    elif _is_s3(uri):
-        _s3().put(uri, data)
-    else:
-        fs, path = _fs(uri)
-        fs.pipe_file(path, data)
-
-
-def create(uri: str, data: bytes) -> bool:
-    """Write a file whole unless one of that name exists; whether we did. Of several writers exactly one does."""
-    try:
-        if is_local(uri):
-            with disk.written_beside(uri, data) as temporary:
-                os.link(temporary, uri)  # unlike rename, it fails when the name is taken
-        elif _is_s3(uri):
-            _s3().put(uri, data, exclusive=True)
-        else:
-            fs, path = _fs(uri)
-            fs.pipe_file(path, data, mode="create")
-    except FileExistsError:
-        return False
-    return True
-
-
-def delete(uri: str) -> None:
-    """Delete one file; one that is not there is no error."""
-    if is_local(uri):
-        Path(uri).unlink(missing_ok=True)
-    elif _is_s3(uri):
-        _s3().delete(uri)
-    else:
-        fs, path = _fs(uri)
-        if fs.exists(path):
-            fs.rm_file(path)
-
-
-def delete_below(prefix: str) -> None:
-    """Delete every file below a prefix, and the folders they leave empty."""
-    for entry in list(listing(prefix)):
-        delete(entry.uri)
-    if is_local(prefix):
-        shutil.rmtree(prefix, ignore_errors=True)
-
-
-def is_half_written(uri: str) -> bool:
-    """Whether a local file is what `put` and `create` leave when their process dies."""
-    return is_local(uri) and disk.HALF_WRITTEN.search(uri) is not None
-
-
-def sweep(folder: str, wait_s: float = 0) -> None:
-    """Remove half-written files that dead processes of this machine left below a local folder.
-
-    With `wait_s` it waits so long for processes that are writing now: they may be about to end.
-    """
-    if is_local(folder) and os.path.isdir(folder):
-        disk.sweep(folder, wait_s)

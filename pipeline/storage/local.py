@@ -1,36 +1,119 @@
-"""The local disk: files listed in order, written whole, and swept of what dead processes left half-written."""
+r"""The local disk: files listed in order, written whole, and swept of what dead processes left half-written.
+
+A file name may be any bytes, a URI is text: `\xNN` in a URI stands for a byte that is not UTF-8.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
-HALF_WRITTEN = re.compile(r"/\.[^/]+\.([^/]+)-(\d+)\.tmp$")  # as `written_beside` names them
+from pipeline.storage.store import MISSING, Entry, Store
+
+HALF_WRITTEN = re.compile(r"/\.[^/]+\.([^/]+)-(\d+)\.tmp$")  # as `_written_beside` names them
 POLL_S = 0.05  # between two looks at what is being written
-MISSING = "missing"  # the version of an object that was named but is not there
-Found = tuple[str, int, str]  # URI, size, version (of size and mtime)
 
 
-def stat(path: str) -> Found:
-    """The file itself; a name may be any bytes, a URI is text."""
+def store(_scheme: str) -> Store:
+    """The store of paths."""
+    return Local()
+
+
+class Local(Store):
+    """Paths of this machine, absolute ones."""
+
+    is_local = True
+
+    def unfit(self, output: str, *, shared: bool) -> str | None:
+        """Every path will do; whether it can be written shows at the first file."""
+        return None
+
+    def listing(self, prefix: str) -> Iterator[Entry]:
+        """Files below a folder, those in linked folders too; a dangling link has the version MISSING."""
+        if os.path.isdir(prefix):
+            yield from _walk(prefix.rstrip("/") or "/")
+
+    def stat(self, uri: str) -> Entry | None:
+        """The file of exactly that name."""
+        path = _path_of(uri)
+        try:
+            return _entry(path) if os.path.isfile(path) else None
+        except FileNotFoundError:  # deleted in between
+            return None
+
+    def check_access(self, uri: str) -> None:
+        """Paths need no credentials."""
+
+    def read(self, uri: str, start: int | None = None, stop: int | None = None, version: str = "") -> bytes:
+        """The file's bytes as they are now, whatever the version."""
+        with open(_path_of(uri), "rb") as file:
+            file.seek(start or 0)
+            return file.read() if stop is None else file.read(stop - (start or 0))
+
+    def open_stream(self, entry: Entry, *, pinned: bool = False) -> BinaryIO:
+        """The open file, which stays the same one when it is replaced."""
+        return open(_path_of(entry.uri), "rb")
+
+    def put(self, uri: str, data: bytes) -> None:
+        """Written beside it, then renamed."""
+        with _written_beside(uri, data) as temporary:
+            os.replace(temporary, uri)
+
+    def create(self, uri: str, data: bytes) -> bool:
+        """Written beside it, then linked: unlike rename, that fails when the name is taken."""
+        with _written_beside(uri, data) as temporary:
+            try:
+                os.link(temporary, uri)
+            except FileExistsError:
+                return False
+        return True
+
+    def delete(self, uri: str) -> None:
+        """Delete the file, if it is there."""
+        Path(_path_of(uri)).unlink(missing_ok=True)
+
+    def delete_below(self, prefix: str) -> None:
+        """Delete the folder with all that is in it."""
+        for entry in list(self.listing(prefix)):
+            self.delete(entry.uri)
+        shutil.rmtree(prefix, ignore_errors=True)
+
+    def is_folder(self, uri: str) -> bool:
+        """Whether there is a folder of exactly that name."""
+        return os.path.isdir(uri)
+
+    def is_half_written(self, uri: str) -> bool:
+        """Whether its name is one that only unfinished files have."""
+        return HALF_WRITTEN.search(uri) is not None
+
+    def sweep(self, folder: str, wait_s: float = 0) -> None:
+        """Remove half-written files of this machine's processes that have exited; others get `wait_s` to exit."""
+        deadline = time.monotonic() + wait_s
+        while _sweep(folder) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+
+
+def _entry(path: str) -> Entry:
     status = os.stat(path)
     uri = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return uri, status.st_size, f"{status.st_size}-{status.st_mtime_ns}"
+    return Entry(uri, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
 
 
-def path_of(uri: str) -> str:
+def _path_of(uri: str) -> str:
     r"""The file of a local URI: where none has that very name, `\xNN` stands for a byte that is not UTF-8."""
     if "\\x" not in uri or os.path.lexists(uri):
         return uri
     return re.sub(r"\\x([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), uri)
 
 
-def walk(folder: str, above: frozenset[str] = frozenset()) -> Iterator[Found]:
+def _walk(folder: str, above: frozenset[str] = frozenset()) -> Iterator[Entry]:
     """Files below a folder in the order of their paths; a link to a folder above (a ring) is not followed."""
     real = os.path.realpath(folder)
     if real in above:
@@ -39,17 +122,17 @@ def walk(folder: str, above: frozenset[str] = frozenset()) -> Iterator[Found]:
         items = sorted(scan, key=lambda item: item.name + ("/" if item.is_dir() else ""))
     for item in items:
         if item.is_dir():
-            yield from walk(item.path, above | {real})
+            yield from _walk(item.path, above | {real})
         elif item.is_file():
             with suppress(FileNotFoundError):  # another run has renamed or deleted it since the folder was read
-                yield stat(item.path)
+                yield _entry(item.path)
         elif item.is_symlink():
-            yield item.path, 0, MISSING  # it leads nowhere: a row that says so, not a gap
+            yield Entry(item.path, 0, MISSING)  # it leads nowhere: a row that says so, not a gap
 
 
 @contextmanager
-def written_beside(path: str, data: bytes) -> Iterator[str]:
-    """A whole file beside `path` that the block renames or links; nothing of it stays, also after Ctrl-C."""
+def _written_beside(path: str, data: bytes) -> Iterator[str]:
+    """A whole file beside `path` for the block to rename or link; it is removed afterwards, also after Ctrl-C."""
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{name}.{socket.gethostname()}-{os.getpid()}.tmp")
@@ -63,28 +146,21 @@ def written_beside(path: str, data: bytes) -> Iterator[str]:
         Path(temporary).unlink(missing_ok=True)
 
 
-def sweep(folder: str, wait_s: float) -> None:
-    """Remove half-written files of this machine's processes that are no more; those that live have so long to end."""
-    deadline = time.monotonic() + wait_s
-    while _sweep(folder) and time.monotonic() < deadline:
-        time.sleep(POLL_S)
-
-
 def _sweep(folder: str) -> bool:
-    """Whether a process that lives is writing."""
+    """Remove what processes that have exited left; whether one that runs is writing."""
     writing = False
-    for uri, _, _ in walk(folder) if os.path.isdir("/proc/self") else ():
-        match = HALF_WRITTEN.search(uri)
+    for entry in _walk(folder) if os.path.isdir("/proc/self") and os.path.isdir(folder) else ():
+        match = HALF_WRITTEN.search(entry.uri)
         if match and match.group(1) == socket.gethostname():
-            if _is_over(int(match.group(2))):
-                Path(uri).unlink(missing_ok=True)
+            if _has_exited(int(match.group(2))):
+                Path(_path_of(entry.uri)).unlink(missing_ok=True)
             else:
                 writing = True
     return writing
 
 
-def _is_over(process: int) -> bool:
-    """Whether a process has ended, also one that nobody has buried: in a container there may be nobody to do it."""
+def _has_exited(process: int) -> bool:
+    """True if the process has exited, zombies included (containers often have no init)."""
     try:
         state = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):

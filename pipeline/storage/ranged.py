@@ -1,13 +1,17 @@
-"""Remote objects as seekable files of ranged reads."""
+"""Objects as seekable files: read ahead in large blocks, or in exact ranges under a budget of bytes."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import ObjectUnreadable
+from pipeline.storage.registry import store_for
+from pipeline.storage.store import Entry
 
 BLOCK = 8 << 20  # bytes of one ranged read; two of them are held
 
@@ -60,7 +64,7 @@ class Blocks(Seekable):
         data = ahead[1].result() if ahead and ahead[0] == start else self._range(start)
         following = start + len(data)
         if following < self.size:
-            self.ahead = (following, self.pool.submit(self._range, following))
+            self.ahead = (following, self.pool.submit(copy_context().run, self._range, following))
         return start, data
 
     def _range(self, start: int) -> bytes:
@@ -73,3 +77,46 @@ class Blocks(Seekable):
     def close(self) -> None:
         self.pool.shutdown(wait=False, cancel_futures=True)
         super().close()
+
+
+class BudgetSpentError(OSError):
+    """As much has been read as was allowed."""
+
+
+@dataclass
+class Meter:
+    """Counts the bytes read and refuses those above the budget; a part's `parent` counts them too."""
+
+    budget: int
+    spent: int = 0
+    parent: Meter | None = None
+
+    def take(self, size: int) -> None:
+        """Account for `size` bytes about to be read."""
+        if self.spent + size > self.budget:
+            raise BudgetSpentError("the reading budget is spent")
+        if self.parent:
+            self.parent.take(size)
+        self.spent += size
+
+    def part(self, shares: int) -> Meter:
+        """One of equal shares of what is left."""
+        return Meter((self.budget - self.spent) // max(shares, 1), parent=self)
+
+
+class Ranges(Seekable):
+    """An object as a seekable file in which every read is one ranged request of just that size."""
+
+    def __init__(self, entry: Entry, meter: Meter) -> None:
+        super().__init__(entry.size)
+        self.entry, self.meter = entry, meter
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # what readers hand in
+        size = min(len(buffer), self.size - self.position)
+        if size <= 0:
+            return 0
+        self.meter.take(size)
+        data = store_for(self.entry.uri).read(self.entry.uri, self.position, self.position + size)
+        buffer[: len(data)] = data
+        self.position += len(data)
+        return len(data)

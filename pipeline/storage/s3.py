@@ -10,6 +10,7 @@ an upload 1 s later for each 64 KiB. So a permanent failure is known within 30 s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Iterator
 from typing import Any
@@ -22,8 +23,11 @@ from fsspec.asyn import sync
 from s3fs.core import set_custom_error_handler
 
 from pipeline.errors import CredentialsLost, ObjectUnreadable
+from pipeline.storage.remote import Remote, is_quick
+from pipeline.storage.store import Entry, Store
+from pipeline.storage.uris import below, scheme_of
 
-TRIES, BODY_TRIES, TIMEOUT_S = 10, 5, 15
+TRIES, QUICK_TRIES, BODY_TRIES, TIMEOUT_S = 10, 3, 5, 15
 SLOWEST = 64 << 10  # bytes a second of an upload
 WHOLE_PUT = 64 << 20  # bytes; s3fs sends larger files in parts (from 100 MiB on), which is as atomic
 CREDENTIAL_CODES = {
@@ -31,6 +35,7 @@ CREDENTIAL_CODES = {
     "TokenRefreshRequired", "RequestTimeTooSkewed",
 }  # fmt: skip
 REPLACED = {"PreconditionFailed", "412"}
+TAKEN = REPLACED | {"ConditionalRequestConflict"}
 CUT = (BotoCoreError, aiohttp.ClientError, OSError, asyncio.TimeoutError)  # a body that breaks off, by whoever sees it
 
 
@@ -47,7 +52,10 @@ set_custom_error_handler(_worth_retrying)
 
 
 class _Session(AIOHTTPSession):  # type: ignore[misc]  # comes without types
-    """aiohttp's, which by itself waits for ever on a server that takes no body: its clock starts behind the upload."""
+    """aiohttp's session; the reply timeout starts after the upload's time allowance.
+
+    By itself aiohttp waits for ever on a server that takes no body.
+    """
 
     async def send(self, request: Any) -> Any:
         """The reply to one request, but for the reply's body; raises ReadTimeoutError."""
@@ -61,10 +69,18 @@ class _Session(AIOHTTPSession):  # type: ignore[misc]  # comes without types
             raise ReadTimeoutError(endpoint_url=request.url) from error
 
 
+class _Client(s3fs.S3FileSystem):  # type: ignore[misc]  # comes without types
+    @property
+    def retries(self) -> int:
+        """Tries of a request, as s3fs asks for them at each: fewer within `storage.quick()`."""
+        return QUICK_TRIES if is_quick() else TRIES
+
+
 @functools.cache
 def client() -> s3fs.S3FileSystem:
     """The one S3 client of this process; endpoint, region and credentials come from the AWS environment."""
-    fs = s3fs.S3FileSystem(
+    return _Client(
+        skip_instance_cache=True,
         use_listings_cache=False,
         config_kwargs={
             "http_session_cls": _Session,
@@ -74,13 +90,89 @@ def client() -> s3fs.S3FileSystem:
             "max_pool_connections": 64,
         },
     )
-    fs.retries = TRIES
-    return fs
 
 
-def split(uri: str) -> tuple[str, str]:
+def store(_scheme: str) -> Store:
+    """The store of `s3://` and `s3a://`."""
+    return S3()
+
+
+class S3(Remote):
+    """The objects of all buckets that the environment's credentials may use."""
+
+    def unfit(self, output: str, *, shared: bool) -> str | None:
+        """A bucket must be named; whether it can be written shows at the first object."""
+        return None if _split(output)[0] else "it names no bucket"
+
+    def listing(self, prefix: str) -> Iterator[Entry]:
+        """Page by page, in the order of the keys' UTF-8 bytes."""
+        bucket, key = _split(prefix)
+        root = f"{scheme_of(prefix)}://{bucket}"
+        page: dict[str, Any] = {"IsTruncated": True}
+        more: dict[str, str] = {}
+        while page.get("IsTruncated"):
+            page = _call("list_objects_v2", Bucket=bucket, Prefix=below(key, ""), **more)
+            for item in page.get("Contents", ()):
+                if not item["Key"].endswith("/"):
+                    yield Entry(f"{root}/{item['Key']}", item["Size"], item["ETag"].strip('"'))
+            more = {"ContinuationToken": page.get("NextContinuationToken", "")}
+
+    def stat(self, uri: str) -> Entry | None:
+        """One HEAD request."""
+        bucket, key = _split(uri)
+        try:
+            head = _call("head_object", Bucket=bucket, Key=key)
+        except FileNotFoundError:
+            return None
+        return Entry(uri, head["ContentLength"], head["ETag"].strip('"'))
+
+    def check_access(self, uri: str) -> None:
+        """Ask for the object; any answer but a refusal of the credentials will do."""
+        with contextlib.suppress(OSError, ObjectUnreadable):
+            self.stat(uri)
+
+    def read(self, uri: str, start: int | None = None, stop: int | None = None, version: str = "") -> bytes:
+        """The object's bytes, or those of [start, stop); never short: a cut body is fetched again or raises.
+
+        With `version` (an ETag), ObjectUnreadable where the object has another by now.
+        """
+        try:
+            return bytes(sync(client().loop, _get, uri, start, stop, version))
+        except Exception as error:
+            raise _explain(error) from error
+
+    def put(self, uri: str, data: bytes) -> None:
+        """Write the object whole."""
+        bucket, key = _split(uri)
+        if len(data) <= WHOLE_PUT:
+            _call("put_object", Bucket=bucket, Key=key, Body=data)
+            return
+        try:
+            client().pipe_file(f"{bucket}/{key}", data)
+        except Exception as error:
+            raise _explain(error) from error
+
+    def create(self, uri: str, data: bytes) -> bool:
+        """Write the object with `If-None-Match: *`."""
+        bucket, key = _split(uri)
+        try:
+            client().call_s3("put_object", Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+        except Exception as error:
+            code = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
+            if isinstance(error, FileExistsError) or code in TAKEN:
+                return False
+            raise _explain(error) from error
+        return True
+
+    def delete(self, uri: str) -> None:
+        """Delete one object; S3 itself does not mind when it is not there."""
+        bucket, key = _split(uri)
+        _call("delete_object", Bucket=bucket, Key=key)
+
+
+def _split(uri: str) -> tuple[str, str]:
     """`s3://bucket/key` -> (bucket, key), verbatim."""
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    bucket, _, key = uri.partition("://")[2].partition("/")
     return bucket, key
 
 
@@ -105,7 +197,7 @@ def _explain(error: BaseException) -> Exception:
     return ObjectUnreadable(f"the storage cannot be reached or broke off ({type(error).__name__})")
 
 
-def call(method: str, **arguments: Any) -> Any:
+def _call(method: str, **arguments: Any) -> Any:
     """One S3 request, retried; raises FileNotFoundError, PermissionError, CredentialsLost or ObjectUnreadable."""
     try:
         return client().call_s3(method, **arguments)
@@ -113,38 +205,8 @@ def call(method: str, **arguments: Any) -> Any:
         raise _explain(error) from error
 
 
-def entries(uri: str) -> Iterator[tuple[str, int, str]]:
-    """(key, size, etag) of every object whose key starts with the uri's key, in key order, page by page."""
-    bucket, prefix = split(uri)
-    page: dict[str, Any] = {"IsTruncated": True}
-    more: dict[str, str] = {}
-    while page.get("IsTruncated"):
-        page = call("list_objects_v2", Bucket=bucket, Prefix=prefix, **more)
-        for item in page.get("Contents", ()):
-            yield item["Key"], item["Size"], item["ETag"].strip('"')
-        more = {"ContinuationToken": page.get("NextContinuationToken", "")}
-
-
-def stat(uri: str) -> tuple[int, str]:
-    """(size, etag) of one object."""
-    bucket, key = split(uri)
-    head = call("head_object", Bucket=bucket, Key=key)
-    return head["ContentLength"], head["ETag"].strip('"')
-
-
-def get(uri: str, start: int | None = None, stop: int | None = None, etag: str = "") -> bytes:
-    """The object's bytes, or those of [start, stop); never short: a cut body is fetched again or raises.
-
-    With `etag`, ObjectUnreadable where the object has another by now.
-    """
-    try:
-        return bytes(sync(client().loop, _get, uri, start, stop, etag))
-    except Exception as error:
-        raise _explain(error) from error
-
-
 async def _get(uri: str, start: int | None, stop: int | None, etag: str) -> bytes:
-    bucket, key = split(uri)
+    bucket, key = _split(uri)
     span = {} if start is None else {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
     span |= {"IfMatch": f'"{etag}"'} if etag else {}
     cut: Exception | None = None
@@ -160,28 +222,3 @@ async def _get(uri: str, start: int | None, stop: int | None, etag: str) -> byte
         if len(data) == answer["ContentLength"]:
             return bytes(data)
     raise cut or ConnectionError("the body was short")
-
-
-def put(uri: str, data: bytes, *, exclusive: bool = False) -> None:
-    """Write the object whole; with `exclusive` raises FileExistsError when the key is taken (`If-None-Match: *`)."""
-    bucket, key = split(uri)
-    if len(data) > WHOLE_PUT and not exclusive:
-        try:
-            client().pipe_file(f"{bucket}/{key}", data)
-        except Exception as error:
-            raise _explain(error) from error
-        return
-    condition = {"IfNoneMatch": "*"} if exclusive else {}
-    try:
-        client().call_s3("put_object", Bucket=bucket, Key=key, Body=data, **condition)
-    except Exception as error:
-        code = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
-        if isinstance(error, FileExistsError) or code in {*REPLACED, "ConditionalRequestConflict"}:
-            raise FileExistsError(uri) from error
-        raise _explain(error) from error
-
-
-def delete(uri: str) -> None:
-    """Delete one object; one that is not there is no error."""
-    bucket, key = split(uri)
-    call("delete_object", Bucket=bucket, Key=key)

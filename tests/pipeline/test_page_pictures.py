@@ -12,7 +12,7 @@ from PIL import Image
 from pipeline.page import pictures
 from pipeline.page.pictures import Pictured
 from pipeline.source.item import Wanted
-from pipeline.storage.metered import Meter
+from pipeline.storage.ranged import Meter
 from tests.flow import make_tar
 
 

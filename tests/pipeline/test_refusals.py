@@ -11,6 +11,7 @@ import pytest
 from pipeline.errors import ConfigError
 from tests.flow import DIGITS, make_tar, png, run_here
 from tests.helpers import rows, run_job
+from tests.proxied import s3_client
 from tests.weed import Weed
 
 SHARDS = DIGITS / "shards"
@@ -159,29 +160,13 @@ def test_a_bucket_or_prefix_that_is_not_there(source: str, match: str, output: P
 
 
 def test_wrong_keys(weed: Weed, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.storage import s3
-
-    for name, value in (weed.env | {"AWS_SECRET_ACCESS_KEY": "wrongwrongwrong1"}).items():
-        monkeypatch.setenv(name, value)
-    s3.client.cache_clear()
-    s3.s3fs.S3FileSystem.clear_instance_cache()
-    try:
+    with s3_client(weed.env | {"AWS_SECRET_ACCESS_KEY": "wrongwrongwrong1"}, monkeypatch):
         refused("credentials", "s3://inb/x/", output)
-    finally:
-        s3.client.cache_clear()
-        s3.s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_an_output_bucket_one_may_only_read(weed: Weed, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.storage import s3
-
-    for name, value in (weed.env | weed.reader_env).items():
-        monkeypatch.setenv(name, value)
-    s3.client.cache_clear()
-    s3.s3fs.S3FileSystem.clear_instance_cache()
-    try:
-        with pytest.raises(ConfigError, match="access denied"):
-            run_here(SHARDS, "s3://inb/out")
-    finally:
-        s3.client.cache_clear()
-        s3.s3fs.S3FileSystem.clear_instance_cache()
+    with (
+        s3_client(weed.env | weed.reader_env, monkeypatch),
+        pytest.raises(ConfigError, match="access denied"),
+    ):
+        run_here(SHARDS, "s3://inb/out")

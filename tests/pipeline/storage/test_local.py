@@ -1,4 +1,4 @@
-"""What a process leaves half-written is swept away once the process is over, and not before."""
+"""What only the local disk has: half-written files, swept once their process has exited, and names of any bytes."""
 
 import os
 import socket
@@ -11,6 +11,7 @@ from threading import Timer
 import pytest
 
 from pipeline import storage
+from tests.helpers import ROOT
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def test_what_is_being_written_stays(tmp_path: Path, child: subprocess.Popen[byt
     assert path.exists()
 
 
-def test_a_process_that_nobody_has_buried_is_over(tmp_path: Path, child: subprocess.Popen[bytes]) -> None:
+def test_a_zombie_has_exited(tmp_path: Path, child: subprocess.Popen[bytes]) -> None:
     path = half_written(tmp_path, child.pid)
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
@@ -45,3 +46,44 @@ def test_a_process_that_is_about_to_end_is_waited_for(tmp_path: Path, child: sub
     Timer(0.3, child.kill).start()
     storage.sweep(str(tmp_path), wait_s=30)
     assert not path.exists()
+
+
+CREATE = """
+import sys
+from pipeline import storage
+input()
+print(*[n for n in range(200) if storage.create(f"{sys.argv[1]}/{n}", sys.argv[2].encode())])
+"""
+
+
+def test_of_several_processes_one_creates(tmp_path: Path) -> None:
+    commands = [[sys.executable, "-c", CREATE, str(tmp_path / "in"), str(number)] for number in range(4)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
+    writers = [subprocess.Popen(command, **pipes) for command in commands]
+    for writer in writers:  # all are told to start before the first is waited for
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+    created = [list(map(int, writer.communicate()[0].split())) for writer in writers]
+    assert [writer.returncode for writer in writers] == [0] * 4
+    assert sorted(number for names in created for number in names) == list(range(200))
+    for number, names in enumerate(created):
+        assert all((tmp_path / "in" / str(name)).read_text() == str(number) for name in names)
+    assert len(os.listdir(tmp_path / "in")) == 200
+
+
+def test_a_name_that_is_no_text_is_a_name(tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    with open(path, "wb") as file:
+        file.write(b"x")
+    (entry,) = storage.listing(str(tmp_path))
+    assert entry.uri == f"{tmp_path}/caf\\xe9.png"
+    assert storage.stat(entry.uri) == entry
+    assert storage.read(entry.uri) == b"x"
+    storage.delete(entry.uri)
+    assert not os.path.exists(path)
+
+
+def test_a_parent_that_is_a_file_is_no_name_that_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OSError, match="file"):
+        storage.create(f"{tmp_path}/file/x", b"")

@@ -1,0 +1,135 @@
+"""Any other store, through fsspec: `gs://`, `https://`, `memory://` and what else has an fsspec file system.
+
+All of them can be read. A job's output needs exclusive creation, so only those can hold one of which that is known.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import datetime
+from threading import Lock
+from typing import Any
+
+import fsspec
+
+from pipeline.errors import ObjectUnreadable
+from pipeline.storage.remote import Remote
+from pipeline.storage.store import Entry, Store
+from pipeline.storage.uris import below
+
+PRIVATE = frozenset({"memory"})  # one process's own
+# Where `mode="create"` fails for a name that is taken: elsewhere fsspec looks first and then writes, or ignores it.
+EXCLUSIVE = PRIVATE | {"gs", "gcs", "abfs", "abfss", "az"}
+_one_creator = Lock()  # a private store has no server to decide between threads
+
+
+def store(scheme: str) -> Store:
+    """The store of a scheme, known to fsspec or not."""
+    return Other(scheme)
+
+
+class Other(Remote):
+    """The objects of one fsspec file system. Its paths are not ours: URIs are built from the one that was given."""
+
+    def __init__(self, scheme: str) -> None:
+        self.scheme = scheme
+
+    def unfit(self, output: str, *, shared: bool) -> str | None:
+        """It needs a library that is installed, exclusive creation, and to be the same place for all writers."""
+        try:
+            fs, path = self._fs(output)
+        except ObjectUnreadable as error:
+            return str(error)
+        if not path.strip("/"):
+            return "it names no folder"
+        if shared and self.scheme in PRIVATE:
+            return f"Ray's workers do not share {self.scheme}://, give a folder or an s3:// prefix, or add --local"
+        writer = getattr(fs, "_pipe_file", None) or fs.pipe_file
+        if self.scheme not in EXCLUSIVE or "mode" not in inspect.signature(writer).parameters:
+            return (
+                f"{self.scheme}:// cannot create a file only where there is none, so two runs could overwrite each "
+                "other: give a folder or an s3:// prefix"
+            )
+        return None
+
+    def listing(self, prefix: str) -> Iterator[Entry]:
+        """Listed at once, as fsspec does."""
+        fs, path = self._fs(prefix)
+        with _failures("cannot be listed"):
+            found: dict[str, dict[str, Any]] = fs.find(path, detail=True)
+        base, root = below(prefix, f"{self.scheme}://"), path.rstrip("/") + "/"
+        for name, info in found.items():
+            if name.startswith(root) and not name.endswith("/"):
+                yield Entry(base + name[len(root) :], int(info["size"] or 0), _version(info))
+
+    def stat(self, uri: str) -> Entry | None:
+        """The object of exactly that name."""
+        fs, path = self._fs(uri)
+        try:
+            with _failures("cannot be read"):
+                info = fs.info(path)
+        except FileNotFoundError:
+            return None
+        return Entry(uri, int(info.get("size") or 0), _version(info)) if info["type"] == "file" else None
+
+    def read(self, uri: str, start: int | None = None, stop: int | None = None, version: str = "") -> bytes:
+        """The object's bytes as they are now, whatever the version."""
+        fs, path = self._fs(uri)
+        with _failures("cannot be read"):
+            return bytes(fs.cat_file(path, start=start, end=stop))
+
+    def put(self, uri: str, data: bytes) -> None:
+        """Write the object whole."""
+        fs, path = self._fs(uri)
+        with _failures("refuses a file"):
+            fs.pipe_file(path, data)
+
+    def create(self, uri: str, data: bytes) -> bool:
+        """Write the object unless there is one."""
+        fs, path = self._fs(uri)
+        try:
+            with _failures("refuses a file"), _one_creator if self.scheme in PRIVATE else nullcontext():
+                fs.pipe_file(path, data, mode="create")
+        except FileExistsError as error:
+            if self.stat(uri) is None:
+                raise NotADirectoryError("a part of its path is a file") from error
+            return False
+        return True
+
+    def delete(self, uri: str) -> None:
+        """Delete one object, if it is there."""
+        fs, path = self._fs(uri)
+        with _failures("refuses a deletion"):
+            if fs.exists(path):
+                fs.rm_file(path)
+
+    def _fs(self, uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+        """The file system, and its path for this URI; raises ObjectUnreadable where there is none."""
+        try:
+            fs = fsspec.filesystem(self.scheme)
+            fs.invalidate_cache()  # other processes write too
+            return fs, str(fs._strip_protocol(uri))
+        except Exception as error:  # each file system has its own ways to miss something
+            raise ObjectUnreadable(f"no file system for {self.scheme}:// ({error})") from error
+
+
+@contextmanager
+def _failures(what: str) -> Iterator[None]:
+    """Errors of a file system's own family, which only it knows, become ObjectUnreadable."""
+    try:
+        yield
+    except (OSError, ObjectUnreadable):
+        raise
+    except Exception as error:
+        raise ObjectUnreadable(f"{what} ({type(error).__name__})") from error
+
+
+def _version(info: dict[str, Any]) -> str:
+    tag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
+    if tag:
+        return str(tag).strip('"')
+    time = info.get("mtime") or info.get("created") or ""
+    # The same moment is a number in some answers and a datetime in others.
+    return f"{info.get('size')}-{time.timestamp() if isinstance(time, datetime) else time}"

@@ -1,0 +1,40 @@
+"""URIs as text: absolute, joined, and read relative to the file that names them. Nothing is escaped or decoded."""
+
+from __future__ import annotations
+
+import os
+import re
+
+SCHEME = re.compile(r"^([a-z][a-z0-9+.-]+)://")
+
+
+def scheme_of(uri: str) -> str:
+    """`s3` of `s3://bucket/key`; empty for a path of this machine."""
+    match = SCHEME.match(uri)
+    return match.group(1) if match else ""
+
+
+def absolute(uri: str) -> str:
+    """The one spelling of a URI: `file://` and relative paths become absolute paths; a trailing slash stays."""
+    if scheme_of(uri) in ("file", "local"):
+        uri = uri.partition("://")[2]
+    if SCHEME.match(uri):
+        return uri
+    slash = "/" if uri.endswith("/") else ""
+    return os.path.abspath(os.path.expanduser(uri)).rstrip("/") + slash or "/"
+
+
+def join(base: str, *parts: str) -> str:
+    """`base/part/part`, whatever the store."""
+    return "/".join([base.rstrip("/"), *parts])
+
+
+def named_in(file: str, name: str) -> str:
+    """The URI that a name in this file stands for: a URI or absolute path itself, else one relative to the file."""
+    whole = SCHEME.match(name) or name.startswith(("/", "~"))
+    return absolute(name if whole else file[: file.rfind("/") + 1] + name)
+
+
+def below(uri: str, root: str) -> str:
+    """A folder-like URI with its trailing slash; `root` is the shortest one, to which none is added."""
+    return uri if uri == root or uri.endswith("/") else uri + "/"
