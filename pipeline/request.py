@@ -59,6 +59,9 @@ class Request:
 
 def check(config: RunConfig, task: Task) -> Request:
     """Raise ConfigError for whatever makes the command hopeless; reads the model's card and one page of listing."""
+    unfit = storage.unfit(storage.absolute(config.output), shared=not config.local)
+    if unfit is not None:
+        raise ConfigError(f"--output {config.output}: {unfit}")
     place = Place.of(config.output)
     try:
         with storage.quick():
