@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.decode.decode import extensions
 from pipeline.errors import CredentialsLost
-from pipeline.storage.ranged import Meter, Ranges
 from pipeline.output.bound import Bound, bound_of
 from pipeline.output.columns import OK
 from pipeline.output.place import Place
