@@ -29,8 +29,10 @@ def s3_client(env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[
             patch.setenv(name, value)
         patch.setattr(s3, "TIMEOUT_S", QUICK_TIMEOUT_S)
         forget_clients()
-        yield
-    forget_clients()
+        try:
+            yield
+        finally:
+            forget_clients()
 
 
 def noise(seed: int, side: int = 32) -> bytes:
