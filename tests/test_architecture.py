@@ -31,8 +31,6 @@ DEVICE_OWNERS = ("pipeline/engine/predictor.py",)
 DEVICE_WORDS = ("cuda", "mps", "xpu")
 # Files of beit_core and pipeline that may print; jobs may always, their prints are their answer.
 PRINTERS: tuple[str, ...] = ()
-# beit_core can be read in one sitting: lines of code, so that explaining it better costs nothing.
-CORE_CODE_LINES = 1300
 FILE_LINES, JOB_LINES, FUNCTION_LINES, SHORT_SHARE = 300, 80, 35, 0.9
 
 Rule = Callable[[str, str], list[str]]
@@ -148,15 +146,6 @@ def share_of_short(lengths: list[int]) -> float:
     return sum(length <= FUNCTION_LINES for length in lengths) / len(lengths) if lengths else 1.0
 
 
-def code_lines(source: str) -> int:
-    """Lines that are neither blank, nor comment, nor part of a docstring."""
-    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Expr)]
-    strings = [node for node in nodes if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)]
-    said = {line for node in strings for line in range(node.lineno, (node.end_lineno or 0) + 1)}
-    lines = enumerate(source.splitlines(), 1)
-    return sum(bool(line.strip()) and not line.lstrip().startswith("#") and n not in said for n, line in lines)
-
-
 RULES: tuple[Rule, ...] = (
     imports_point_down,
     jobs_stand_alone,
@@ -224,15 +213,6 @@ def test_nine_functions_in_ten_are_short(room: str) -> None:
     }
     long = [f"{name}: {length} lines" for name, length in lengths.items() if length > FUNCTION_LINES]
     assert share_of_short(list(lengths.values())) >= SHORT_SHARE, "\n".join(long)
-
-
-def test_the_core_can_be_read_in_one_sitting() -> None:
-    lengths = {path: code_lines(text) for path, text in sources("beit_core").items()}
-    assert sum(lengths.values()) <= CORE_CODE_LINES, lengths
-
-
-def test_code_is_what_is_not_said() -> None:
-    assert code_lines('"""Says\nwhat."""\n\nx = """a\nb"""  # why\n# more\n\ndef f():\n    "Says."\n    g()\n') == 4
 
 
 @pytest.mark.parametrize(
