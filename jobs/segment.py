@@ -18,7 +18,7 @@ import pyarrow as pa
 import beit_core
 from pipeline import masks, model_files
 from pipeline.errors import ConfigError
-from pipeline.task import Batch, Columns, Encoded, Task
+from pipeline.task import Batch, Columns, Encoded, Task, other_job
 
 CLASSES = pa.list_(pa.struct([("id", pa.int32()), ("label", pa.string()), ("fraction", pa.float32())]))
 
@@ -37,8 +37,9 @@ class Segment(Task):
 
     def check(self, card: beit_core.ModelCard) -> None:
         if card.head != "segmenter":
-            job = {"classifier": "label.py", "masked": "tokens.py", "dvae": "tokens.py"}.get(card.head, "embed.py")
-            raise ConfigError(f"--model {card.name} has no class per pixel (it is a {card.head}): use jobs/{job}")
+            raise ConfigError(
+                f"--model {card.name} has no class per pixel (it is a {card.head}): use {other_job(card)}"
+            )
 
     def settings(self, card: beit_core.ModelCard) -> dict[str, Any]:
         meant = self.semantics or card.semantics

@@ -21,7 +21,7 @@ from beit_core.block_masks import block_masks
 from pipeline import model_files
 from pipeline import tokenizer as dvae
 from pipeline.errors import ConfigError
-from pipeline.task import Batch, Columns, Task
+from pipeline.task import Batch, Columns, Task, other_job
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,7 @@ class Tokens(Task):
 
     def check(self, card: beit_core.ModelCard) -> None:
         if card.head not in ("masked", "dvae"):
-            job = {"classifier": "label.py", "segmenter": "segment.py"}.get(card.head, "embed.py")
-            raise ConfigError(f"--model {card.name} knows no visual tokens (it is a {card.head}): use jobs/{job}")
+            raise ConfigError(f"--model {card.name} has no visual tokens (it is a {card.head}): use {other_job(card)}")
         if not 0 < self.mask_ratio <= 1:
             raise ConfigError(f"--mask-ratio {self.mask_ratio}: give a share above 0 and up to 1, such as 0.4")
         dvae.find(card, self.tokenizer)

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
 Columns = Mapping[str, "Tensor | np.ndarray | Sequence[Any]"]
 
+JOBS = {"classifier": "label.py", "segmenter": "segment.py", "masked": "tokens.py", "dvae": "tokens.py"}
+
+
+def other_job(card: ModelCard) -> str:
+    """The job that asks what this checkpoint answers, as a user types it."""
+    return f"jobs/{JOBS.get(card.head, 'embed.py')}"
+
 
 @dataclass(frozen=True)
 class Batch:
