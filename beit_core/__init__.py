@@ -13,24 +13,51 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .card import ModelCard, load_card
     from .checkpoint import load_classifier, load_dvae, load_embedder, load_model, load_segmenter
-    from .config import BeitConfig, CheckpointError, CheckpointMismatch
+    from .config import BeitConfig, CheckpointError, CheckpointMismatch, DvaeConfig
     from .conversion import convert
+    from .foreign import config_of_file
+    from .heads import Encoder
+    from .normalization import normalize
     from .pixels import PixelSpec
     from .published import Preset, presets
     from .segmentation import label_map
 
 __all__ = [
-    "BeitConfig", "CheckpointError", "CheckpointMismatch", "ModelCard", "PixelSpec", "Preset", "convert", "label_map",
-    "load_card", "load_classifier", "load_dvae", "load_embedder", "load_model", "load_segmenter", "presets",
+    "BeitConfig", "CheckpointError", "CheckpointMismatch", "DvaeConfig", "Encoder", "ModelCard", "PixelSpec", "Preset",
+    "config_of_file", "convert", "label_map", "load_card", "load_classifier", "load_dvae", "load_embedder",
+    "load_model", "load_segmenter", "normalize", "presets",
 ]  # fmt: skip
-# Those that need torch come last.
-_HOMES = ("config", "pixels", "published", "card", "segmentation", "checkpoint", "conversion")
+
+# Public names and their modules. Importing this package imports none of them: a process that only decodes pictures,
+# or reads a card, must not wait two seconds for torch. Modules that can do without torch reach the others through
+# this table too.
+_MODULES = {
+    "BeitConfig": "config",
+    "CheckpointError": "config",
+    "CheckpointMismatch": "config",
+    "DvaeConfig": "config",
+    "ModelCard": "card",
+    "PixelSpec": "pixels",
+    "Preset": "published",
+    "load_card": "card",
+    "presets": "published",
+    # These import torch.
+    "Encoder": "heads",
+    "config_of_file": "foreign",
+    "convert": "conversion",
+    "label_map": "segmentation",
+    "load_classifier": "checkpoint",
+    "load_dvae": "checkpoint",
+    "load_embedder": "checkpoint",
+    "load_model": "checkpoint",
+    "load_segmenter": "checkpoint",
+    "normalize": "normalization",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Public names on first use: who only decodes pictures, or reads a card, must not wait for torch."""
-    if name not in __all__:
+    """A public name, imported on first use."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    homes = (import_module(f".{home}", __name__) for home in _HOMES)
-    globals()[name] = value = next(getattr(home, name) for home in homes if hasattr(home, name))
+    globals()[name] = value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
     return value

@@ -42,11 +42,11 @@ DISK_NAMES = (
 # Buffers that follow from the sizes, or that only training reads.
 IGNORED = re.compile(r"relative_position_index$|num_batches_tracked$")
 BUILDERS: dict[Head, Callable[[ModelCard], nn.Module]] = {
-    "encoder": lambda card: Encoder(card.config),
-    "classifier": lambda card: Classifier(card.config),
-    "masked": lambda card: MaskedTokenPredictor(card.config),
-    "segmenter": lambda card: Segmenter(card.config, card.semantics),
-    "dvae": lambda card: Dvae(card.config),
+    "encoder": lambda card: Encoder(card.beit),
+    "classifier": lambda card: Classifier(card.beit),
+    "masked": lambda card: MaskedTokenPredictor(card.beit),
+    "segmenter": lambda card: Segmenter(card.beit, card.semantics),
+    "dvae": lambda card: Dvae(card.dvae),
 }
 
 

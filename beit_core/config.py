@@ -1,4 +1,4 @@
-"""What shape a BEiT has, and the one error family of this package.
+"""What shape a model has, and the one error family of this package.
 
 CheckpointError        a model folder or file cannot be used; the message names it and the next step
   CheckpointMismatch   its tensors are not those its configuration promises; names every one
@@ -13,6 +13,7 @@ BiasResampling = Literal["bilinear", "geometric"]
 Grid = tuple[int, int]
 # transformers' prefix in front of the encoder's tensors, by model_type.
 PREFIXES = {"beit": "beit.", "data2vec-vision": "data2vec_vision."}
+DVAE = "dall-e-dvae"  # the model_type of converted tokenizers
 
 
 class CheckpointError(Exception):
@@ -28,8 +29,24 @@ def hf(name: str, default: Any) -> Any:
     return field(default=default, metadata={"hf": name})
 
 
+class Patched:
+    """What BEiTs and dVAEs share: pictures of a trained size, cut into square patches that become one token each."""
+
+    image_size: Grid  # (height, width) in pixels
+    patch_size: int
+
+    @property
+    def grid(self) -> Grid:
+        """Patches (down, across) of a picture of the trained size."""
+        return self.grid_of(*self.image_size)
+
+    def grid_of(self, height: int, width: int) -> Grid:
+        """Whole patches (down, across) in a picture; pixels beyond the last whole patch are ignored."""
+        return height // self.patch_size, width // self.patch_size
+
+
 @dataclass(frozen=True)
-class BeitConfig:
+class BeitConfig(Patched):
     """Sizes and switches of one BEiT; sizes in pixels and patches are (height, width)."""
 
     width: int = hf("hidden_size", 768)
@@ -57,15 +74,6 @@ class BeitConfig:
     auxiliary_concat: bool = hf("auxiliary_concat_input", False)
     stride: int = 0  # of a sliding window, in pixels; 0: two thirds of image_size
 
-    @property
-    def grid(self) -> Grid:
-        """Patches (down, across) of a picture of the trained size."""
-        return self.grid_of(*self.image_size)
-
-    def grid_of(self, height: int, width: int) -> Grid:
-        """Whole patches (down, across) in a picture; pixels beyond the last whole patch are ignored."""
-        return height // self.patch_size, width // self.patch_size
-
     def feature_layers(self, semantics: Semantics) -> tuple[int, ...]:
         """How many layers each segmentation feature has passed through.
 
@@ -82,8 +90,7 @@ class BeitConfig:
 
         Raises CheckpointError for switches that no published BEiT uses and this package does not have.
         """
-        same = {entry.name: entry.metadata.get("hf", "") for entry in fields(cls)}
-        config = cls(**{ours: raw[theirs] for ours, theirs in same.items() if theirs in raw})
+        config = cls(**_same_fields(cls, raw))
         auxiliary = raw.get("use_auxiliary_head", True)
         config = replace(
             config,
@@ -98,6 +105,29 @@ class BeitConfig:
         )
         _check(config, raw)
         return config
+
+
+@dataclass(frozen=True)
+class DvaeConfig(Patched):
+    """Sizes of one discrete VAE; its encoder's four groups are 1, 2, 4 and 8 times as wide as the first."""
+
+    width: int = hf("hidden_size", 256)  # channels of the first group
+    blocks: int = hf("num_hidden_layers", 2)  # in each group
+    decoder_width: int = hf("intermediate_size", 0)  # channels of the decoder's input convolution; 0: no decoder
+    vocab_size: int = hf("vocab_size", 8192)
+    image_size: Grid = (112, 112)
+    patch_size: int = 8
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any]) -> Self:
+        """Read the `config.json` of a converted tokenizer."""
+        return cls(**_same_fields(cls, raw), image_size=pair(raw.get("image_size", 112)))
+
+
+def _same_fields(cls: type[BeitConfig | DvaeConfig], raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Our fields whose values stand in `config.json` as they are."""
+    theirs = {entry.name: entry.metadata.get("hf", "") for entry in fields(cls)}
+    return {ours: raw[name] for ours, name in theirs.items() if name in raw}
 
 
 def _check(config: BeitConfig, raw: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .card import CARD_FILE, CONFIG_FILE, PROCESSOR_FILE, ModelCard, describe, load_card
 from .checkpoint import BUILDERS, fitting
-from .config import PREFIXES, CheckpointError
+from .config import DVAE, PREFIXES, CheckpointError
 from .files import read_json
 from .foreign import infer_config, published_tensors
 from .published import TRAINED_EPS, preset_named, presets
@@ -42,7 +42,9 @@ def convert(
     tensors = published_tensors(path)
     given = Path(config) if config else path / CONFIG_FILE
     raw = read_json(given) if given.is_file() or config else infer_config(tensors)
-    if not (path / CONFIG_FILE).is_file():  # written by those who trained it, not by transformers
+    if (
+        raw.get("model_type") != DVAE and not (path / CONFIG_FILE).is_file()
+    ):  # written by those who trained it, not by transformers
         raw["layer_norm_eps"] = TRAINED_EPS
     named, pixels = preset_named(preset) if preset else None, read_json(Path(processor)) if processor else None
     card = describe(path, raw, named, pixels)
@@ -63,17 +65,17 @@ def _files(card: ModelCard, raw: Mapping[str, Any]) -> dict[str, Any]:
     if card.head == "dvae":
         return {CONFIG_FILE: raw}
     config = {key: value for key, value in raw.items() if key not in ("label2id", "num_labels")}
-    config["layer_norm_eps"] = card.config.layer_norm_eps
+    config["layer_norm_eps"] = card.beit.layer_norm_eps
     if card.labels:
         config["id2label"] = dict(enumerate(card.labels))
     own: dict[str, Any] = {
         "name": card.name,
         "semantics": card.semantics,
         "palette": card.palette,
-        "stride": card.config.stride,
+        "stride": card.beit.stride,
     }
     preset = presets().get(card.name)
-    if preset and preset.fits(card.head, card.config):
+    if preset and preset.fits(card.head, card.beit):
         own |= {"license": preset.license, "accuracy": preset.accuracy}
     return {CONFIG_FILE: config, PROCESSOR_FILE: card.pixels.to_hf(), CARD_FILE: own}
 

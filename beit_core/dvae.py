@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .config import BeitConfig, CheckpointError
+from .config import CheckpointError, DvaeConfig
 
 GROUPS = 4
 HALVE, DOUBLE = nn.MaxPool2d(2), nn.Upsample(scale_factor=2)
@@ -70,9 +70,9 @@ class Dvae(nn.Module):
     still differ at near-ties.
     """
 
-    def __init__(self, config: BeitConfig) -> None:
+    def __init__(self, config: DvaeConfig) -> None:
         super().__init__()
-        n, first, V, blocks = config.width, config.mlp_width, config.vocab_size, config.depth
+        n, first, V, blocks = config.width, config.decoder_width, config.vocab_size, config.blocks
         ends = nn.Conv2d(3, n, 7, padding=3), nn.Conv2d(8 * n, V, 1)
         self.encoder = Coder(ends, [n, n, 2 * n, 4 * n, 8 * n], blocks, widest_last=True)
         self.decoder = None

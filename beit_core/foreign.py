@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from .attention import table_rows
-from .config import PREFIXES, CheckpointError
+from .config import DVAE, PREFIXES, CheckpointError
 from .files import find_weights
 from .formats import read_tensors
 
@@ -89,6 +89,11 @@ def _of_tokenizer(name: str, half: Mapping[str, Tensor]) -> str:
     return f"{'decoder' if first.shape[-1] == 1 else 'encoder'}.{name}"
 
 
+def config_of_file(source: Path) -> dict[str, Any]:
+    """What a `config.json` beside this weights file would say. Raises CheckpointError."""
+    return infer_config(published_tensors(source))
+
+
 def infer_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """A Hugging Face `config.json` for tensors under published names, from their shapes alone.
 
@@ -156,10 +161,9 @@ def _dvae_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     if "encoder.blocks.input.weight" not in tensors:
         raise CheckpointError("the tokenizer's encoder is missing: convert a folder with encoder.pkl and decoder.pkl")
     return {
-        "model_type": "dall-e-dvae",
+        "model_type": DVAE,
         "hidden_size": len(tensors["encoder.blocks.input.weight"]),
         "num_hidden_layers": _count(tensors, r"encoder\.blocks\.group_1\.block_(\d+)\."),
-        "num_attention_heads": 1,
         "intermediate_size": len(tensors.get("decoder.blocks.input.weight", ())),
         "vocab_size": len(tensors["encoder.blocks.output.conv.weight"]),
         "image_size": 112,

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+
+import beit_core
 
 from .config import CheckpointError, pair
 
@@ -58,23 +59,8 @@ class PixelSpec:
         return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
     def normalize(self, pixels_BHWC: Tensor) -> Tensor:
-        """uint8 RGB (B, H, W, 3), 0-255 -> float32 (B, 3, H, W) on the same device.
-
-        Bit-equal to transformers' PIL processors: product with `rescale` rounded from float64 to float32, then
-        (x - mean) / std in float32. A byte has 256 values, so all of it is a table look-up.
-        """
-        import torch  # here and below: a process that only resizes needs the numbers, not two seconds of torch
-
-        if pixels_BHWC.dtype != torch.uint8 or pixels_BHWC.ndim != 4 or pixels_BHWC.shape[3] != 3:
-            shape = tuple(pixels_BHWC.shape)
-            raise ValueError(f"normalize takes uint8 of shape (B, H, W, 3), not {pixels_BHWC.dtype} of shape {shape}")
-        table_C256 = _table(self.rescale, self.mean, self.std).to(pixels_BHWC.device)
-        B, H, W, C = pixels_BHWC.shape
-        out_BCHW = torch.empty(B, C, H, W, device=pixels_BHWC.device)
-        for channel in range(C):
-            codes = pixels_BHWC[..., channel].reshape(-1).int()
-            out_BCHW[:, channel] = table_C256[channel].index_select(0, codes).view(B, H, W)
-        return out_BCHW
+        """uint8 RGB (B, H, W, 3), 0-255 -> float32 (B, 3, H, W) on the same device."""
+        return beit_core.normalize(self, pixels_BHWC)
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> PixelSpec:
@@ -114,14 +100,6 @@ class PixelSpec:
 
 def _hw(size: tuple[int, int]) -> dict[str, int]:
     return {"height": size[0], "width": size[1]}
-
-
-@lru_cache(maxsize=32)
-def _table(rescale: float | None, mean: Triple, std: Triple) -> Tensor:
-    import torch
-
-    levels = torch.arange(256, dtype=torch.float64) * (1.0 if rescale is None else rescale)
-    return (levels.float() - torch.tensor(mean)[:, None]) / torch.tensor(std)[:, None]
 
 
 def _size(value: Any) -> tuple[int, int] | int:

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # an uninstalled checkout works, also under `ray job submit`
 
+from beit_core import CheckpointError
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.task import Task
@@ -51,8 +52,6 @@ def run_simple(
     main: Callable[[argparse.Namespace], int], parser: argparse.ArgumentParser, *, verbose: bool = False
 ) -> NoReturn:
     """Parse and call `main`; a known error becomes one sentence on standard error and its exit code."""
-    from beit_core import CheckpointError
-
     parser.allow_abbrev = False
     flags = _parse(parser)
     try:

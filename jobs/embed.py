@@ -18,7 +18,7 @@ import pyarrow as pa
 
 import beit_core
 from pipeline.errors import ConfigError
-from pipeline.task import Batch, Columns, Task
+from pipeline.task import Batch, Columns, Task, other_job
 
 TYPES = {"float32": pa.float32(), "float16": pa.float16()}
 
@@ -37,12 +37,12 @@ class Embed(Task):
 
     def check(self, card: beit_core.ModelCard) -> None:
         if card.head == "dvae":
-            raise ConfigError(f"--model {card.name} is a tokenizer and has no embedding: use jobs/tokens.py")
-        if self.layer is not None and not 1 <= self.layer <= card.config.depth:
-            raise ConfigError(f"--layer {self.layer}: {card.name} has layers 1 to {card.config.depth}")
+            raise ConfigError(f"--model {card.name} is a tokenizer and has no embedding: use {other_job(card)}")
+        if self.layer is not None and not 1 <= self.layer <= card.beit.depth:
+            raise ConfigError(f"--layer {self.layer}: {card.name} has layers 1 to {card.beit.depth}")
 
     def columns(self, card: beit_core.ModelCard) -> dict[str, pa.DataType]:
-        width = card.config.width * (2 if self.pool == "cls+mean" else 1)
+        width = card.beit.width * (2 if self.pool == "cls+mean" else 1)
         return {"embedding": pa.list_(TYPES[self.embedding_type], width)}
 
     def load(self, card: beit_core.ModelCard) -> Any:

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 import beit_core
 from pipeline.errors import ConfigError
-from pipeline.task import Batch, Columns, Encoded, Task
+from pipeline.task import Batch, Columns, Encoded, Task, other_job
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,7 @@ class Label(Task):
 
     def check(self, card: beit_core.ModelCard) -> None:
         if card.head != "classifier":
-            job = {"segmenter": "segment.py", "masked": "tokens.py", "dvae": "tokens.py"}.get(card.head, "embed.py")
-            raise ConfigError(f"--model {card.name} has no classes (it is a {card.head}): use jobs/{job}")
+            raise ConfigError(f"--model {card.name} has no classes (it is a {card.head}): use {other_job(card)}")
         if self.top_k < 1:
             raise ConfigError(f"--top-k {self.top_k}: give a number above 0")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
@@ -46,7 +45,7 @@ class Label(Task):
             "labels": pa.list_(pa.string()),
             "scores": pa.list_(pa.float32()),
         }
-        return columns | ({"embedding": pa.list_(pa.float32(), card.config.width)} if self.with_embedding else {})
+        return columns | ({"embedding": pa.list_(pa.float32(), card.beit.width)} if self.with_embedding else {})
 
     def load(self, card: beit_core.ModelCard) -> Any:
         return beit_core.load_classifier(card)

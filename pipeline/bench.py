@@ -11,17 +11,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+import beit_core
+from beit_core import ModelCard, PixelSpec, load_card
 from pipeline import model_files
 from pipeline.decode.decode import decode
 from pipeline.errors import ConfigError
-
-if TYPE_CHECKING:
-    from beit_core import ModelCard
 
 TURNS = 5
 PICTURE = (500, 375)  # a typical ImageNet file
@@ -97,8 +96,6 @@ def _need_transformers() -> None:
 def _decoding(card: ModelCard | None, *, against_hf: bool) -> Figure:
     import torch
 
-    from beit_core import PixelSpec
-
     data, spec = photo(), card.pixels if card else PixelSpec()
     reference = None
     if against_hf and spec.size is not None:
@@ -122,9 +119,6 @@ def _encoders(model: Path | None, *, against_hf: bool) -> tuple[ModelCard | None
     """Card, our encoder and transformers' with the same weights (None unless compared)."""
     import torch
 
-    from beit_core import BeitConfig, load_card, load_embedder
-    from beit_core.heads import Encoder
-
     if model is None:
         torch.manual_seed(0)
         reference = None
@@ -133,13 +127,13 @@ def _encoders(model: Path | None, *, against_hf: bool) -> tuple[ModelCard | None
             from transformers import BeitModel
 
             reference = BeitModel(Theirs(use_relative_position_bias=True)).eval()
-        return None, Encoder(BeitConfig(relative_bias=True)).eval(), reference
+        return None, beit_core.Encoder(beit_core.BeitConfig(relative_bias=True)).eval(), reference
     card = load_card(model)
     if not against_hf:
-        return card, load_embedder(card), None
+        return card, beit_core.load_embedder(card), None
     from transformers import BeitModel
 
-    return card, load_embedder(card), BeitModel.from_pretrained(card.path).eval()
+    return card, beit_core.load_embedder(card), BeitModel.from_pretrained(card.path).eval()
 
 
 def _predicting(card: ModelCard | None, encoder: Any, reference: Any, batch: int) -> Figure:

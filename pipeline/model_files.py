@@ -7,14 +7,12 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from beit_core import ModelCard, load_card
 from pipeline import storage
 from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
 from pipeline.plan.names import digest
-
-if TYPE_CHECKING:
-    from beit_core import ModelCard
 
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 HUB_FILES = ("*.json", "*.safetensors", "pytorch_model*.bin", "flax_model.msgpack")
@@ -35,8 +33,6 @@ def fetch(model: str) -> Path:
 @functools.cache
 def card(path: Path, semantics: Literal["original", "hf"] | None) -> ModelCard:
     """The card of a model on this node under these semantics; a job's own cache could not travel to workers."""
-    from beit_core import load_card
-
     return load_card(path, semantics)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from beit_core import CheckpointError, ModelCard, load_card
 from pipeline import model_files, storage
 from pipeline.config import RunConfig
 from pipeline.decode.decode import DecodeSettings, extensions
@@ -26,7 +27,6 @@ from pipeline.spec import JobSpec
 from pipeline.task import Task
 
 if TYPE_CHECKING:
-    from beit_core import ModelCard
     from pipeline.engine.loading import Device
 
 LOOK = 1000  # sources looked at before anything starts: the first page of a listing
@@ -79,8 +79,6 @@ def check(config: RunConfig, task: Task) -> Request:
 
 def _card(model: str, task: Task, *, fresh: bool) -> ModelCard:
     """The model's card; for a fresh output the weights are loaded once too, as only that shows that they fit."""
-    from beit_core import CheckpointError, load_card
-
     try:
         card = load_card(model_files.fetch(model))
         task.check(card)

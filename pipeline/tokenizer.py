@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+import beit_core
+from beit_core import ModelCard
 from pipeline import model_files
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from beit_core import ModelCard
 
 INT16 = 1 << 15  # tokens that the column's numbers can tell apart
 AT_ONCE = 16  # images; each takes about 50 MB within the tokenizer, whose maps are as large as the image
@@ -70,9 +70,7 @@ def decoder(tokenizer: str) -> Callable[[np.ndarray], np.ndarray]:
 
     Raises ConfigError for a folder that is no dVAE or has no decoder.
     """
-    from beit_core import load_dvae
-
-    dvae = load_dvae(_read(tokenizer))
+    dvae = beit_core.load_dvae(_read(tokenizer))
     if dvae.decoder is None:
         raise ConfigError(f"--tokenizer {tokenizer} has no decoder: convert decoder.pkl together with encoder.pkl")
 
@@ -91,11 +89,9 @@ def decoder(tokenizer: str) -> Callable[[np.ndarray], np.ndarray]:
 
 @cache
 def _read(tokenizer: str) -> ModelCard:
-    from beit_core import CheckpointError, load_card
-
     try:
-        card = load_card(model_files.fetch(tokenizer))
-    except (ConfigError, CheckpointError) as error:
+        card = beit_core.load_card(model_files.fetch(tokenizer))
+    except (ConfigError, beit_core.CheckpointError) as error:
         reason = str(error).removeprefix(f"--model {tokenizer}: ")
         raise ConfigError(f"--tokenizer {tokenizer}: {reason}") from error
     if card.head != "dvae":

@@ -8,7 +8,7 @@ import transformers
 from safetensors.torch import save_file
 from transformers import BeitConfig
 
-from beit_core.config import BeitConfig as DvaeConfig
+from beit_core.config import DvaeConfig
 from beit_core.dvae import Dvae
 
 # The class that saves each kind, and what that kind needs on top of TINY.
@@ -86,9 +86,7 @@ def save_tiny_model(folder: Path, kind: str, *, seed: int = 0, **overrides: obje
 
 def save_dvae(folder: Path, side: int = 112, vocabulary: int = 128, *, decoder: bool = False) -> Path:
     """A narrow tokenizer with seeded weights, in the layout of a converted one."""
-    config = DvaeConfig(
-        width=16, depth=2, mlp_width=8 * decoder, vocab_size=vocabulary, image_size=(side, side), patch_size=8
-    )
+    config = DvaeConfig(width=16, decoder_width=8 * decoder, vocab_size=vocabulary, image_size=(side, side))
     torch.manual_seed(0)
     weights = Dvae(config).state_dict()
     for name, weight in weights.items():
@@ -98,7 +96,7 @@ def save_dvae(folder: Path, side: int = 112, vocabulary: int = 128, *, decoder: 
     head -= head.mean(1, keepdim=True)  # else the channel that is large everywhere decides, and most tokens are equal
     folder.mkdir(parents=True)
     save_file(weights, folder / "model.safetensors")
-    sizes = {"hidden_size": 16, "intermediate_size": config.mlp_width, "num_hidden_layers": 2, "vocab_size": vocabulary,
-             "image_size": side, "patch_size": 8, "num_attention_heads": 1}  # fmt: skip
+    sizes = {"hidden_size": 16, "intermediate_size": config.decoder_width, "num_hidden_layers": 2,
+             "vocab_size": vocabulary, "image_size": side, "patch_size": 8}  # fmt: skip
     (folder / "config.json").write_text(json.dumps({"model_type": "dall-e-dvae", **sizes}))
     return folder

@@ -8,16 +8,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from beit_core import CheckpointError
-from beit_core.config import BeitConfig
+from beit_core.config import DvaeConfig
 from beit_core.dvae import Dvae
 
-SMALL = BeitConfig(width=16, depth=2, mlp_width=8, vocab_size=40, image_size=(112, 112), patch_size=8)
-PUBLISHED = BeitConfig(width=256, depth=2, mlp_width=128, vocab_size=8192, image_size=(112, 112), patch_size=8)
+SMALL = DvaeConfig(width=16, decoder_width=8, vocab_size=40)
+PUBLISHED = DvaeConfig(decoder_width=128)
 
 
 def seeded(decoder: bool = True) -> Dvae:
     torch.manual_seed(0)
-    model = Dvae(SMALL if decoder else replace(SMALL, mlp_width=0)).eval()
+    model = Dvae(SMALL if decoder else replace(SMALL, decoder_width=0)).eval()
     for weight in model.parameters():
         weight.data = torch.randn_like(weight) * (0.2 if weight.ndim == 1 else (2 / weight[0].numel()) ** 0.5)
     return model
