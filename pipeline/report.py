@@ -35,6 +35,7 @@ class RunReport:
         self.images = 0
         self.statuses: Counter[str] = Counter()
         self.steps: Counter[str] = Counter()  # seconds by step, over all workers
+        self.devices: set[str] = set()  # by name, of the predictors
         self.skipped: Counter[str] = Counter()  # files that the listing passed by, by their ending
         self.examples: dict[str, list[FailedRow]] = {}
         self.curve: list[tuple[float, int]] = [(0.0, 0)]
@@ -47,6 +48,7 @@ class RunReport:
         if not receipt.images:
             return
         self.images += receipt.images
+        self.devices.add(receipt.device)
         self.statuses.update(receipt.facts.statuses)
         self.steps.update(receipt.seconds)
         for example in receipt.examples:
@@ -86,6 +88,7 @@ class RunReport:
             "seconds": round(self.seconds, 2),
             "images_per_second": round(self.rate, 2),
             "images": {"done": self.images, "failed": sum(self.errors.values()), "planned": planned},
+            "device": ", ".join(sorted(self.devices)) or None,
             "errors": self.errors,
             "examples": [asdict(row) for shown in self.examples.values() for row in shown],
             "steps": {f"{step}_s": round(spent, 3) for step, spent in self.steps.items()},

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,6 +13,9 @@ from tests.helpers import DATA
 from tests.proxied import s3_client
 from tests.ray_head import RayHead, ray_head_server
 from tests.weed import Weed, weed_server
+
+if TYPE_CHECKING:
+    from tests.outputs import Examples
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
@@ -68,6 +71,14 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
     make_photos(folder, 32)
     return folder
+
+
+@pytest.fixture(scope="session")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> "Examples":
+    """`examples.copy("label", folder)`: an output of real runs."""
+    from tests.outputs import Examples
+
+    return Examples(tmp_path_factory.mktemp("examples"))
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 
 import torch
-import transformers
-from safetensors.torch import save_file
-from transformers import BeitConfig
+from safetensors.torch import load_file, save_file
 
 from beit_core.config import DvaeConfig
 from beit_core.dvae import Dvae
+from tests.helpers import DATA
 
 # The class that saves each kind, and what that kind needs on top of TINY.
 KINDS: dict[str, tuple[str, dict[str, object]]] = {
@@ -74,13 +73,33 @@ def preprocessor(image_size: int) -> dict[str, object]:
 
 def save_tiny_model(folder: Path, kind: str, *, seed: int = 0, **overrides: object) -> Path:
     """Save a model of this kind into the folder; `overrides` are fields of BeitConfig."""
+    import transformers  # here: seconds of imports that most tests do without
+
     class_name, needs = KINDS[kind]
-    config = BeitConfig(**{**TINY, **needs, **overrides})
+    config = transformers.BeitConfig(**{**TINY, **needs, **overrides})
     torch.manual_seed(seed)
     model = getattr(transformers, class_name)(config).eval()
     scramble(model, seed)
     model.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor(config.image_size), indent=2))
+    return folder
+
+
+def save_masked(folder: Path, vocabulary: int = 128) -> Path:
+    """The bundled digits' encoder under a seeded head that predicts tokens: 8 x 8 patches, as a dVAE of side 64 has."""
+    bundled = load_file(DATA / "digits/model/model.safetensors")
+    weights = {name: weight for name, weight in bundled.items() if not name.startswith(("beit.pooler", "classifier"))}
+    width = weights["beit.embeddings.cls_token"].shape[-1]
+    torch.manual_seed(0)
+    weights["beit.embeddings.mask_token"] = torch.randn(1, 1, width)
+    weights |= {"layernorm.weight": torch.ones(width), "layernorm.bias": torch.zeros(width)}
+    weights |= {"lm_head.weight": torch.randn(vocabulary, width), "lm_head.bias": torch.zeros(vocabulary)}
+    folder.mkdir(parents=True)
+    save_file(weights, folder / "model.safetensors")
+    config = json.loads((DATA / "digits/model/config.json").read_text())
+    config |= {"architectures": [KINDS["masked"][0]], "use_mask_token": True, "vocab_size": vocabulary}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor(config["image_size"])))
     return folder
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.page import page
 from tests.browser import DESK, PHONE, browser
-from tests.outputs import TASKS, example
+from tests.outputs import TASKS, Examples
 
 LOOKS = {"light": (DESK, False), "dark": (DESK, True), "phone": (PHONE, False), "phone-dark": (PHONE, True)}
 
@@ -14,9 +14,10 @@ def take(folder: Path) -> list[Path]:
     """A report per task, and of each a picture per look."""
     folder.mkdir(parents=True, exist_ok=True)
     taken: list[Path] = []
+    examples = Examples(folder / "made")
     with browser() as tab:
         for task in TASKS:
-            report = page.write(str(example(folder / task, task)))
+            report = page.write(str(examples.copy(task, folder / task)))
             for look, (width, dark) in LOOKS.items():
                 tab.open(Path(report).resolve().as_uri(), width, dark)
                 taken.append(folder / f"{task}-{look}.png")

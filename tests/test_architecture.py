@@ -18,7 +18,7 @@ ROOMS = ("beit_core", "pipeline", "jobs")
 BELOW = {"beit_core": (), "pipeline": ("beit_core",), "jobs": ("pipeline", "beit_core")}
 # The only files that know a library, lazily or not.
 OWNERS = {
-    "ray": ("pipeline/engine/on_ray.py",),
+    "ray": ("pipeline/engine/on_ray.py", "pipeline/engine/cluster.py"),
     "fsspec": ("pipeline/storage/other.py", "pipeline/storage/s3.py"),
     "s3fs": ("pipeline/storage/s3.py",),
     "aiobotocore": ("pipeline/storage/s3.py",),

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
+from pipeline.plan.rows import LooseSpan, Row, UnreadShard, to_json
+
+LONE, GROUPED, GROUP_IMAGES = 64, 16, 512  # the first rows go alone, later ones in groups of up to so many images
 DEVICE_FAILURES = 3  # of one run: then it is not chance any more
 Group = list[tuple[int, str]]  # rows of the plan by their numbers, as JSON
 DONE: Group = [(-1, "")]  # stands for a group whose rows are all done
@@ -52,3 +56,17 @@ class RowBoard:
         """A worker's device has failed: whether its process may end and be started anew."""
         self.failures += 1
         return self.failures <= DEVICE_FAILURES
+
+
+def grouped(rows: Iterator[Row]) -> Iterator[Group]:
+    """Rows with their numbers: the first ones alone, so that all workers begin at once; later small ones together."""
+    group: Group = []
+    images = 0
+    for number, row in enumerate(rows):
+        group.append((number, to_json(row)))
+        images += GROUP_IMAGES if isinstance(row, UnreadShard) else row.stop - row.start
+        if number < LONE or len(group) >= GROUPED or images >= GROUP_IMAGES or not isinstance(row, LooseSpan):
+            yield group
+            group, images = [], 0
+    if group:
+        yield group

@@ -1,13 +1,21 @@
-"""Which Ray cluster a run joins, checked without Ray."""
+"""Which Ray cluster a run joins, and joining it. The addresses are checked without importing Ray."""
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, PipelineError
 
 FLAG, VARIABLE = "--ray-address", "RAY_ADDRESS"
+NO_PROGRESS_S = 24 * 3600  # Ray gives up a run without progress; waiting for capacity overnight is no failure
+PATIENT_STARTS = 20  # deaths of starting actors in a row that Ray forgives (a flaky download of weights)
 
 
 def address_of(given: str | None) -> str | None:
@@ -39,3 +47,84 @@ def check_form(address: str, origin: str) -> None:
     if "://" in address:
         what = f"{origin} {address} is a job server"
         raise ConfigError(f"{what}: give host:port of the cluster, or `ray job submit` the job to it")
+
+
+def import_ray(*, verbose: bool) -> Any:
+    """Ray, with its noise kept off the screen; it must be told before it is imported."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if not verbose:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        os.environ.setdefault("RAY_LOG_TO_DRIVER_EVENT_LEVEL", "FATAL")
+    import ray
+    import ray.data
+
+    if not verbose:
+        for name in ("ray", "ray.data", "ray._private.worker", "ray.train"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+    return ray
+
+
+@contextmanager
+def _no_stderr() -> Iterator[None]:
+    """Ray's native part greets on file descriptor 2 whatever the log level; what matters comes as an exception."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def connect(ray: Any, address: str | None, *, verbose: bool) -> None:
+    """Join the cluster at this address, or start one on this machine; raises ConfigError or PipelineError."""
+    root = str(Path(__file__).parents[2])
+    options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.CRITICAL}
+    if verbose:
+        options["logging_level"] = logging.INFO
+    if address is None:
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        options |= {"address": "local", "include_dashboard": False}
+    else:
+        options["address"] = address
+        if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # `ray job submit` has shipped the code already
+            options["runtime_env"] = {"py_modules": [str(Path(root, name)) for name in ("beit_core", "pipeline")]}
+    _init(ray, address, options, verbose=verbose)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = verbose
+    context.print_on_execution_start = verbose
+    context.enable_auto_log_stats = verbose
+    context.execution_no_progress_timeout_s = NO_PROGRESS_S
+    context.max_consecutive_actor_init_deaths = PATIENT_STARTS
+    context.target_max_block_size = 1  # what is yielded leaves at once, in a block of its own
+
+
+def _init(ray: Any, address: str | None, options: dict[str, Any], *, verbose: bool) -> None:
+    try:
+        with nullcontext() if verbose else _no_stderr():
+            ray.init(**options)
+    except Exception as error:  # a node that starts too slowly raises just that
+        told = str(error).strip().partition("\n")[0] or type(error).__name__
+        if address is not None:
+            raise ConfigError(f"no Ray cluster at {address}: {told}") from error
+        again = "give the same command again, or --local to do without Ray"
+        raise PipelineError(f"Ray did not start on this machine ({told}): {again}") from error
+
+
+def our_own(error: BaseException) -> BaseException:
+    """The error of ours that Ray has wrapped, if there is one."""
+    seen: BaseException | None = error
+    while seen is not None:
+        cause = getattr(seen, "cause", None)
+        for candidate in (seen, cause):
+            if isinstance(candidate, PipelineError):
+                # Ray makes a class of its own out of ours and puts the worker's traceback into its text.
+                ours = next(kind for kind in type(candidate).__mro__ if kind.__module__ == PipelineError.__module__)
+                plain: BaseException = ours(str(getattr(candidate, "cause", candidate)))
+                return plain
+        seen = cause if isinstance(cause, BaseException) and cause is not seen else seen.__cause__
+    return error

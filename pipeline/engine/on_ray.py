@@ -13,21 +13,17 @@ image wait for a listing.
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any, NoReturn
 
 import pyarrow as pa
 
 from pipeline.config import RunConfig
-from pipeline.engine.board import Group, RowBoard
-from pipeline.engine.cluster import address_of
+from pipeline.engine.board import RowBoard, grouped
+from pipeline.engine.cluster import address_of, connect, import_ray, our_own
 from pipeline.engine.layout import Layout, Node, layout_of
 from pipeline.engine.loading import Device, device_here
 from pipeline.engine.split import SpanDecoder, SpanPredictor
@@ -42,52 +38,18 @@ from pipeline.engine.wire import (
     span_from_table,
 )
 from pipeline.engine.worker import Worker
-from pipeline.errors import ConfigError, DeviceFailed, PipelineError
+from pipeline.errors import ConfigError, DeviceFailed
 from pipeline.output.receipts import Receipt
 from pipeline.output.span_file import SpanFacts
-from pipeline.plan.rows import LooseSpan, Row, UnreadShard, to_json
+from pipeline.plan.rows import Row
 from pipeline.progress import say
 from pipeline.spec import JobSpec
 
-NO_PROGRESS_S = 24 * 3600  # Ray gives up a run without progress; waiting for capacity overnight is no failure
-PATIENT_STARTS = 20  # deaths of starting actors in a row that Ray forgives (a flaky download of weights)
 PULL_CPUS, READ_CPUS, WRITE_CPUS, PREDICT_CPUS = 0.02, 0.8, 0.1, 0.05  # they fit into one CPU together
 CALLS = 2  # rows that a worker reads at the same time: while one drains, the next fills the batches
 AHEAD = 2000  # rows on the board at most
-LONE, GROUPED, GROUP_IMAGES = 64, 16, 512  # the first rows go alone, later ones in groups of up to so many images
 REPORT_S = 0.5  # receipts of a group of small spans leave together at this interval
 POLL_S = 2.0  # between two looks for a GPU that is to come
-
-
-def _import_ray(*, verbose: bool) -> Any:
-    """Ray, with its noise kept off the screen; it must be told before it is imported."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if not verbose:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        os.environ.setdefault("RAY_LOG_TO_DRIVER_EVENT_LEVEL", "FATAL")
-    import ray
-    import ray.data
-
-    if not verbose:
-        for name in ("ray", "ray.data", "ray._private.worker", "ray.train"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-    return ray
-
-
-@contextmanager
-def _no_stderr() -> Iterator[None]:
-    """Ray's native part greets on file descriptor 2 whatever the log level; what matters comes as an exception."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 class OnRay:
@@ -97,8 +59,10 @@ class OnRay:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        self.ray = _import_ray(verbose=config.verbose)
-        self._connect(address_of(config.ray_address))
+        self.ray = import_ray(verbose=config.verbose)
+        address = address_of(config.ray_address)
+        self.joined = address is not None
+        connect(self.ray, address, verbose=config.verbose)
         try:
             self.found = self._layout()
         except ConfigError:
@@ -148,39 +112,6 @@ class OnRay:
 
         request_resources(bundles=[{"GPU": self.config.gpus_per_worker}])
 
-    def _connect(self, address: str | None) -> None:
-        root = str(Path(__file__).parents[2])
-        self.joined = address is not None
-        options: dict[str, Any] = {"log_to_driver": self.config.verbose, "logging_level": logging.CRITICAL}
-        if self.config.verbose:
-            options["logging_level"] = logging.INFO
-        if address is None:
-            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-            options |= {"address": "local", "include_dashboard": False}
-        else:
-            options["address"] = address
-            if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # `ray job submit` has shipped the code already
-                options["runtime_env"] = {"py_modules": [str(Path(root, name)) for name in ("beit_core", "pipeline")]}
-        self._init(address, options)
-        context = self.ray.data.DataContext.get_current()
-        context.enable_progress_bars = self.config.verbose
-        context.print_on_execution_start = self.config.verbose
-        context.enable_auto_log_stats = self.config.verbose
-        context.execution_no_progress_timeout_s = NO_PROGRESS_S
-        context.max_consecutive_actor_init_deaths = PATIENT_STARTS
-        context.target_max_block_size = 1  # what is yielded leaves at once, in a block of its own
-
-    def _init(self, address: str | None, options: dict[str, Any]) -> None:
-        try:
-            with nullcontext() if self.config.verbose else _no_stderr():
-                self.ray.init(**options)
-        except Exception as error:  # a node that starts too slowly raises just that
-            told = str(error).strip().partition("\n")[0] or type(error).__name__
-            if address is not None:
-                raise ConfigError(f"no Ray cluster at {address}: {told}") from error
-            again = "give the same command again, or --local to do without Ray"
-            raise PipelineError(f"Ray did not start on this machine ({told}): {again}") from error
-
     def device(self, size: tuple[int, int] | None) -> Device:
         """See `Engine`."""
         share = {"num_gpus": self.config.gpus_per_worker, "num_cpus": 0} if self.found.on_gpus else {"num_cpus": 0.1}
@@ -188,7 +119,7 @@ class OnRay:
         try:
             found: Device = self.ray.get(asked)
         except Exception as error:
-            raise _our_own(error) from error
+            raise our_own(error) from error
         return found
 
     def execute(self, spec: JobSpec, rows: Iterator[Row]) -> Iterator[Receipt]:
@@ -201,7 +132,7 @@ class OnRay:
                 planning.done([number for number, receipt in reports if receipt is None])
                 yield from (receipt for _, receipt in reports if receipt is not None)
         except Exception as error:
-            raise planning.error or _our_own(error) from error
+            raise planning.error or our_own(error) from error
         if planning.error is not None:
             raise planning.error
 
@@ -256,7 +187,7 @@ class _Planning:
 
     def _run(self) -> None:
         try:
-            for group in _groups(self.rows):
+            for group in grouped(self.rows):
                 with self.changed:
                     self.changed.wait_for(lambda: self.open < AHEAD)
                     self.open += len(group)
@@ -266,23 +197,9 @@ class _Planning:
         self.board.put.remote([], True)
 
 
-def _groups(rows: Iterator[Row]) -> Iterator[Group]:
-    """Rows with their numbers: the first ones alone, so that all workers begin at once; later small ones together."""
-    group: Group = []
-    images = 0
-    for number, row in enumerate(rows):
-        group.append((number, to_json(row)))
-        images += GROUP_IMAGES if isinstance(row, UnreadShard) else row.stop - row.start
-        if number < LONE or len(group) >= GROUPED or images >= GROUP_IMAGES or not isinstance(row, LooseSpan):
-            yield group
-            group, images = [], 0
-    if group:
-        yield group
-
-
 def pull(_: pa.Table, board: Any) -> Iterator[pa.Table]:
     """Rows from the board as they are planned, a Ray task."""
-    ray = _import_ray(verbose=False)
+    ray = import_ray(verbose=False)
     index = 0
     while (group := ray.get(board.get.remote(index))) is not None:
         yield pa.table([[number for number, _ in group], [text for _, text in group]], schema=ROW)
@@ -318,7 +235,7 @@ class Fused:
 
 def _start_again(board: Any, error: DeviceFailed) -> NoReturn:
     """End this process, for Ray to start another; raises where that has been tried often enough."""
-    ray = _import_ray(verbose=False)
+    ray = import_ray(verbose=False)
     if ray.get(board.may_start_again.remote()):
         os._exit(1)
     raise error
@@ -370,18 +287,3 @@ def write_step(block: pa.Table, spec: JobSpec) -> pa.Table:
     began = time.perf_counter()
     facts = span.write(spec)
     return reports_to_table([(number, span.receipt(facts, time.perf_counter() - began))])
-
-
-def _our_own(error: BaseException) -> BaseException:
-    """The error of ours that Ray has wrapped, if there is one."""
-    seen: BaseException | None = error
-    while seen is not None:
-        cause = getattr(seen, "cause", None)
-        for candidate in (seen, cause):
-            if isinstance(candidate, PipelineError):
-                # Ray makes a class of its own out of ours and puts the worker's traceback into its text.
-                ours = next(kind for kind in type(candidate).__mro__ if kind.__module__ == PipelineError.__module__)
-                plain: BaseException = ours(str(getattr(candidate, "cause", candidate)))
-                return plain
-        seen = cause if isinstance(cause, BaseException) and cause is not seen else seen.__cause__
-    return error

@@ -111,6 +111,7 @@ class Predictor:
     ) -> None:
         self.task, self.card = task, card
         self.device = torch.device(device_kind(device))
+        self.name = device_name(self.device.type)
         self.dtype = DTYPES[dtype]
         self.specs: tuple[PixelSpec, ...] = task.views(card)
         self.batch_size = batch_size

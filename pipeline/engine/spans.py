@@ -71,14 +71,16 @@ class AnsweredSpan:
     rows: pa.Table
     done: int
     seconds: dict[str, float]
+    device: str
 
     @staticmethod
-    def of(spec: JobSpec, span: DecodedSpan, answered: Answered, seconds: float) -> AnsweredSpan:
-        """From the decoded span and the answers for all its images, which took so many seconds."""
+    def of(spec: JobSpec, span: DecodedSpan, answered: Answered, seconds: float, device: str) -> AnsweredSpan:
+        """From the decoded span and the answers for all its images, which took that device so many seconds."""
         rows = _filled(spec.schema, span, answered)
         if span.before is not None:
             rows = _with_kept(rows, span.kept, span.before)
-        return AnsweredSpan(span.facts, rows, len(rows) - int(span.kept.sum()), {**span.seconds, "predict": seconds})
+        done = len(rows) - int(span.kept.sum())
+        return AnsweredSpan(span.facts, rows, done, {**span.seconds, "predict": seconds}, device)
 
     def write(self, spec: JobSpec) -> SpanFacts:
         """Write the span's file; what its metadata say."""
@@ -88,7 +90,7 @@ class AnsweredSpan:
 
     def receipt(self, facts: SpanFacts, write_s: float) -> Receipt:
         """What the written span reports."""
-        return Receipt.of_written(facts, self.rows, {**self.seconds, "write": write_s}, self.done)
+        return Receipt.of_written(facts, self.rows, {**self.seconds, "write": write_s}, self.done, self.device)
 
 
 def _filled(schema: pa.Schema, span: DecodedSpan, answered: Answered) -> pa.Table:

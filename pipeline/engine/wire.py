@@ -65,6 +65,7 @@ def decoded_to_table(number: int, span: DecodedSpan, pixels: Pixels) -> pa.Table
 def answered_to_table(number: int, span: AnsweredSpan) -> pa.Table:
     """A span with its answers."""
     head = {"span": "answered", "facts": asdict(span.facts), "done": span.done, "seconds": span.seconds}
+    head |= {"device": span.device}
     return _span_table(number, json.dumps(head), _pack(span.rows), None, None)
 
 
@@ -80,7 +81,7 @@ def span_from_table(table: pa.Table) -> tuple[int, SpanFacts | tuple[DecodedSpan
     if rows is None:
         raise ValueError(f"the span {facts.name} travelled without its rows")
     if head["span"] == "answered":
-        return number, AnsweredSpan(facts, rows, head["done"], head["seconds"])
+        return number, AnsweredSpan(facts, rows, head["done"], head["seconds"], head["device"])
     todo, kept = np.array(head["todo"], bool), np.array(head["kept"], bool)
     span = DecodedSpan(facts, rows, todo, kept, _unpack(table, "before"), head["seconds"])
     return number, (span, _images(_buffer(table, "pixels"), head["shapes"]))

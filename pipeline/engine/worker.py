@@ -16,22 +16,17 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-
-from pipeline.decode.decode import Decoded
 from pipeline.decode.pool import DecodePool, PoolClosed
-from pipeline.decode.ring import Buffer, Ring, RingClosed
+from pipeline.decode.ring import Ring, RingClosed
 from pipeline.engine.gate import Gate, GateClosed
 from pipeline.engine.loading import load_predictor
-from pipeline.engine.predictor import Answered, Asked, Step, joined, lock_pages
+from pipeline.engine.predictor import Step, lock_pages
 from pipeline.engine.reader import OpenSpan, Reader
-from pipeline.engine.spans import KEPT, AnsweredSpan, DecodedSpan, undecodable
+from pipeline.engine.under_way import BatchUnderWay, Receipts, SpanUnderWay
 from pipeline.errors import DeviceFailed, PipelineError
-from pipeline.output.columns import OK
 from pipeline.output.receipts import Receipt
 from pipeline.output.span_file import SpanFacts
 from pipeline.plan.rows import Row
-from pipeline.source.item import Item
 from pipeline.spec import JobSpec
 
 BUFFERS = 6  # batches between reading and the model
@@ -39,8 +34,6 @@ SPANS = 12  # spans between the first image read and the file written
 AHEAD = 2  # batches that the device has been asked about and has not answered
 HANG_S, WATCH_S = 1800.0, 5.0  # silence after which a device hangs (a batch of large images on a CPU takes minutes)
 FINISHERS = 4  # threads that encode answers and write files
-
-Receipts = queue.SimpleQueue[Receipt | Exception]
 
 
 class Worker:
@@ -59,7 +52,7 @@ class Worker:
             lock_pages(self.ring.memory, self.predictor.device.type)
         self.pool = DecodePool(spec.decode, children, self.ring, self.fail)
         self.batches, self.spans, self.ahead = Gate(BUFFERS), Gate(SPANS), Gate(AHEAD)
-        self.ready: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
+        self.ready: queue.SimpleQueue[BatchUnderWay | None] = queue.SimpleQueue()
         self.finishers = ThreadPoolExecutor(FINISHERS, "finish")
         self.error: Exception | None = None
         self.waiting: set[Receipts] = set()
@@ -99,8 +92,8 @@ class Worker:
     def _read(self, source: OpenSpan, receipts: Receipts) -> None:
         """Hand the images of a span to the children, batch by batch."""
         self.spans.enter()
-        span = _Span(self, source, receipts)
-        batch: _Batch | None = None
+        span = SpanUnderWay(self, source, receipts)
+        batch: BatchUnderWay | None = None
         began = time.perf_counter()
         for item in source.items:
             span.seconds["read"] += time.perf_counter() - began
@@ -113,11 +106,11 @@ class Worker:
         span.facts = source.close()
         span.part_done()
 
-    def _next_batch(self, span: _Span, before: _Batch | None) -> _Batch:
+    def _next_batch(self, span: SpanUnderWay, before: BatchUnderWay | None) -> BatchUnderWay:
         if before is not None:
             before.seal()
         self.batches.enter()
-        return _Batch(span, self.ring.take() if self.ring is not None else None)
+        return BatchUnderWay(span, self.ring.take() if self.ring is not None else None)
 
     def _ask_model(self) -> None:
         """The device's thread: batches in the order in which they are decoded."""
@@ -141,7 +134,7 @@ class Worker:
         except Exception as error:
             self.fail(error)
 
-    def _finish_batch(self, batch: _Batch, step: Step) -> None:
+    def _finish_batch(self, batch: BatchUnderWay, step: Step) -> None:
         step.copied()
         batch.release()
         answers = step.answers()
@@ -150,7 +143,7 @@ class Worker:
         batch.span.answered[batch.start] = self.predictor.encode(answers, step.reason)
         batch.span.part_done()
 
-    def finish(self, span: _Span) -> None:
+    def finish(self, span: SpanUnderWay) -> None:
         """Have a span written, all of whose parts are done."""
         self.finishers.submit(self._guarded, span.finish)
 
@@ -186,140 +179,6 @@ class Worker:
             self.ring.close()
         self.ready.put(None)
         self.finishers.shutdown(wait=False, cancel_futures=True)
-
-
-class _Span:
-    """A span under way. Its parts are its batches, and its being read."""
-
-    def __init__(self, worker: Worker, source: OpenSpan, receipts: Receipts) -> None:
-        self.worker, self.source, self.receipts = worker, source, receipts
-        self.facts = source.facts
-        self.items: list[Item] = []
-        self.decoded: list[Decoded | None] = []
-        self.answered: dict[int, Answered] = {}  # of each batch, by the index of its first image
-        self.seconds = {"read": 0.0, "decode": 0.0, "predict": 0.0}
-        self._parts = 1
-        self._lock = threading.Lock()
-
-    def begin_part(self) -> None:
-        """One more part to wait for."""
-        with self._lock:
-            self._parts += 1
-
-    def part_done(self) -> None:
-        """One part less to wait for; with the last one the span is finished."""
-        with self._lock:
-            self._parts -= 1
-            over = self._parts == 0
-        if over:
-            self.worker.finish(self)
-
-    def add_seconds(self, step: str, seconds: float) -> None:
-        """Time that a step has spent on this span."""
-        with self._lock:
-            self.seconds[step] += seconds
-
-    def finish(self) -> None:
-        """Write the file, and report."""
-        spec, began = self.worker.spec, time.perf_counter()
-        images = [(item, answer) for item, answer in zip(self.items, self.decoded, strict=True) if answer is not None]
-        span = DecodedSpan.of(spec, self.facts, images, self.source.before, self.seconds)
-        answered = joined(self.answered, len(images), spec.bound.batch_size)
-        done = AnsweredSpan.of(spec, span, answered, self.seconds["predict"])
-        receipt = done.receipt(done.write(spec), time.perf_counter() - began)
-        self.worker.spans.leave()
-        self.receipts.put(receipt)
-
-
-class _Batch:
-    """Consecutive images of a span, image i of them in slot i; ready for the model when all are decoded."""
-
-    def __init__(self, span: _Span, buffer: Buffer | None) -> None:
-        self.span, self.worker, self.buffer = span, span.worker, buffer
-        self.start = len(span.items)
-        self.count = 0
-        self.wanted = False  # whether any image is to be answered
-        self.varying: tuple[np.ndarray, ...] = ()  # views of images that have a size of their own: a batch of one
-        self._due = 1  # images not decoded yet, and the sealing
-        self._lock = threading.Lock()
-        span.begin_part()
-
-    @property
-    def full(self) -> bool:
-        """Whether another image has to go to another batch."""
-        return self.count == self.worker.spec.bound.batch_size
-
-    def add(self, item: Item) -> None:
-        """Have the next image decoded; blocks while the children have enough to do."""
-        span, slot = self.span, self.count
-        self.count += 1
-        span.items.append(item)
-        span.decoded.append(None)
-        data, item.data = item.data, b""
-        if item.uri in span.source.kept:
-            self._settle(slot, KEPT)
-        elif isinstance(data, bytes):
-            with self._lock:
-                self._due += 1
-            place = self.buffer.place(slot) if self.buffer is not None else None
-            self.worker.pool.submit(data, place, functools.partial(self._decoded, slot))
-        else:
-            item.data = data
-            self._settle(slot, undecodable(item))
-
-    def _settle(self, slot: int, answer: Decoded) -> None:
-        """An image that is not decoded: its slot is black."""
-        self.span.decoded[self.start + slot] = answer
-        if self.buffer is not None:
-            self.buffer.blacken(slot)
-
-    def _decoded(self, slot: int, answer: Decoded) -> None:
-        """Called by the pool."""
-        self.span.decoded[self.start + slot] = answer
-        if answer.status == OK:
-            self.wanted = True
-            self.varying = answer.views
-        self._one_less()
-
-    def seal(self) -> None:
-        """No image comes any more: what is left of the batch is black."""
-        if self.buffer is not None:
-            for slot in range(self.count, self.worker.spec.bound.batch_size):
-                self.buffer.blacken(slot)
-        self._one_less()
-
-    def _one_less(self) -> None:
-        with self._lock:
-            self._due -= 1
-            over = self._due == 0
-        if over:
-            self.worker.ready.put(self)
-
-    def asked(self) -> Asked:
-        """The batch as the model takes it: the very memory that the children wrote to."""
-        padding = self.worker.spec.bound.batch_size - self.count
-        stop = self.start + self.count
-        uris = [item.uri for item in self.span.items[self.start : stop]] + [""] * padding
-        sizes = [_size(answer) for answer in self.span.decoded[self.start : stop]] + [(0, 0)] * padding
-        fixed = iter(self.buffer.views if self.buffer is not None else ())
-        varying = iter(self.varying)
-        views = [
-            next(fixed) if view.size is not None else next(varying)[None] for view in self.worker.spec.decode.specs
-        ]
-        return Asked(tuple(views), uris, sizes)
-
-    def release(self) -> None:
-        """The pixels are not needed any more."""
-        if self.buffer is not None:
-            self.buffer.release()
-        self.worker.batches.leave()
-
-
-def _size(answer: Decoded | None) -> tuple[int, int]:
-    """(height, width) of an image that is to be answered, (0, 0) of another."""
-    if answer is None or answer.status != OK:
-        return 0, 0
-    return answer.height or 0, answer.width or 0
 
 
 def _received(receipts: Receipts) -> Receipt:

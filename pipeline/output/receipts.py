@@ -22,6 +22,7 @@ class Receipt:
     images: int
     examples: tuple[tuple[str, str, str], ...] = ()  # (uri, status, error)
     seconds: dict[str, float] = field(default_factory=dict)
+    device: str = ""  # of the predictor
 
     @staticmethod
     def of_finished(facts: SpanFacts) -> Receipt:
@@ -29,11 +30,11 @@ class Receipt:
         return Receipt(facts, images=0)
 
     @staticmethod
-    def of_written(facts: SpanFacts, rows: pa.Table, seconds: dict[str, float], images: int) -> Receipt:
+    def of_written(facts: SpanFacts, rows: pa.Table, seconds: dict[str, float], images: int, device: str) -> Receipt:
         """For a span just written, with its first failed rows."""
         failed = rows.filter(pc.not_equal(rows["status"], OK)).slice(0, EXAMPLES)
         columns = [failed[name].to_pylist() for name in ("uri", "status", "error")]
-        return Receipt(facts, images, tuple(zip(*columns, strict=True)), seconds)
+        return Receipt(facts, images, tuple(zip(*columns, strict=True)), seconds, device)
 
     def to_json(self) -> str:
         """For the way through a Ray dataset."""
@@ -44,4 +45,4 @@ class Receipt:
         """The inverse of `to_json`."""
         raw = json.loads(text)
         examples = tuple((uri, status, error) for uri, status, error in raw["examples"])
-        return Receipt(SpanFacts(**raw["facts"]), raw["images"], examples, raw["seconds"])
+        return Receipt(SpanFacts(**raw["facts"]), raw["images"], examples, raw["seconds"], raw["device"])

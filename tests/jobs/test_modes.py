@@ -1,5 +1,6 @@
 """The same command in every mode: one process, Ray on this machine, a submitted job; local files and S3."""
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pytest
 from tests.flow import DIGITS
 from tests.helpers import DATA, rows, run_job, tree_bytes
 from tests.models import save_dvae
+from tests.outputs import newest_report
 from tests.ray_head import RayHead
 from tests.weed import Weed
 
@@ -32,6 +34,8 @@ def test_ray_writes_the_bytes_that_one_process_writes(local: Path, tmp_path: Pat
     assert tree_bytes(tmp_path / "out/data") == tree_bytes(local / "data")
     assert right(rows(tmp_path / "out")) == 357
     assert "planned 360 = ok 360 + failed 0, missing 0, duplicates 0" in done.stdout
+    report = json.loads(newest_report(tmp_path / "out").read_text())
+    assert (report["mode"], report["device"]) == ("ray", "cpu")
     loud = [line for line in done.stderr.splitlines() if not line.startswith("label: ")]
     assert loud == []  # Ray keeps quiet
 

@@ -7,18 +7,18 @@ import pytest
 from report import arguments, main
 
 from tests.helpers import run_job
-from tests.outputs import example
+from tests.outputs import IMAGES, SPAN, Examples
 
 
 def flags(output: Path, **values: object) -> Namespace:
     return Namespace(**({"output": str(output), "verify": False, "to": None, "tokenizer": None} | values))
 
 
-def test_report_says_where_the_page_is(tmp_path: Path) -> None:
-    output = example(tmp_path / "out", "label")
+def test_report_says_where_the_page_is(examples: Examples, tmp_path: Path) -> None:
+    output = examples.copy("label", tmp_path / "out")
     done = run_job("report.py", output, code=0)
     assert str(output / "report.html") in done.stdout
-    assert "Labels of 361 images" in (output / "report.html").read_text()
+    assert f"Labels of {IMAGES} images" in (output / "report.html").read_text()
 
 
 def test_other_folder_is_refused_in_one_sentence(tmp_path: Path) -> None:
@@ -28,20 +28,20 @@ def test_other_folder_is_refused_in_one_sentence(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_page_goes_where_to_says(tmp_path: Path) -> None:
-    output = example(tmp_path / "out", "label")
+def test_page_goes_where_to_says(examples: Examples, tmp_path: Path) -> None:
+    output = examples.copy("label", tmp_path / "out")
     assert main(flags(output, to=str(tmp_path / "page.html"))) == 0
     assert (tmp_path / "page.html").exists()
     assert not (output / "report.html").exists()
 
 
-def test_verify_that_finds_harm_exits_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = example(tmp_path, "label")
+def test_verify_that_finds_harm_exits_1(examples: Examples, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = examples.copy("label", tmp_path)
     span = min(output.glob("data/*.parquet"))
     (output / "data/copy.parquet").write_bytes(span.read_bytes())
     assert main(flags(output, verify=True)) == 1
-    assert "64 rows twice" in capsys.readouterr().out
-    assert "64 rows twice" in (output / "report.html").read_text()
+    assert f"{SPAN} rows twice" in capsys.readouterr().out
+    assert f"{SPAN} rows twice" in (output / "report.html").read_text()
 
 
 def test_abbreviated_flag_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,9 @@
 """What is on the page, for outputs of every kind and state."""
 
 import io
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,11 @@ from PIL import Image
 
 from pipeline import storage
 from pipeline.errors import ConfigError
+from pipeline.output import span_file
+from pipeline.output.bound import bound_of
 from pipeline.output.columns import schema_of
 from pipeline.output.place import Place
+from pipeline.output.span_file import SpanFacts
 from pipeline.page import page
 from pipeline.page import sample as page_sample
 from pipeline.page.charts import rates
@@ -23,7 +28,8 @@ from pipeline.page.reader import fair_shares, spread
 from pipeline.page.segment import overlay, palette
 from pipeline.page.tokens import mosaic, predictions
 from pipeline.plan.verify import Verification
-from tests.outputs import LABELS, TASKS, example, put, run_report, setup, write_output, write_span
+from tests.flow import DIGITS, make_tar, png, run_here
+from tests.outputs import IMAGES, TASKS, Examples, edit, model_of, newest_report
 from tests.weed import Weed
 
 EVIL = "<script>alert(1)</script>"
@@ -33,71 +39,79 @@ def text_of(output: Path, **options: Any) -> str:
     return Path(page.write(str(output), **options)).read_text()
 
 
-def row(number: int, **values: Any) -> dict[str, Any]:
-    return {"uri": f"/none/{number}.jpg", "key": f"{number}.jpg", "status": "ok", "width": 9, "height": 9} | values
-
-
-def labelled(number: int, name: str = "cat", score: float = 0.75) -> dict[str, Any]:
-    return row(number, label_ids=[1], labels=[name], scores=[score])
-
-
 def pixels(picture: bytes | None) -> np.ndarray:
     assert picture is not None
     return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"), dtype=int)
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_page_is_one_file_that_needs_nothing_else(tmp_path: Path, task: str) -> None:
-    text = text_of(example(tmp_path, task))
+def test_page_is_one_file_that_needs_nothing_else(examples: Examples, tmp_path: Path, task: str) -> None:
+    text = text_of(examples.copy(task, tmp_path))
     assert set(re.findall(r'(?:src|href)="(.{5})', text)) == {"data:"}
     assert not re.search(r"<script|@import|url\(", text)
     assert len(text) < 4_000_000
     assert text == text_of(tmp_path)  # the same output, the same page
 
 
-def test_page_tells_what_the_runs_said(tmp_path: Path) -> None:
-    text = text_of(example(tmp_path, "label"))
-    assert "Labels of 361 images" in text
-    assert "361 planned = 360 ok + 1 failed; nothing missing, nothing twice" in text
+def test_page_tells_what_the_runs_said(examples: Examples, tmp_path: Path) -> None:
+    text = text_of(examples.copy("label", tmp_path))
+    assert f"Labels of {IMAGES} images" in text
+    assert f"planned {IMAGES} = ok {IMAGES - 1} + failed 1, missing 0, duplicates 0" in text
     assert "Complete: every planned image" in text
-    assert "OSError: image file is truncated" in text
+    assert "image file is truncated" in text
     assert "2 x .txt" in text
     assert text.count('class="step"') == 2
 
 
+def test_every_run_on_the_page_says_on_which_device_it_was(examples: Examples, tmp_path: Path) -> None:
+    output = examples.copy("label", tmp_path)
+    devices = [json.loads(path.read_text())["device"] for path in sorted((output / "runs").glob("*.json"))]
+    cells = re.findall(r"<td>local</td><td>1</td><td>(.*?)</td>", text_of(output))
+    assert cells == devices[::-1]
+    assert len(devices) == 2
+    assert all(devices)
+
+
 def test_strange_names_show_as_text(tmp_path: Path) -> None:
-    rows = [labelled(i, name=EVIL) | {"key": EVIL, "uri": f"/x/{EVIL}{i}.jpg"} for i in range(3)]
-    rows.append(row(9, status=EVIL, error=EVIL, uri=EVIL))
-    output = write_output(tmp_path, "label", rows, LABELS)
-    put(output / "_run.json", setup(EVIL) | {"model": {"name": EVIL}, EVIL: [EVIL], "settings": {EVIL: {EVIL: EVIL}}})
+    model = shutil.copytree(DIGITS / "model", tmp_path / "model")
+    edit(model / "config.json", id2label={str(number): EVIL for number in range(10)})
+    images = [(f"{EVIL}{number}.png", png(number)) for number in range(3)]
+    make_tar(tmp_path / "in/a.tar", [*images, (f"{EVIL}3.png", b"cut")])
+    output = tmp_path / "out"
+    assert run_here(tmp_path / "in", output, model=model, max_failed=1) == 0
+    edit(output / "_run.json", task=EVIL, model={"name": EVIL}, settings={EVIL: {EVIL: EVIL}}, **{EVIL: [EVIL]})
     strange = {"mode": EVIL, "device": EVIL, "started": EVIL, "errors": {EVIL: 2}, "skipped": {EVIL: 1}}
-    more = {"steps": {EVIL: 3.0}, "audit": {"line": EVIL}}
-    put(output / "runs/20261123-000000-ffff.json", run_report("20261123-000000-ffff", "", 4) | strange | more)
+    edit(newest_report(output), **strange, steps={EVIL: 3.0}, audit={"line": EVIL})
     text = text_of(output, verified=Verification(1, 3, 3, 0, (EVIL,)))
     assert "<script" not in text
     assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 20
 
 
-def test_output_before_its_first_run_has_a_page(tmp_path: Path) -> None:
-    put(tmp_path / "_run.json", setup("label"))
-    text = text_of(tmp_path)
+def test_output_before_its_first_run_has_a_page(examples: Examples, tmp_path: Path) -> None:
+    output = examples.copy("label", tmp_path)
+    (output / "_SUCCESS").unlink()
+    for name in ("data", "plan", "runs"):
+        shutil.rmtree(output / name)
+    text = text_of(output)
     assert "Unfinished: the same command continues it." in text
     assert "No run has ended yet." in text
 
 
-def test_output_in_which_everything_failed_has_a_page(tmp_path: Path) -> None:
-    columns = LABELS | {"embedding": pa.list_(pa.float16(), 4), "mask": pa.binary(), "tokens": pa.list_(pa.int16(), 4)}
-    rows = [row(i, status="decode_error", error="OSError: cut") for i in range(3)]
-    text = text_of(write_output(tmp_path, "label", rows, columns))
-    assert "OSError: cut" in text
+@pytest.mark.parametrize("task", TASKS)
+def test_output_in_which_everything_failed_has_a_page(tmp_path: Path, task: str) -> None:
+    make_tar(tmp_path / "in/a.tar", [(f"{number}.png", b"cut") for number in range(3)])
+    model, flags = model_of(task, tmp_path)
+    assert run_here(tmp_path / "in", tmp_path / "out", task, model, max_failed=1, **flags) == 0
+    text = text_of(tmp_path / "out")
+    assert "not an image that Pillow knows" in text
     assert "100 %" in text
 
 
-def test_damaged_parts_are_passed_over(tmp_path: Path) -> None:
-    output = example(tmp_path, "embed")
+def test_damaged_parts_are_passed_over(examples: Examples, tmp_path: Path) -> None:
+    output = examples.copy("embed", tmp_path)
     (output / "data/span-zzz.parquet").write_bytes(b"PAR1 half a file")
-    (output / "runs/20261124-000000-eeee.json").write_text("{")
-    assert "Embeddings of 361 images" in text_of(output)
+    (output / "runs/00000000.json").write_text("{")
+    assert f"Embeddings of {IMAGES} images" in text_of(output)
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", "{}"])
@@ -109,72 +123,75 @@ def test_folder_that_is_no_output_is_refused(tmp_path: Path, content: str | None
 
 
 def test_task_unknown_to_the_page_is_shown_by_its_images(tmp_path: Path) -> None:
-    image = tmp_path / "a.png"
+    image = tmp_path / "in/a.png"
+    image.parent.mkdir()
     Image.new("RGB", (80, 60), "teal").save(image)
-    rows = [row(1, uri=str(image), beauty=0.5)]
-    text = text_of(write_output(tmp_path / "out", "beauty", rows, {"beauty": pa.float32()}))
-    assert "beauty of 1 image" in text
+    assert run_here(image, tmp_path / "out", "brightness") == 0
+    text = text_of(tmp_path / "out")
+    assert "brightness of 1 image" in text
     assert "<img" in text
 
 
 def test_images_out_of_reach_are_said_to_be(tmp_path: Path) -> None:
-    text = text_of(write_output(tmp_path, "label", [labelled(i) for i in range(3)], LABELS))
+    shard = make_tar(tmp_path / "in/a.tar", [(f"{number}.png", png(number)) for number in range(3)])
+    assert run_here(tmp_path / "in", tmp_path / "out") == 0
+    shard.unlink()
+    text = text_of(tmp_path / "out")
     assert text.count("cannot be read from here") == 1
     assert text.count("picture not available") == 3
 
 
-def test_verification_is_on_the_page(tmp_path: Path) -> None:
-    example(tmp_path, "label")
+def test_verification_is_on_the_page(examples: Examples, tmp_path: Path) -> None:
+    examples.copy("label", tmp_path)
     good, bad = Verification(6, 361, 360, 0, ()), Verification(6, 361, 360, 1, ("a.parquet: cut",))
     assert "361 rows in 6 files, 360 ok, every URI once, none missing<" in text_of(tmp_path, verified=good)
     assert "1 row twice, none missing; 1 file damaged: a.parquet: cut" in text_of(tmp_path, verified=bad)
     assert 'class="audit bad"' in text_of(tmp_path, verified=bad)
 
 
-def test_page_goes_where_it_is_told(tmp_path: Path) -> None:
-    output = example(tmp_path / "out", "label")
+def test_page_goes_where_it_is_told(examples: Examples, tmp_path: Path) -> None:
+    output = examples.copy("label", tmp_path / "out")
     assert page.write(f"{output}/", to=str(tmp_path / "deep/page.html")) == str(tmp_path / "deep/page.html")
     assert not (output / "report.html").exists()
 
 
 def test_large_output_is_sampled(tmp_path: Path) -> None:
-    schema = schema_of(LABELS, {})
     for shard in range(60):
-        for start in (0, 30):
-            rows = [labelled(shard * 100 + start + i) for i in range(30)]
-            write_span(tmp_path, f"s{shard:04d}-{start:09d}", rows, schema, start)
-    put(tmp_path / "_run.json", setup("label"))
-    last = run_report("20261122-000000-aaaa", "2026-11-22T00:00:00", 10_000_000)
-    last["images"] |= {"planned": 10_000_000, "ok": 10_000_000, "failed": 0}
-    put(tmp_path / "runs/20261122-000000-aaaa.json", last)
-    sample = page_sample.take_sample(Place(str(tmp_path)))
-    shards = sorted({int(row["uri"][6:-4]) // 100 for row in sample.rows})
-    assert (sample.file_count, sample.files, len(sample.rows)) == (120, page_sample.FILES, 360)
-    assert len(shards) == page_sample.FILES
-    assert shards[0] < 8
-    assert shards[-1] > 45
-    assert all(int(row["uri"][6:-4]) % 100 < 30 for row in sample.rows)  # from where shards begin
-    assert "Labels of 10,000,000 images" in text_of(tmp_path)
+        make_tar(tmp_path / f"in/{shard:02d}.tar", [(f"{shard:02d}-{n}.png", png(shard)) for n in range(4)])
+    assert run_here(tmp_path / "in", tmp_path / "out", "brightness", span_size=2) == 0
+    sample = page_sample.take_sample(Place(str(tmp_path / "out")))
+    shards, places = zip(*(row["key"].split("-") for row in sample.rows), strict=True)
+    assert (sample.file_count, sample.files, len(sample.rows)) == (120, page_sample.FILES, 2 * page_sample.FILES)
+    assert len(set(shards)) == page_sample.FILES
+    assert min(shards) < "08"
+    assert max(shards) > "45"
+    assert set(places) == {"0", "1"}  # from where shards begin
+    assert "brightness of 240 images" in text_of(tmp_path / "out")
 
 
-def test_long_file_is_read_in_part(tmp_path: Path) -> None:
+def test_long_file_is_read_in_part(examples: Examples, tmp_path: Path) -> None:
+    """Written without a run, which would take a minute for so many images."""
     random = np.random.default_rng(0).normal(size=(20_000, 64))
-    rows = [row(i, embedding=vector.tolist()) for i, vector in enumerate(random)]
-    schema = schema_of({"embedding": pa.list_(pa.float32(), 64)}, {})
-    write_span(tmp_path, "a", rows, schema)
+    uris = [
+        {"uri": f"/none/{n}.jpg", "key": f"{n}.jpg", "status": "ok", "width": 9, "height": 9} for n in range(20_000)
+    ]
+    rows = [row | {"embedding": vector.tolist()} for row, vector in zip(uris, random, strict=True)]
+    table = pa.Table.from_pylist(rows, schema_of({"embedding": pa.list_(pa.float32(), 64)}, {}))
+    facts = span_file.counted(SpanFacts("a", "", "1", 0, 0, 0), table)
+    bound = bound_of(Place(str(examples.copy("embed", tmp_path / "other"))))
+    span_file.write_span(Place(str(tmp_path)), table, facts, bound)
     sample = page_sample.take_sample(Place(str(tmp_path)))
     assert len(sample.rows) == page_sample.ROWS
     assert sample.bytes_read < (tmp_path / "data/a.parquet").stat().st_size / 2
     np.testing.assert_allclose(sample.vectors, random[: page_sample.ROWS].astype(np.float32))
 
 
-def test_report_of_an_output_on_s3(weed: Weed, s3_env: dict[str, str], tmp_path: Path) -> None:
-    assert s3_env
-    fs = weed.fs()
-    shard = "inb/digits a#1.tar"
-    fs.put_file(str(TASKS["label"][1] / "digits-00000.tar"), shard)
-    rows = [labelled(0) | {"uri": f"s3://{shard}#{key}.png"} for key in ("1496", "0188", "absent")]
-    fs.put(str(write_output(tmp_path / "out", "label", rows, LABELS)), "outb/report-page", recursive=True)
+@pytest.mark.usefixtures("s3_env")
+def test_report_of_an_output_on_s3(weed: Weed, tmp_path: Path) -> None:
+    fs, images = weed.fs(), [(f"{number}.png", png(number)) for number in range(3)]
+    fs.put_file(str(make_tar(tmp_path / "a.tar", images)), "inb/digits a#1.tar")
+    assert run_here("s3://inb/digits a#1.tar", "s3://outb/report-page") == 0
+    fs.put_file(str(make_tar(tmp_path / "a.tar", images[:2])), "inb/digits a#1.tar")
     assert page.write("s3://outb/report-page/") == "s3://outb/report-page/report.html"
     text = storage.read("s3://outb/report-page/report.html").decode()
     assert text.count("<img") == 2
@@ -221,8 +238,8 @@ def test_mosaic_tells_tokens_masks_and_hits_apart() -> None:
     assert guessed[1, 6, 0, 6].tolist() == guessed[1, 0, 0, 0].tolist()
 
 
-def test_decoder_adds_reconstructions(tmp_path: Path) -> None:
-    output = example(tmp_path, "tokens")
+def test_decoder_adds_reconstructions(examples: Examples, tmp_path: Path) -> None:
+    output = examples.copy("tokens", tmp_path)
     text = text_of(output, decoder=lambda tokens: np.zeros((len(tokens), 32, 32, 3), np.uint8))
     assert text.count("decoded from its tokens") == 12
 

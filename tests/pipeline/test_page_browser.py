@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.page import page
 from tests.browser import CHROMIUM, DESK, PHONE, Browser, browser
-from tests.outputs import TASKS, example
+from tests.outputs import TASKS, Examples
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 
@@ -24,8 +24,8 @@ def tab() -> Iterator[Browser]:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_report_in_chromium(tab: Browser, tmp_path: Path, task: str) -> None:
-    url = Path(page.write(str(example(tmp_path, task)))).as_uri()
+def test_report_in_chromium(tab: Browser, examples: Examples, tmp_path: Path, task: str) -> None:
+    url = Path(page.write(str(examples.copy(task, tmp_path)))).as_uri()
     for width, dark in ((DESK, False), (PHONE, True)):
         tab.open(url, width, dark)
         assert tab.complaints() == []
@@ -47,7 +47,7 @@ def test_browser_would_notice(tab: Browser, tmp_path: Path) -> None:
     assert tab.ask(UNNAMED) == 1
 
 
-def test_screenshot_shows_the_whole_page(tab: Browser, tmp_path: Path) -> None:
-    tab.open(Path(page.write(str(example(tmp_path, "label")))).as_uri(), PHONE)
+def test_screenshot_shows_the_whole_page(tab: Browser, examples: Examples, tmp_path: Path) -> None:
+    tab.open(Path(page.write(str(examples.copy("label", tmp_path)))).as_uri(), PHONE)
     tab.screenshot(tmp_path / "shot.png")
     assert (tmp_path / "shot.png").stat().st_size > 50_000

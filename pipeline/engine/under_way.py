@@ -1,0 +1,159 @@
+"""A span and its batches while several steps work on them at once."""
+
+from __future__ import annotations
+
+import functools
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.decode.decode import Decoded
+from pipeline.decode.ring import Buffer
+from pipeline.engine.predictor import Answered, Asked, joined
+from pipeline.engine.reader import OpenSpan
+from pipeline.engine.spans import KEPT, AnsweredSpan, DecodedSpan, undecodable
+from pipeline.output.columns import OK
+from pipeline.output.receipts import Receipt
+from pipeline.source.item import Item
+
+if TYPE_CHECKING:
+    from pipeline.engine.worker import Worker
+
+Receipts = queue.SimpleQueue[Receipt | Exception]
+
+
+class SpanUnderWay:
+    """A span under way. Its parts are its batches, and its being read."""
+
+    def __init__(self, worker: Worker, source: OpenSpan, receipts: Receipts) -> None:
+        self.worker, self.source, self.receipts = worker, source, receipts
+        self.facts = source.facts
+        self.items: list[Item] = []
+        self.decoded: list[Decoded | None] = []
+        self.answered: dict[int, Answered] = {}  # of each batch, by the index of its first image
+        self.seconds = {"read": 0.0, "decode": 0.0, "predict": 0.0}
+        self._parts = 1
+        self._lock = threading.Lock()
+
+    def begin_part(self) -> None:
+        """One more part to wait for."""
+        with self._lock:
+            self._parts += 1
+
+    def part_done(self) -> None:
+        """One part less to wait for; with the last one the span is finished."""
+        with self._lock:
+            self._parts -= 1
+            over = self._parts == 0
+        if over:
+            self.worker.finish(self)
+
+    def add_seconds(self, step: str, seconds: float) -> None:
+        """Time that a step has spent on this span."""
+        with self._lock:
+            self.seconds[step] += seconds
+
+    def finish(self) -> None:
+        """Write the file, and report."""
+        spec, began = self.worker.spec, time.perf_counter()
+        images = [(item, answer) for item, answer in zip(self.items, self.decoded, strict=True) if answer is not None]
+        span = DecodedSpan.of(spec, self.facts, images, self.source.before, self.seconds)
+        answered = joined(self.answered, len(images), spec.bound.batch_size)
+        done = AnsweredSpan.of(spec, span, answered, self.seconds["predict"], self.worker.predictor.name)
+        receipt = done.receipt(done.write(spec), time.perf_counter() - began)
+        self.worker.spans.leave()
+        self.receipts.put(receipt)
+
+
+class BatchUnderWay:
+    """Consecutive images of a span, image i of them in slot i; ready for the model when all are decoded."""
+
+    def __init__(self, span: SpanUnderWay, buffer: Buffer | None) -> None:
+        self.span, self.worker, self.buffer = span, span.worker, buffer
+        self.start = len(span.items)
+        self.count = 0
+        self.wanted = False  # whether any image is to be answered
+        self.varying: tuple[np.ndarray, ...] = ()  # views of images that have a size of their own: a batch of one
+        self._due = 1  # images not decoded yet, and the sealing
+        self._lock = threading.Lock()
+        span.begin_part()
+
+    @property
+    def full(self) -> bool:
+        """Whether another image has to go to another batch."""
+        return self.count == self.worker.spec.bound.batch_size
+
+    def add(self, item: Item) -> None:
+        """Have the next image decoded; blocks while the children have enough to do."""
+        span, slot = self.span, self.count
+        self.count += 1
+        span.items.append(item)
+        span.decoded.append(None)
+        data, item.data = item.data, b""
+        if item.uri in span.source.kept:
+            self._settle(slot, KEPT)
+        elif isinstance(data, bytes):
+            with self._lock:
+                self._due += 1
+            place = self.buffer.place(slot) if self.buffer is not None else None
+            self.worker.pool.submit(data, place, functools.partial(self._decoded, slot))
+        else:
+            item.data = data
+            self._settle(slot, undecodable(item))
+
+    def _settle(self, slot: int, answer: Decoded) -> None:
+        """An image that is not decoded: its slot is black."""
+        self.span.decoded[self.start + slot] = answer
+        if self.buffer is not None:
+            self.buffer.blacken(slot)
+
+    def _decoded(self, slot: int, answer: Decoded) -> None:
+        """Called by the pool."""
+        self.span.decoded[self.start + slot] = answer
+        if answer.status == OK:
+            self.wanted = True
+            self.varying = answer.views
+        self._one_less()
+
+    def seal(self) -> None:
+        """No image comes any more: what is left of the batch is black."""
+        if self.buffer is not None:
+            for slot in range(self.count, self.worker.spec.bound.batch_size):
+                self.buffer.blacken(slot)
+        self._one_less()
+
+    def _one_less(self) -> None:
+        with self._lock:
+            self._due -= 1
+            over = self._due == 0
+        if over:
+            self.worker.ready.put(self)
+
+    def asked(self) -> Asked:
+        """The batch as the model takes it: the very memory that the children wrote to."""
+        padding = self.worker.spec.bound.batch_size - self.count
+        stop = self.start + self.count
+        uris = [item.uri for item in self.span.items[self.start : stop]] + [""] * padding
+        sizes = [_size(answer) for answer in self.span.decoded[self.start : stop]] + [(0, 0)] * padding
+        fixed = iter(self.buffer.views if self.buffer is not None else ())
+        varying = iter(self.varying)
+        views = [
+            next(fixed) if view.size is not None else next(varying)[None] for view in self.worker.spec.decode.specs
+        ]
+        return Asked(tuple(views), uris, sizes)
+
+    def release(self) -> None:
+        """The pixels are not needed any more."""
+        if self.buffer is not None:
+            self.buffer.release()
+        self.worker.batches.leave()
+
+
+def _size(answer: Decoded | None) -> tuple[int, int]:
+    """(height, width) of an image that is to be answered, (0, 0) of another."""
+    if answer is None or answer.status != OK:
+        return 0, 0
+    return answer.height or 0, answer.width or 0
