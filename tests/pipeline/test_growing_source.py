@@ -1,0 +1,128 @@
+"""The same command on a source that has grown, changed or shrunk: what is new or changed is done, and nothing else."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.faults import FaultProxy
+from tests.flow import make_tar, png, run_here
+from tests.helpers import rows, tree_bytes
+from tests.outputs import newest_report
+from tests.weed import Weed
+
+
+def save(folder: Path, **images: int) -> None:
+    """Images by name, each of one shade."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, shade in images.items():
+        (folder / f"{name}.png").write_bytes(png(shade))
+
+
+def run(folder: Path, **flags: int) -> Path:
+    """The output of one more run from `in` to `out`."""
+    assert run_here(folder / "in", folder / "out", "brightness", **flags) == 0
+    return folder / "out"
+
+
+def done(output: Path) -> int:
+    """How many images the last run did."""
+    count: int = json.loads(newest_report(output).read_text())["images"]["done"]
+    return count
+
+
+@pytest.fixture
+def loose(tmp_path: Path) -> Path:
+    """A folder with three loose images, `in`, and their output, `out`."""
+    save(tmp_path / "in", b=10, d=20, f=30)
+    run(tmp_path)
+    return tmp_path
+
+
+def test_new_images_leave_finished_files_alone_wherever_their_names_sort(loose: Path) -> None:
+    first = {path: path.stat().st_mtime_ns for path in (loose / "out/data").iterdir()}
+    save(loose / "in", a=40, c=50)
+    output = run(loose)
+    assert {path: path.stat().st_mtime_ns for path in first} == first
+    assert len(list((output / "data").iterdir())) == 2
+    assert sorted(rows(output)["key"].to_pylist()) == ["a.png", "b.png", "c.png", "d.png", "f.png"]
+
+
+def test_a_changed_image_is_done_and_no_other(loose: Path) -> None:
+    save(loose / "in", d=255)
+    assert done(run(loose)) == 1
+
+
+def test_a_changed_image_has_the_answer_of_the_new_one(loose: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    save(loose / "in", d=255)
+    found = dict(zip(*(rows(run(loose))[name].to_pylist() for name in ("key", "brightness")), strict=True))
+    alone = tmp_path_factory.mktemp("alone")
+    save(alone / "in", d=255)
+    assert found["d.png"] == rows(run(alone))["brightness"][0].as_py()
+
+
+def test_a_change_that_is_done_is_not_done_again(loose: Path) -> None:
+    save(loose / "in", d=255)
+    run(loose)
+    assert done(run(loose)) == 0
+
+
+def test_rows_of_a_removed_image_stay(loose: Path) -> None:
+    (loose / "in/b.png").unlink()
+    output = run(loose)
+    assert sorted(rows(output)["key"].to_pylist()) == ["b.png", "d.png", "f.png"]
+    assert json.loads(newest_report(output).read_text())["audit"]["planned"] == 3
+
+
+def shard(folder: Path, count: int, shade: int) -> Path:
+    return make_tar(folder / "in/s.tar", [(f"{i:03d}.png", png(shade + i)) for i in range(count)])
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """A folder with a shard of 70 images beside one of one, `in`, and their output in spans of 32, `out`."""
+    shard(tmp_path, 70, 0)
+    make_tar(tmp_path / "in/other.tar", [("x.png", png(1))])
+    assert len(list((run(tmp_path, span_size=32) / "data").iterdir())) == 4
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("count", "shade"),
+    [(100, 0), (70, 50), (20, 0), (20, 50)],
+    ids=["grown", "changed", "shrunk", "shrunk and changed"],
+)
+def test_a_shard_of_a_new_version_is_written_as_in_a_fresh_output(shards: Path, count: int, shade: int) -> None:
+    shard(shards, count, shade)
+    run(shards)
+    assert run_here(shards / "in", shards / "fresh", "brightness", span_size=32) == 0
+    assert tree_bytes(shards / "out/data") == tree_bytes(shards / "fresh/data")
+
+
+def test_a_shard_may_grow_change_and_shrink_one_after_another(shards: Path) -> None:
+    for count, shade in ((100, 0), (100, 50), (20, 50)):
+        shard(shards, count, shade)
+        run(shards)
+    assert run_here(shards / "in", shards / "fresh", "brightness", span_size=32) == 0
+    assert tree_bytes(shards / "out/data") == tree_bytes(shards / "fresh/data")
+
+
+def test_rows_of_a_removed_shard_stay(shards: Path) -> None:
+    (shards / "in/s.tar").unlink()
+    assert len(rows(run(shards))) == 71
+
+
+def test_changed_images_on_s3_cost_no_request_for_others_and_few_for_the_plan(proxied: FaultProxy, weed: Weed) -> None:
+    fs = weed.fs()
+    for number in range(80):
+        fs.pipe_file(f"inb/few/{number:02d}.png", png(number))
+    assert run_here("s3://inb/few/", "s3://outb/few", "brightness", span_size=2) == 0
+    for name in ("07", "41"):
+        fs.pipe_file(f"inb/few/{name}.png", png(200))
+    proxied.reset()
+    assert run_here("s3://inb/few/", "s3://outb/few", "brightness", span_size=2) == 0
+    asked = proxied.requests()
+    images = {name for name in asked if name.startswith("GET inb/few/")}
+    assert images == {f"GET inb/few/{name}.png" for name in ("07", "41")}
+    # Its footer and its rows when the plan is learned, its rows for the change, and one read for each of two spans.
+    assert asked["GET outb/few/plan/part-000000.parquet"] <= 5
