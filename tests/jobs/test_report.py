@@ -1,6 +1,5 @@
 """The command, as a user types it."""
 
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -8,10 +7,6 @@ from report import arguments, main
 
 from tests.helpers import run_job
 from tests.outputs import IMAGES, SPAN, Examples
-
-
-def flags(output: Path, **values: object) -> Namespace:
-    return Namespace(**({"output": str(output), "verify": False, "to": None, "tokenizer": None} | values))
 
 
 def test_report_says_where_the_page_is(examples: Examples, tmp_path: Path) -> None:
@@ -30,7 +25,7 @@ def test_other_folder_is_refused_in_one_sentence(tmp_path: Path) -> None:
 
 def test_page_goes_where_to_says(examples: Examples, tmp_path: Path) -> None:
     output = examples.copy("label", tmp_path / "out")
-    assert main(flags(output, to=str(tmp_path / "page.html"))) == 0
+    assert main(arguments().parse_args([str(output), "--to", str(tmp_path / "page.html")])) == 0
     assert (tmp_path / "page.html").exists()
     assert not (output / "report.html").exists()
 
@@ -39,7 +34,7 @@ def test_verify_that_finds_harm_exits_1(examples: Examples, tmp_path: Path, caps
     output = examples.copy("label", tmp_path)
     span = min(output.glob("data/*.parquet"))
     (output / "data/copy.parquet").write_bytes(span.read_bytes())
-    assert main(flags(output, verify=True)) == 1
+    assert main(arguments().parse_args([str(output), "--verify"])) == 1
     assert f"{SPAN} rows twice" in capsys.readouterr().out
     assert f"{SPAN} rows twice" in (output / "report.html").read_text()
 
