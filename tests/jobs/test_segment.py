@@ -26,17 +26,12 @@ Rows = list[dict[str, Any]]
 SIZES = [(61, 83), (200, 37), (333, 500), (64, 64), (7, 9), (480, 641), (1, 300), (768, 1023)]  # height, width
 
 
+ORIGINAL = Segment(semantics="original")
 PIXELS = sum(height * width for height, width in SIZES)
 
 
-def segment(output: Path, *flags: object) -> Rows:
-    run_job("segment.py", "--local", "--output", output, *flags, code=0)
-    found: Rows = rows(output).to_pylist()
-    return found
-
-
 def here(output: Path, images: Path, model: Path, task: Segment | None = None, **flags: Any) -> Rows:
-    """The same without a process of its own."""
+    """Run the job in this process."""
     config = RunConfig(input=(str(images),), output=str(output), model=str(model), local=True, **flags)
     assert run(config, task or Segment()) == 0
     found: Rows = rows(output).to_pylist()
@@ -68,25 +63,27 @@ def scores(table: Rows) -> tuple[float, float]:
 
 
 def test_digit_scenes_as_the_reference_and_worse_with_other_semantics(digits_seg: Bundle, tmp_path: Path) -> None:
-    shared = ("--input", digits_seg.shards, "--model", digits_seg.model, "--keep", "mask.png")
-    table = segment(tmp_path / "hf", *shared)
+    flags = ("--input", digits_seg.shards, "--model", digits_seg.model, "--keep", "mask.png")
+    run_job("segment.py", "--local", "--output", tmp_path / "hf", *flags, code=0)
+    table: Rows = rows(tmp_path / "hf").to_pylist()
     assert len(table) == 120
     miou, accuracy = scores(table)
     assert (round(miou, 4), round(accuracy, 4)) == (0.9839, 0.9980)
     assert json.loads((tmp_path / "hf/_run.json").read_text())["settings"] == {"semantics": "hf", "inference": "whole"}
     assert list(table[0])[6:] == ["mask", "classes", "mask.png"]
 
-    miou, accuracy = scores(segment(tmp_path / "original", *shared, "--semantics", "original"))
+    images, model = digits_seg.shards / "scenes-00000.tar", digits_seg.model
+    miou, accuracy = scores(here(tmp_path / "original", images, model, ORIGINAL, keep=("mask.png",)))
     assert miou < 0.92
     bound = json.loads((tmp_path / "original/_run.json").read_text())
     assert bound["settings"] == {"semantics": "original", "inference": "slide"}
-    again = run_job("segment.py", "--local", "--output", tmp_path / "original", *shared, code=2)
-    assert "semantics" in again.stderr
+    with pytest.raises(ConfigError, match="semantics"):
+        here(tmp_path / "original", images, model, keep=("mask.png",))
 
 
 def test_classes_are_the_masks_own(digits_seg: Bundle, tmp_path: Path) -> None:
     labels = ["background", *(f"digit {i}" for i in range(10))]
-    for row in segment(tmp_path, "--input", digits_seg.shards, "--model", digits_seg.model, "--limit", 10):
+    for row in here(tmp_path, digits_seg.shards, digits_seg.model, limit=10):
         ids, counts = np.unique(read_mask(row), return_counts=True)
         expected = sorted(zip(-counts / counts.sum(), ids, strict=True))
         assert [(c["id"], c["label"]) for c in row["classes"]] == [(i, labels[i]) for _, i in expected]
@@ -112,7 +109,7 @@ def test_masks_of_photographs_are_transformers_masks(
     tiny_model: Callable[..., Path], odd_photos: Path, tmp_path: Path
 ) -> None:
     folder = tiny_model("segmenter")
-    table = segment(tmp_path, "--input", odd_photos, "--model", folder)
+    table = here(tmp_path, odd_photos, folder)
     model = BeitForSemanticSegmentation.from_pretrained(folder).eval()
     processor = BeitImageProcessorPil.from_pretrained(folder)
     different, seen = 0, set()

@@ -21,8 +21,9 @@ from transformers import BeitForMaskedImageModeling, BeitImageProcessorPil
 from beit_core.block_masks import wanted
 from pipeline import tokenizer
 from pipeline.config import RunConfig
-from pipeline.engine.steps import load_predictor
+from pipeline.engine.loading import Device, load_predictor
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.page import page
 from pipeline.request import begin, check
 from pipeline.run import run
 from tests.helpers import rows, run_job
@@ -182,7 +183,7 @@ def test_a_node_with_another_tokenizer_of_that_name_is_refused(
     dvae: Path, masked: Path, some_photos: Path, tmp_path: Path
 ) -> None:
     task = Tokens(tokenizer=str(dvae))
-    spec = begin(check(RunConfig((str(some_photos),), str(tmp_path / "out"), str(masked)), task), lambda: "float32")
+    spec = begin(check(RunConfig((str(some_photos),), str(tmp_path / "out"), str(masked)), task), lambda: Device("cpu", "cpu", "float32", 4))
     load_predictor(spec)
     other = replace(task, tokenizer=str(save_dvae(tmp_path / "other", decoder=True)))
     with pytest.raises(PipelineError, match="--tokenizer means something else on this node"):
@@ -225,9 +226,8 @@ def test_other_checkpoints_are_sent_to_their_job(
 
 def test_the_report_draws_what_tokens_stand_for(some_photos: Path, tmp_path: Path) -> None:
     both = save_dvae(tmp_path / "dall-e", decoder=True)
-    run_job("tokens.py", "--local", "--input", some_photos, "--output", tmp_path / "out", "--model", both, code=0)
-    run_job("report.py", tmp_path / "out", code=0)
-    plain = (tmp_path / "out/report.html").read_text()
+    here(tmp_path / "out", some_photos, both)
+    plain = Path(page.write(str(tmp_path / "out"))).read_text()
     run_job("report.py", tmp_path / "out", "--tokenizer", both, code=0)
     assert (tmp_path / "out/report.html").read_text().count("<img") > plain.count("<img")
 

@@ -17,7 +17,7 @@ from tests.weed import Weed
 
 NAMES = [f"{number:02d}.png" for number in range(24)]
 TRANSIENT = [
-    Rule("503", "/loose/03.png", "GET", times=8),
+    Rule("503", "/loose/03.png", "GET", times=5),
     Rule("500", "/loose/05.png", "GET", times=3),
     Rule("rst", "/loose/07.png", "GET", times=2),
     Rule("midrst", "/loose/09.png", "GET", times=2, after=900),
@@ -152,7 +152,7 @@ def test_an_output_that_takes_no_more_files_stops_the_run_with_one_sentence(
 def test_an_upload_by_https_may_take_longer_than_a_request_may_hang(
     weed: Weed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = random.Random(1).randbytes(16 << 20)
+    data = random.Random(1).randbytes(10 << 20)
     with https_server(weed.port, tmp_path, bps=4 << 20) as env, s3_client(weed.env | env, monkeypatch):
         monkeypatch.setattr(s3, "TRIES", 1)
         assert storage.create("s3://outb/https/slow", data)
