@@ -26,10 +26,15 @@ def put(weed: Weed, folder: Path, prefix: str) -> dict[str, bytes]:
     return {f"{prefix}/{name}": data for name, data in tree_bytes(folder).items()}
 
 
-def die(proxy: FaultProxy, kind: str, asked: str, number: int, *command: object, env: dict[str, str]) -> None:
-    """Run a job and kill it when it waits for the answer to this request of its own."""
+def keep_back(proxy: FaultProxy, kind: str, asked: str, number: int) -> None:
+    """Keep the answers to such requests back from the `number`-th on."""
     method, _, text = asked.partition(" ")
     proxy.fail(Rule("latency", text, method, secs=0, times=number - 1), Rule(kind, text, method))
+
+
+def die(proxy: FaultProxy, kind: str, asked: str, number: int, *command: object, env: dict[str, str]) -> None:
+    """Run a job and kill it when it waits for the answer to this request of its own."""
+    keep_back(proxy, kind, asked, number)
     job = Victim(*command, env=proxy.env(env))
     met = wait_until(lambda: proxy.silences()[-1], job, poll=POLL_S)
     kill(job)

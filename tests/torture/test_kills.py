@@ -1,9 +1,9 @@
-"""Drivers and workers killed without warning, at random and at precise moments: the same command ends it right."""
+"""Drivers and workers killed without warning, always at a point that their run must come to: a call of the operating
+system, or an image that waits. The same command ends it right.
+"""
 
 import random
 import shutil
-import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -12,9 +12,11 @@ from tests.flow import make_tar, png, run_here
 from tests.helpers import rows, run_job, tree_bytes
 from tests.proxied import named
 from tests.torture.conftest import Tally
+from tests.torture.gate import WAIT, Gate
 from tests.torture.proof import (
     FLAGS,
     HOOKS,
+    SPAN,
     compare,
     die_at,
     files,
@@ -26,7 +28,6 @@ from tests.torture.proof import (
     wait_until,
     workers,
 )
-from tests.torture.victims import Victim
 
 pytestmark = [pytest.mark.torture, pytest.mark.timeout(900)]
 SPANS = 300 + 20
@@ -39,6 +40,13 @@ POINTS = [
     "replace:before:1:.spans.parquet", "replace:after:1:.spans.parquet",
     "replace:before:1:.json", "replace:after:1:.json", "replace:before:1:_SUCCESS", "replace:after:1:_SUCCESS",
 ]  # fmt: skip
+# What a run that goes on does before its first new span: looks at the source, the output and the model.
+STARTING = [
+    "scandir:before:1:/in",
+    "scandir:before:1:/out/data",
+    "scandir:before:2:/in",
+    "stat:after:1:model.safetensors",
+]
 
 
 @pytest.fixture(scope="module")
@@ -60,26 +68,31 @@ def undisturbed(source: Path) -> Path:
     return source.parent / "whole"
 
 
-def test_twenty_kills_of_the_driver_at_random_moments(
+def points(count: int) -> list[str]:
+    """Drawn by chance: a third while the run is still starting, the others at one of its next 20 files."""
+    chance = random.Random(5)
+    drawn = []
+    for _ in range(count):
+        moment, number = chance.choice(("before", "after")), chance.randrange(1, 20)
+        early = drawn and chance.random() < 1 / 3
+        drawn.append(chance.choice(STARTING) if early else f"replace:{moment}:{number}:/data/")
+    return drawn
+
+
+def test_twenty_kills_of_the_driver_one_after_another(
     source: Path, undisturbed: Path, tmp_path: Path, tally: Tally
 ) -> None:
-    chance, output, kills = random.Random(5), tmp_path / "out", 0
+    output, drawn = tmp_path / "out", points(20)
     command = ["--input", source, "--output", output, *FLAGS, "--local"]
-    for _ in range(20):
+    for point in drawn:
         before = files(output)
-        target = len(before) + chance.randrange(0, 18)
-        job = Victim(*command)
-        # A third of them die while they are still starting.
-        alive = wait_until(more_than(output, target), job) if target > len(before) + 6 else True
-        time.sleep(chance.random() * (0.02 if target > len(before) + 6 else 0.5))
-        kills += alive and job.poll() is None
-        kill(job)
-        assert before.items() <= files(output).items()  # what is finished is not written again
+        die_at(point, *command)
+        assert before.items() <= files(output).items(), point  # what is finished is not written again
     before = files(output)
+    assert len(before) < SPANS
     run_job("label.py", *command, code=0)
     assert before.items() <= files(output).items()
-    assert kills >= 18
-    compare(tally, "driver killed (--local)", kills, output, undisturbed)
+    compare(tally, "driver killed (--local)", len(drawn), output, undisturbed)
 
 
 def test_kills_at_precise_moments(tmp_path: Path, tally: Tally) -> None:
@@ -123,47 +136,68 @@ def test_kills_while_failed_rows_are_done_again(tmp_path: Path, tally: Tally) ->
     make_tar(source / "a.tar", [(f"{n:02d}.png", png(n, (90, 90) if n in big else (8, 8))) for n in range(14)])
     flags = ["--input", source, *FLAGS, "--local"]
     run_job("label.py", *flags, "--output", tmp_path / "whole", code=0)
-    points = ["replace:before:1:/data/", "replace:after:1:/data/", "replace:after:2:/data/", "link:before:1:/plan/"]
-    done = 0
-    for point in points:
+    again = ["replace:before:1:/data/", "replace:after:1:/data/", "replace:after:2:/data/", "replace:before:1:/runs/"]
+    for point in again:
         output = tmp_path / point.replace(":", "").replace("/", "")
-        assert run_here(source, output, span_size=4, batch_size=4, max_pixels=1000) == 3
-        job = Victim(*flags, "--output", output, "--retry-failed", env={"PYTHONPATH": HOOKS, "DIE_AT": point})
-        job.communicate()
-        done += job.poll() == -signal.SIGKILL
-        assert run_here(source, output, span_size=4, batch_size=4, retry_failed=True) == 0, point
+        assert run_here(source, output, **SPAN, max_pixels=1000) == 3
+        die_at(point, *flags, "--output", output, "--retry-failed")
+        assert run_here(source, output, **SPAN, retry_failed=True) == 0, point
         assert rows(output).equals(rows(tmp_path / "whole")), point
-    assert done >= 3
-    compare(tally, "driver killed in --retry-failed", done, output, tmp_path / "whole")
+    compare(tally, "driver killed in --retry-failed", len(again), output, tmp_path / "whole")
 
 
-def test_kills_of_a_ray_driver(source: Path, undisturbed: Path, tmp_path: Path, tally: Tally) -> None:
-    chance, output = random.Random(7), tmp_path / "out"
-    command = ["--input", source, "--output", output, *FLAGS, "--workers", 2]
-    for target in (1, 120):
-        job = start(*command)
+@pytest.fixture(scope="module")
+def halting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """30 tars of 20 images, the first of which has one that waits."""
+    folder, members = tmp_path_factory.mktemp("halting"), named(600)
+    members[7] = (members[7][0], WAIT)
+    for number in range(30):
+        make_tar(folder / f"in/t{number:02d}.tar", members[20 * number : 20 * number + 20])
+    return folder / "in"
+
+
+@pytest.fixture(scope="module")
+def not_halted(halting: Path) -> Path:
+    gate = Gate(halting.parent / "ajar")
+    gate.open()
+    flags = ["--input", halting, "--output", halting.parent / "whole", *FLAGS, "--local"]
+    run_job("label.py", *flags, env=gate.env, code=0)
+    return halting.parent / "whole"
+
+
+def test_kills_of_a_ray_driver(halting: Path, not_halted: Path, tmp_path: Path, tally: Tally) -> None:
+    """While one actor holds an image that waits, and the other has finished so many spans."""
+    output = tmp_path / "out"
+    command = ["--input", halting, "--output", output, *FLAGS, "--workers", 2]
+    for target in (1, 40):
+        gate = Gate(tmp_path / f"gate-{target}")
+        job = start(*command, env=gate.env)
+        assert wait_until(gate.others_wait(set(), job.pid), job)
         assert wait_until(more_than(output, target), job)
-        time.sleep(chance.random() * 0.2)
         left = workers(job.pid)
         kill(job)
+        gate.open()
         wait_for_the_end_of(left)  # they follow their driver; what they still write is whole
     before = files(output)
-    run_job("label.py", *command, code=0)
+    run_job("label.py", *command, env=gate.env, code=0)
     assert before.items() <= files(output).items()
-    compare(tally, "driver killed (Ray)", 2, output, undisturbed)
+    compare(tally, "driver killed (Ray)", 2, output, not_halted)
 
 
-def test_kills_of_workers_and_decoders(source: Path, undisturbed: Path, tmp_path: Path, tally: Tally) -> None:
-    """Actors and decoding children, three times while the run goes on: it ends by itself."""
-    output, killed = tmp_path / "out", 0
-    job = start("--input", source, "--output", output, *FLAGS, "--workers", 2)
-    for target in (10, 60, 130):
+def test_kills_of_workers_and_decoders(halting: Path, not_halted: Path, tmp_path: Path, tally: Tally) -> None:
+    """Actors and decoding children, three times while one of them holds an image that waits: the run ends by itself."""
+    output, gate, killed = tmp_path / "out", Gate(tmp_path / "gate"), set[int]()
+    job = start("--input", halting, "--output", output, *FLAGS, "--workers", 2, env=gate.env)
+    for target in (10, 30, 50):
+        assert wait_until(gate.others_wait(killed, job.pid), job)
         assert wait_until(more_than(output, target), job)
-        killed += kill_all(workers(job.pid))
+        struck = workers(job.pid)
+        kill_all(struck)
+        killed |= struck
+    gate.open()
     said, _ = job.communicate(timeout=240)
     assert job.returncode == 0, said
-    assert killed >= 6
-    compare(tally, "workers and decoders killed", killed, output, undisturbed)
+    compare(tally, "workers and decoders killed", len(killed), output, not_halted)
 
 
 def test_a_worker_that_is_killed_while_it_writes_leaves_nothing(tmp_path: Path, tally: Tally) -> None:

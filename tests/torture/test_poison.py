@@ -1,21 +1,19 @@
 """Images that end the process which decodes them, on Ray; and kills from outside, which prove nothing of an image."""
 
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.flow import make_tar, png
-from tests.helpers import ROOT, rows, run_job, tree_bytes
-from tests.ray_head import descendants
+from tests.helpers import rows, run_job, tree_bytes
 from tests.torture.conftest import Tally
+from tests.torture.gate import WAIT, Gate
 from tests.torture.proof import FLAGS, compare, kill_all, start, wait_until
 from tests.torture.victims import Victim
 
 pytestmark = [pytest.mark.torture, pytest.mark.timeout(900)]
-HOOKS = {"PYTHONPATH": str(ROOT / "tests/hooks"), "POISON": "1"}
-KILL, EAT, HANG, WAIT = b"KILL-ME!", b"EAT-MEM!", b"HANG-ON!", b"WAIT-IN!"
+KILL, EAT, HANG = b"KILL-ME!", b"EAT-MEM!", b"HANG-ON!"
 
 
 def test_poison_on_ray_costs_one_row_each(tmp_path: Path, tally: Tally) -> None:
@@ -27,8 +25,7 @@ def test_poison_on_ray_costs_one_row_each(tmp_path: Path, tally: Tally) -> None:
     for n in range(6):
         (tmp_path / f"in/c{n}.png").write_bytes(poison.get(f"c{n}.png", png(n)))
     flags = ["--input", tmp_path / "in", *FLAGS]
-    (tmp_path / "gate").mkdir()
-    env = HOOKS | {"GATE": str(tmp_path / "gate")}
+    env = Gate(tmp_path / "gate").env
     for output, mode in (("ray", ["--workers", 2]), ("local", ["--local"])):
         done = run_job("label.py", *flags, "--output", tmp_path / output, *mode, env=env, code=3)
         assert f"quarantined: {len(poison)}" in done.stdout
@@ -57,43 +54,30 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def undisturbed(source: Path) -> Path:
-    gate = source.parent / "ajar"
-    gate.mkdir()
-    (gate / "open").touch()
+    gate = Gate(source.parent / "ajar")
+    gate.open()
     flags = ["--input", source, "--output", source.parent / "whole", *FLAGS, "--local"]
-    run_job("label.py", *flags, env=HOOKS | {"GATE": str(gate)}, code=0)
+    run_job("label.py", *flags, env=gate.env, code=0)
     return source.parent / "whole"
-
-
-def in_hand(gate: Path, driver: int) -> set[int]:
-    """Processes below a driver that hold an image which waits."""
-    return {int(path.name) for path in gate.glob("[0-9]*")} & descendants(driver)
-
-
-def others_than(known: set[int], gate: Path, driver: int) -> Callable[[], bool]:
-    """Whether an image is in a decoder that is not known yet."""
-    return lambda: bool(in_hand(gate, driver) - known)
 
 
 def test_a_storm_of_kills_on_the_whole_process_quarantines_nobody(
     source: Path, undisturbed: Path, tmp_path: Path, tally: Tally
 ) -> None:
     """Always at the same image: first its decoder alone, then everything."""
-    gate, output, known = tmp_path / "gate", tmp_path / "out", set[int]()
-    gate.mkdir()
-    env = HOOKS | {"GATE": str(gate)}
+    gate, output, known = Gate(tmp_path / "gate"), tmp_path / "out", set[int]()
     command = ["--input", source, "--output", output, *FLAGS, "--local"]
     for number in range(6):
-        job = Victim(*command, env=env)
+        job = Victim(*command, env=gate.env)
         for alone in (True, False):
-            assert wait_until(others_than(known, gate, job.pid), job, poll=0.05)
-            children = in_hand(gate, job.pid) - known
+            assert wait_until(gate.others_wait(known, job.pid), job, poll=0.05)
+            children = gate.waiting(job.pid) - known
             known |= children
             kill_all(children if alone else [job.pid, *children] if number % 2 else [*children, job.pid])
         job.communicate()
         assert job.poll() == -signal.SIGKILL
-    (gate / "open").touch()
-    done = run_job("label.py", *command, env=env, code=0)
+    gate.open()
+    done = run_job("label.py", *command, env=gate.env, code=0)
     assert "quarantined" not in done.stdout
     assert len(known) == 12
     compare(tally, "driver and decoder killed at one image", len(known), output, undisturbed)
@@ -103,17 +87,16 @@ def test_a_storm_of_kills_on_actors_and_their_decoders_quarantines_nobody(
     source: Path, undisturbed: Path, tmp_path: Path, tally: Tally
 ) -> None:
     """Ray starts others, which take up the same images; the run ends by itself."""
-    gate, output, known, actors = tmp_path / "gate", tmp_path / "out", set[int](), set[int]()
-    gate.mkdir()
-    job = start("--input", source, "--output", output, *FLAGS, "--workers", 2, env=HOOKS | {"GATE": str(gate)})
+    gate, output, known, actors = Gate(tmp_path / "gate"), tmp_path / "out", set[int](), set[int]()
+    job = start("--input", source, "--output", output, *FLAGS, "--workers", 2, env=gate.env)
     for number in range(8):
-        assert wait_until(others_than(known, gate, job.pid), job, poll=0.05)
-        child = min(in_hand(gate, job.pid) - known)
+        assert wait_until(gate.others_wait(known, job.pid), job, poll=0.05)
+        child = min(gate.waiting(job.pid) - known)
         actor = parent(child)
         known.add(child)
         actors.add(actor)
         kill_all([actor, child] if number % 2 else [child, actor])
-    (gate / "open").touch()
+    gate.open()
     said, _ = job.communicate(timeout=240)
     assert job.returncode == 0, said
     assert "quarantined" not in said

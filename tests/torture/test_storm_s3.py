@@ -1,8 +1,6 @@
-"""Runs between S3 and S3: their drivers and workers killed at random moments, or the storage failing."""
+"""Runs between S3 and S3: their drivers and workers killed while S3 keeps an answer back, or the storage failing."""
 
 import random
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,7 @@ from tests.helpers import rows, run_job
 from tests.proxied import named, s3_client
 from tests.torture.conftest import Tally
 from tests.torture.proof import FLAGS, SPAN, compare, kill, kill_all, start, wait_for_the_end_of, wait_until, workers
-from tests.torture.s3 import POLL_S, due, fetched, put, settle
-from tests.torture.victims import Victim
+from tests.torture.s3 import AFTER, BEFORE, POLL_S, die, due, fetched, keep_back, put, settle
 from tests.weed import Weed
 
 pytestmark = [pytest.mark.torture, pytest.mark.timeout(900)]
@@ -55,34 +52,33 @@ def undisturbed(weed: Weed, source: dict[str, bytes], tmp_path_factory: pytest.T
     return output
 
 
-def more_put_than(proxy: FaultProxy, spans: int) -> Callable[[], bool]:
-    """Whether so many spans were put by way of a proxy."""
-    return lambda: sum("/data/" in asked and asked.startswith("PUT") for asked in proxy.requests()) >= spans
+def points(count: int) -> list[tuple[str, str, int]]:
+    """Drawn by chance: a third while the run is still starting, the others at one of its next 20 files."""
+    chance = random.Random(11)
+    drawn = []
+    for _ in range(count):
+        kind, number = chance.choice((BEFORE, AFTER)), chance.randrange(1, 20)
+        early = drawn and chance.random() < 1 / 3
+        drawn.append((kind, "GET _run.json", 1) if early else (kind, "PUT /data/", number))
+    return drawn
 
 
-def test_seven_kills_of_the_driver_at_random_moments(
+def test_seven_kills_of_the_driver_one_after_another(
     weed: Weed, fs: Any, proxied: FaultProxy, doomed: FaultProxy, source: dict[str, bytes], undisturbed: Path,
     tally: Tally,
 ) -> None:  # fmt: skip
-    chance, kills, left = random.Random(11), 0, due(source, "outb/storm", fs)
+    drawn, left = points(7), due(source, "outb/storm", fs)
     command = [*INPUT, "--output", "s3://outb/storm", *FLAGS, "--local"]
-    for _ in range(7):
+    for kind, asked, number in drawn:
         doomed.reset()
-        target = chance.randrange(0, 20)
-        job = Victim(*command, env=doomed.env(weed.env))
-        # A third of them die while they are still starting.
-        alive = wait_until(more_put_than(doomed, target), job, poll=POLL_S) if target > 8 else True
-        time.sleep(chance.random() * (0.05 if target > 8 else 0.5))
-        kills += alive and job.poll() is None
-        kill(job)
-        settle(doomed)
+        die(doomed, kind, asked, number, *command, env=weed.env)
         assert all(size <= left.get(key, 0) for key, size in fetched(doomed).items())
         left = due(source, "outb/storm", fs)
+    assert left
     proxied.reset()
     assert run_here("s3://inb/storm/", "s3://outb/storm", **SPAN) == 0
     assert fetched(proxied) == left
-    assert kills >= 6
-    compare(tally, "driver killed (--local, S3)", kills, "outb/storm", undisturbed, fs)
+    compare(tally, "driver killed (--local, S3)", len(drawn), "outb/storm", undisturbed, fs)
 
 
 def test_kills_of_workers_and_then_of_their_driver(
@@ -90,13 +86,17 @@ def test_kills_of_workers_and_then_of_their_driver(
     tally: Tally,
 ) -> None:  # fmt: skip
     """The run goes on without its workers; without its driver all of Ray ends, and the same command goes on."""
-    command, killed = [*INPUT, "--output", "s3://outb/ray", *FLAGS, "--workers", 2], 0
+    command, killed = [*INPUT, "--output", "s3://outb/ray", *FLAGS, "--workers", 2], set[int]()
     doomed.reset()
+    keep_back(doomed, AFTER, "PUT /data/", 8)
     job = start(*command, env=doomed.env(weed.env))
-    for target in (8, 40):
-        assert wait_until(more_put_than(doomed, target), job, poll=POLL_S)
-        killed += kill_all(workers(job.pid))
-    assert wait_until(more_put_than(doomed, 70), job, poll=POLL_S)
+    for kind in (BEFORE, AFTER):
+        assert wait_until(lambda: doomed.silences()[-1], job, poll=POLL_S)
+        struck = workers(job.pid)
+        kill_all(struck)
+        killed |= struck
+        keep_back(doomed, kind, "PUT /data/", 20)
+    assert wait_until(lambda: doomed.silences()[-1], job, poll=POLL_S)
     left_over = workers(job.pid)
     kill(job)
     wait_for_the_end_of(left_over)
@@ -106,8 +106,7 @@ def test_kills_of_workers_and_then_of_their_driver(
     proxied.reset()
     run_job("label.py", *command, env=proxied.env(weed.env), code=0)
     assert fetched(proxied) == left
-    assert killed >= 4
-    compare(tally, "workers and driver killed (Ray, S3)", killed + 1, "outb/ray", undisturbed, fs)
+    compare(tally, "workers and driver killed (Ray, S3)", len(killed) + 1, "outb/ray", undisturbed, fs)
 
 
 @pytest.mark.usefixtures("source", "proxied")
