@@ -6,22 +6,22 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tests.flow import DIGITS
+from tests.flow import DIGITS, run_here
 from tests.helpers import DATA, rows, run_job, tree_bytes
 from tests.models import save_dvae
 from tests.outputs import newest_report
+from tests.proxied import s3_client
 from tests.ray_head import RayHead
 from tests.weed import Weed
 
 SCENES = DATA / "digits-seg"
-SEGMENT = ["--input", SCENES / "shards", "--model", SCENES / "model"]
 FLAGS = ["--input", DIGITS / "shards", "--model", DIGITS / "model", "--keep", "cls"]
 
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("modes") / "local"
-    run_job("label.py", *FLAGS, "--output", output, "--local", code=0)
+    assert run_here(DIGITS / "shards", output, keep=("cls",)) == 0
     return output
 
 
@@ -40,36 +40,40 @@ def test_ray_writes_the_bytes_that_one_process_writes(local: Path, tmp_path: Pat
     assert loud == []  # Ray keeps quiet
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["segment.py", *SEGMENT, "--limit", 12, "--semantics", "original"],
-        ["tokens.py", *FLAGS[:2], "--limit", 6, "--model", "DVAE"],
-    ],
-    ids=["segment", "tokens"],
-)
+@pytest.mark.parametrize(("task", "limit"), [("segment", 12), ("tokens", 6)])
 def test_every_task_writes_on_a_cluster_what_one_process_writes(
-    command: list[object], ray_head: RayHead, tmp_path: Path
+    task: str, limit: int, ray_head: RayHead, tmp_path: Path
 ) -> None:
     """A task is sent to workers that know nothing of the job's own file."""
-    if "DVAE" in command:
-        command = [save_dvae(tmp_path / "dvae") if word == "DVAE" else word for word in command]
-    script, *flags = command
-    for output, mode in (("one", ["--local"]), ("ray", ["--ray-address", ray_head.address, "--workers", 1])):
-        run_job(str(script), *flags, *mode, "--output", tmp_path / output, env=ray_head.env, code=0)
+    source = (SCENES if task == "segment" else DIGITS) / "shards"
+    model = SCENES / "model" if task == "segment" else save_dvae(tmp_path / "dvae")
+    own = {"semantics": "original"} if task == "segment" else {}
+    assert run_here(source, tmp_path / "one", task, model, limit=limit, **own) == 0
+    flags = [
+        "--input",
+        source,
+        "--model",
+        model,
+        "--limit",
+        limit,
+        *(f"--{name}={value}" for name, value in own.items()),
+    ]
+    cluster = ["--ray-address", ray_head.address, "--workers", 1]
+    run_job(f"{task}.py", *flags, *cluster, "--output", tmp_path / "ray", env=ray_head.env, code=0)
     assert set(rows(tmp_path / "ray")["status"].to_pylist()) == {"ok"}
     assert tree_bytes(tmp_path / "ray/data") == tree_bytes(tmp_path / "one/data")
 
 
 def test_input_output_and_model_on_s3_in_one_process_and_as_a_job_on_gpu_nodes(
-    weed: Weed, ray_head: RayHead, tmp_path: Path
+    weed: Weed, ray_head: RayHead, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The head has two CPUs and fake GPUs: readers, predictors and writers are steps of their own, and fit."""
     weed.put_tree(DIGITS / "shards", "inb/digits")
     weed.put_tree(DIGITS / "model", "inb/model")
     flags = ["--input", "s3://inb/digits", "--model", "s3://inb/model/", "--keep", "cls"]
     env = weed.env | {"XDG_CACHE_HOME": str(tmp_path)}
-    run_job("label.py", *flags, "--output", "s3://outb/local", "--local", env=env, code=0)
+    with s3_client(env, monkeypatch):
+        assert run_here("s3://inb/digits", "s3://outb/local", model="s3://inb/model/", keep=("cls",)) == 0
     done = ray_head.submit("python", "jobs/label.py", *flags, "--output", "s3://outb/job", env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     assert tree_bytes("outb/job/data", weed.fs()) == tree_bytes("outb/local/data", weed.fs())
