@@ -183,7 +183,10 @@ def test_a_node_with_another_tokenizer_of_that_name_is_refused(
     dvae: Path, masked: Path, some_photos: Path, tmp_path: Path
 ) -> None:
     task = Tokens(tokenizer=str(dvae))
-    spec = begin(check(RunConfig((str(some_photos),), str(tmp_path / "out"), str(masked)), task), lambda: Device("cpu", "cpu", "float32", 4))
+    spec = begin(
+        check(RunConfig((str(some_photos),), str(tmp_path / "out"), str(masked)), task),
+        lambda: Device("cpu", "cpu", "float32", 4),
+    )
     load_predictor(spec)
     other = replace(task, tokenizer=str(save_dvae(tmp_path / "other", decoder=True)))
     with pytest.raises(PipelineError, match="--tokenizer means something else on this node"):
