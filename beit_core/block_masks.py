@@ -49,7 +49,7 @@ def _draw_block(grid: Grid, hidden: set[Grid], least: int, most: int, chance: Ra
         area = chance.uniform(least, most)  # overlaps may bring a block of `least` below a smaller `most`
         aspect = math.exp(chance.uniform(math.log(ASPECT), -math.log(ASPECT)))
         height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if not (1 <= height <= rows and 1 <= width <= columns):
+        if not (1 <= height < rows and 1 <= width < columns):  # as unilm: no block hides a whole row or column
             continue
         top, left = chance.randint(0, rows - height), chance.randint(0, columns - width)
         fresh = {(y, x) for y in range(top, top + height) for x in range(left, left + width)} - hidden

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beit_core.block_masks import block_mask, block_masks, wanted
+from beit_core.block_masks import _draw_block, block_mask, block_masks, wanted
 
 PAPER = (14, 14)
 
@@ -84,3 +84,11 @@ def test_masks_stay_what_they_were() -> None:
     """Pinned: an output that is continued next year must hide what it would have hidden today."""
     (mask,) = block_masks(PAPER, 0.4, 0, ["s3://bucket/shard.tar#0001.png"])
     assert "".join(f"{sum(mask[row : row + 14]):x}" for row in range(0, 196, 14)) == "002529999bb550"
+
+
+def test_no_single_block_hides_a_whole_row_or_column() -> None:
+    """As in the published training code, which draws blocks shorter and narrower than the grid."""
+    for seed in range(3000):
+        hidden = _draw_block(PAPER, set(), 98, 98, Random(seed))  # half of the patches: some shapes are 14 long
+        assert len({y for y, _ in hidden}) < 14
+        assert len({x for _, x in hidden}) < 14
