@@ -13,19 +13,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .card import ModelCard, load_card
     from .checkpoint import load_classifier, load_dvae, load_embedder, load_model, load_segmenter
-    from .config import BeitConfig, CheckpointError, CheckpointMismatch, DvaeConfig
-    from .conversion import convert
-    from .foreign import config_of_file
+    from .config import BeitConfig, DvaeConfig
+    from .conversion import Choices, convert
+    from .errors import CheckpointError, CheckpointMismatch
     from .heads import Encoder
     from .normalization import normalize
     from .pixels import PixelSpec
     from .published import Preset, presets
     from .segmentation import label_map
+    from .shapes import config_of_file
+    from .weights import read_weights
 
 __all__ = [
-    "BeitConfig", "CheckpointError", "CheckpointMismatch", "DvaeConfig", "Encoder", "ModelCard", "PixelSpec", "Preset",
-    "config_of_file", "convert", "label_map", "load_card", "load_classifier", "load_dvae", "load_embedder",
-    "load_model", "load_segmenter", "normalize", "presets",
+    "BeitConfig", "CheckpointError", "CheckpointMismatch", "Choices", "DvaeConfig", "Encoder", "ModelCard",
+    "PixelSpec", "Preset", "config_of_file", "convert", "label_map", "load_card", "load_classifier", "load_dvae",
+    "load_embedder", "load_model", "load_segmenter", "normalize", "presets", "read_weights",
 ]  # fmt: skip
 
 # Public names and their modules. Importing this package imports none of them: a process that only decodes pictures,
@@ -33,8 +35,8 @@ __all__ = [
 # this table too.
 _MODULES = {
     "BeitConfig": "config",
-    "CheckpointError": "config",
-    "CheckpointMismatch": "config",
+    "CheckpointError": "errors",
+    "CheckpointMismatch": "errors",
     "DvaeConfig": "config",
     "ModelCard": "card",
     "PixelSpec": "pixels",
@@ -42,8 +44,9 @@ _MODULES = {
     "load_card": "card",
     "presets": "published",
     # These import torch.
+    "Choices": "conversion",
     "Encoder": "heads",
-    "config_of_file": "foreign",
+    "config_of_file": "shapes",
     "convert": "conversion",
     "label_map": "segmentation",
     "load_classifier": "checkpoint",
@@ -52,6 +55,7 @@ _MODULES = {
     "load_model": "checkpoint",
     "load_segmenter": "checkpoint",
     "normalize": "normalization",
+    "read_weights": "weights",
 }
 
 

@@ -104,10 +104,11 @@ def resample_table(table_RH: Tensor, source: Grid, target: Grid, method: BiasRes
     """A bias table trained on one grid, resampled for another: (rows of source, H) -> (rows of target, H).
 
     `bilinear` is what transformers does, and reads the table of a non-square model with height and width
-    exchanged, as transformers does even at the trained size. `geometric` is what unilm and timm do: distances
-    grow geometrically from the centre, a cubic spline goes through them.
+    exchanged, as transformers does even at the trained size. `geometric` is what unilm does: distances grow
+    geometrically from the centre, a cubic spline goes through them. `linear` is timm's default: the same distances,
+    joined by lines.
     """
-    if method == "geometric" and source == target:
+    if method != "bilinear" and source == target:
         return table_RH
     height, width = (2 * side - 1 for side in source)
     size = 2 * target[0] - 1, 2 * target[1] - 1
@@ -115,23 +116,26 @@ def resample_table(table_RH: Tensor, source: Grid, target: Grid, method: BiasRes
         map_1Hyx = table_RH[:-3].view(1, width, height, -1).permute(0, 3, 1, 2)
         map_Hyx = F.interpolate(map_1Hyx, size=size, mode="bilinear", align_corners=False)[0]
     else:
-        down, across = spline_matrix(height, size[0]).to(table_RH), spline_matrix(width, size[1]).to(table_RH)
+        degree = 3 if method == "geometric" else 1
+        down = spline_matrix(height, size[0], degree).to(table_RH)
+        across = spline_matrix(width, size[1], degree).to(table_RH)
         map_Hyx = torch.einsum("ab,cd,bdh->hac", down, across, table_RH[:-3].view(height, width, -1))
     return torch.cat([map_Hyx.flatten(1).T, table_RH[-3:]])
 
 
-def spline_matrix(source: int, target: int) -> Tensor:
-    """float64 (target, source): cubic spline through `source` offsets at geometric distances, read at unit steps.
+def spline_matrix(source: int, target: int, degree: int = 3) -> Tensor:
+    """float64 (target, source): spline through `source` offsets at geometric distances, read at unit steps.
 
-    The spline has the knots of FITPACK's interpolation (none at the second and the second last point); beyond
-    the outermost point it keeps that point's value. Fewer than four points are joined by lines.
+    Of degree 3, or 1 for lines. A cubic spline has the knots of FITPACK's interpolation (none at the second and the
+    second last point); beyond the outermost point it keeps that point's value. Fewer than four points are joined by
+    lines.
     """
     if source == 1:
         return torch.ones(target, 1, dtype=torch.float64)
     points = _geometric_offsets(source, target)
     wanted = torch.arange(target, dtype=torch.float64) - target // 2
     wanted = wanted.clamp(points[0].item(), points[-1].item())
-    degree = 3 if source >= 4 else 1
+    degree = degree if source >= 4 else 1
     inner = points[2:-2] if degree == 3 else points[1:-1]
     knots = torch.cat([points[:1].repeat(degree + 1), inner, points[-1:].repeat(degree + 1)])
     through = _spline_basis(knots, points, degree)

@@ -1,17 +1,19 @@
 """The card that travels with weights: what a model folder or file says about itself, without reading its tensors."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import beit_core
 
-from .config import DVAE, PREFIXES, BeitConfig, BiasResampling, CheckpointError, DvaeConfig, Semantics
-from .files import digest, find_weights, read_json
+from .config import DVAE, PREFIXES, BeitConfig, BiasResampling, DvaeConfig, PoolOf, Semantics
+from .errors import CheckpointError
+from .files import digest, find_weights, read_json, tensor_names
 from .pixels import LANCZOS, PixelSpec
 from .published import TRAINED_EPS, Color, Preset, find_preset
+from .schema import CARD, CONFIG, NEEDED_OF_CARD, check
 
 Head = Literal["encoder", "classifier", "masked", "segmenter", "dvae"]
 HEADS: dict[str, Head] = {
@@ -22,6 +24,7 @@ HEADS: dict[str, Head] = {
     "ForSemanticSegmentation": "segmenter",
 }
 CONFIG_FILE, PROCESSOR_FILE = "config.json", "preprocessor_config.json"
+POOLER_NORMS = ("pooler.layernorm.weight", "fc_norm.weight")  # transformers', unilm's and timm's
 CARD_FILE = "card.json"  # what a converted folder knows beyond Hugging Face's files
 
 
@@ -69,7 +72,7 @@ def load_card(path: str | Path, semantics: Semantics | None = None) -> ModelCard
     if not source.exists():
         raise CheckpointError(f"model {source} does not exist")
     raw = read_json(source / CONFIG_FILE) if source.is_dir() else beit_core.config_of_file(source)
-    weights, card = find_weights(source), describe(source, raw, semantics=semantics)
+    weights, card = find_weights(source), describe(source, raw, Known(semantics=semantics))
     return replace(card, fingerprint=digest(weights, json.dumps(_meaning(card), sort_keys=True)))
 
 
@@ -77,7 +80,8 @@ def _meaning(card: ModelCard) -> dict[str, Any]:
     """Everything about a card that changes answers, for its fingerprint.
 
     Outputs are bound to fingerprints, so for a model of today these bytes must not change with this code: a dVAE's
-    sizes are spelt as the fields of a BeitConfig, where they were once kept.
+    sizes are spelt as the fields of a BeitConfig, where they were once kept, and fields that came later are left out
+    where they are not used.
     """
     if isinstance(card.config, DvaeConfig):
         sizes = card.config
@@ -95,47 +99,80 @@ def _meaning(card: ModelCard) -> dict[str, Any]:
             auxiliary_channels=256,
         )
         card = replace(card, config=spelt)
-    return {key: value for key, value in asdict(card).items() if key not in ("path", "name", "fingerprint")}
+    meaning = {key: value for key, value in asdict(card).items() if key not in ("path", "name", "fingerprint")}
+    if card.beit.pool_of is None:
+        del meaning["config"]["pool_of"]
+    return meaning
 
 
-def describe(
-    source: Path,
-    raw: Mapping[str, Any],
-    preset: Preset | None = None,
-    processor: Mapping[str, Any] | None = None,
-    semantics: Semantics | None = None,
-) -> ModelCard:
-    """The card of a folder or file whose `config.json` is, or would be, `raw`; without a fingerprint.
+@dataclass(frozen=True)
+class Known:
+    """What a caller knows better than a model's own files.
 
-    `preset` and `processor` (the content of a `preprocessor_config.json`) are what the caller knows better.
+    `processor` is the content of a `preprocessor_config.json` that `processor_file` names, `names` are those of all
+    tensors where they are at hand, and `by_hf` says whose file a bare weights file is.
     """
+
+    preset: Preset | None = None
+    processor: Mapping[str, Any] | None = None
+    processor_file: object = PROCESSOR_FILE
+    semantics: Semantics | None = None
+    pool_of: PoolOf | None = None
+    resampling: BiasResampling | None = None
+    by_hf: bool = False
+    names: Collection[str] | None = None
+    config_file: object = None
+
+
+def describe(source: Path, raw: Mapping[str, Any], known: Known) -> ModelCard:
+    """The card of a folder or file whose `config.json` is, or would be, `raw`; without a fingerprint."""
+    where = known.config_file or (source / CONFIG_FILE if source.is_dir() else source)
     if raw.get("model_type") == DVAE:
-        return _card_of_dvae(source, raw)
-    own = {} if preset else read_json(source / CARD_FILE, absent={})
-    card = _card_from_hf(source, raw, _pixels(source, raw, processor))
-    if not own:
-        preset = preset or _preset_by_name(card)
-    has_config = (source / CONFIG_FILE).is_file()
-    if not (preset or processor or has_config):
+        return _card_of_dvae(source, raw, where)
+    own = {} if known.preset else _own_words(source)
+    card = _card_from_hf(source, raw, where, known)
+    preset = known.preset or (None if own else _preset_by_name(card))
+    by_hf = known.by_hf or (source.is_dir() and (source / CONFIG_FILE).is_file())
+    if not (preset or known.processor or (source.is_dir() and by_hf)):
         raise CheckpointError(_pixels_unknown(source))
-    if preset and not processor and card.beit.image_size != (preset.image, preset.image):
+    if preset and known.processor is None and card.beit.image_size != (preset.image, preset.image):
         raise CheckpointError(f"{source} is not for {preset.name}'s {preset.image} pixels: give its --processor too")
-    meant: Semantics = semantics or own.get("semantics") or ("original" if preset or not has_config else "hf")
-    if preset and (meant == "original" or not has_config):
-        card = _as_published(card, preset, keep_pixels=processor is not None)
-    return with_semantics(_as_converted(card, own) if own else card, meant)
+    meant: Semantics = known.semantics or own.get("semantics") or ("original" if preset or not by_hf else "hf")
+    if preset and (meant == "original" or not source.is_dir()):
+        card = _as_published(card, preset, meant, keep_pixels=known.processor is not None)
+    if own:
+        card = _as_converted(card, own, source / CARD_FILE)
+    if known.pool_of:
+        card = replace(card, config=_pooling(card, known.pool_of))
+    if known.resampling:
+        card = replace(card, config=replace(card.beit, bias_resampling=known.resampling))
+    return with_semantics(card, meant)
 
 
 def with_semantics(card: ModelCard, semantics: Semantics) -> ModelCard:
     """The card read with these semantics: transformers resamples position bias its own way."""
-    resampling: BiasResampling = "geometric" if semantics == "original" else "bilinear"
+    trained: BiasResampling = "linear" if card.beit.bias_resampling == "linear" else "geometric"
+    resampling: BiasResampling = trained if semantics == "original" else "bilinear"
     return replace(card, semantics=semantics, config=replace(card.beit, bias_resampling=resampling))
 
 
-def _pixels(source: Path, raw: Mapping[str, Any], processor: Mapping[str, Any] | None) -> PixelSpec:
+def _own_words(source: Path) -> dict[str, Any]:
+    """What conversion wrote beside the weights, {} where nothing was converted. Raises CheckpointError."""
+    path = source / CARD_FILE
+    own = read_json(path, absent={})
+    check(own, CARD, path)
+    missing = [name for name in NEEDED_OF_CARD if own and name not in own]
+    if missing:
+        raise CheckpointError(f"{path} has no {missing[0]}: convert the model again")
+    return own
+
+
+def _pixels(source: Path, raw: Mapping[str, Any], known: Known) -> PixelSpec:
     """As `processor` or the folder's own file says; without both, the class's defaults at the trained size."""
+    if known.processor is not None:
+        return PixelSpec.from_hf(known.processor, known.processor_file)
     unsaid = {"size": raw["image_size"]} if "image_size" in raw else {}
-    return PixelSpec.from_hf(processor or read_json(source / PROCESSOR_FILE, absent=unsaid))
+    return PixelSpec.from_hf(read_json(source / PROCESSOR_FILE, absent=unsaid), source / PROCESSOR_FILE)
 
 
 def _preset_by_name(card: ModelCard) -> Preset | None:
@@ -153,9 +190,21 @@ def _pixels_unknown(source: Path) -> str:
     )
 
 
-def _as_published(card: ModelCard, preset: Preset, *, keep_pixels: bool) -> ModelCard:
-    """The card with what training used where Hugging Face's files say otherwise."""
-    config = replace(card.beit, layer_norm_eps=TRAINED_EPS, stride=preset.stride)
+def _pooling(card: ModelCard, pool_of: PoolOf) -> BeitConfig:
+    """The configuration with pooling as chosen. Raises CheckpointError where the tensors say otherwise."""
+    config = card.beit
+    has_pooler = card.head == "classifier" or (card.head == "encoder" and config.pooler)
+    if has_pooler and config.mean_pooling and pool_of == "cls":
+        raise CheckpointError(f"{card.path}: --pool-of cls, but it has a norm for the mean of the patches")
+    unsaid = "cls" if has_pooler and not config.mean_pooling else "mean"
+    return replace(config, pool_of=None if pool_of == unsaid else pool_of)
+
+
+def _as_published(card: ModelCard, preset: Preset, meant: Semantics, *, keep_pixels: bool) -> ModelCard:
+    """The card with what its preset knows; in `original` semantics also what training used."""
+    config = card.beit
+    if meant == "original":
+        config = replace(config, layer_norm_eps=TRAINED_EPS, stride=preset.stride_at(config.image_size))
     is_it = preset.fits(card.head, config)
     fits = len(preset.labels) == len(card.labels)
     return replace(
@@ -168,27 +217,41 @@ def _as_published(card: ModelCard, preset: Preset, *, keep_pixels: bool) -> Mode
     )
 
 
-def _as_converted(card: ModelCard, own: Mapping[str, Any]) -> ModelCard:
+def _as_converted(card: ModelCard, own: Mapping[str, Any], where: Path) -> ModelCard:
     palette = None if own["palette"] is None else tuple((r, g, b) for r, g, b in own["palette"])
-    return replace(card, name=own["name"], palette=palette, config=replace(card.beit, stride=own["stride"]))
+    if own["stride"] > min(card.beit.image_size):
+        window = min(card.beit.image_size)
+        raise CheckpointError(f"{where}: stride is {own['stride']}, longer than the window of {window}: convert again")
+    resampling: BiasResampling = own.get("resampling") or card.beit.bias_resampling
+    config = replace(card.beit, stride=own["stride"], pool_of=own.get("pool_of"), bias_resampling=resampling)
+    return replace(card, name=own["name"], palette=palette, config=config)
 
 
-def _card_of_dvae(source: Path, raw: Mapping[str, Any]) -> ModelCard:
-    config = DvaeConfig.from_hf(raw)
+def _card_of_dvae(source: Path, raw: Mapping[str, Any], where: object) -> ModelCard:
+    config = DvaeConfig.from_hf(raw, where=where)
     pixels = PixelSpec(config.image_size, resample=LANCZOS, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     return ModelCard(source, source.resolve().name, "dvae", config, pixels)
 
 
-def _card_from_hf(source: Path, raw: Mapping[str, Any], pixels: PixelSpec) -> ModelCard:
+def _card_from_hf(source: Path, raw: Mapping[str, Any], where: object, known: Known) -> ModelCard:
+    check(raw, CONFIG, where)
     kind, name = raw.get("model_type", "beit"), (raw.get("architectures") or ["(none)"])[0]
     if kind not in PREFIXES:
         raise CheckpointError(f"{source} is a {kind!r} model; supported are {', '.join([*PREFIXES, DVAE])}")
     ending = name.removeprefix("Beit").removeprefix("Data2VecVision")
     if ending not in HEADS:
-        raise CheckpointError(f"{source}/config.json: architecture {name} is not one of Beit{', Beit'.join(HEADS)}")
-    config, head = BeitConfig.from_hf(raw, pooler=ending != "Backbone"), HEADS[ending]
+        raise CheckpointError(f"{where}: architecture {name} is not one of Beit{', Beit'.join(HEADS)}")
+    config, head = BeitConfig.from_hf(raw, pooler=ending != "Backbone", where=where), HEADS[ending]
+    if ending == "Model" and config.mean_pooling:
+        config = replace(config, pooler=_has_pooler(source, known.names))
     labels = _labels(raw, config) if head in ("classifier", "segmenter") else ()
-    return ModelCard(source, source.resolve().name, head, config, pixels, labels)
+    return ModelCard(source, source.resolve().name, head, config, _pixels(source, raw, known), labels)
+
+
+def _has_pooler(source: Path, names: Collection[str] | None) -> bool:
+    """Whether an encoder was saved with its pooler, which transformers can leave out without its config saying so."""
+    found = names or tensor_names(source) or beit_core.read_weights(source).tensors
+    return any(name.endswith(POOLER_NORMS) for name in found)
 
 
 def _labels(raw: Mapping[str, Any], config: BeitConfig) -> tuple[str, ...]:

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from .card import Head, ModelCard, load_card, with_semantics
-from .config import CheckpointError, CheckpointMismatch, Semantics
+from .config import Semantics
 from .dvae import Dvae
-from .foreign import TABLE, published_tensors
+from .errors import CheckpointError, CheckpointMismatch
 from .heads import Classifier, Embedder, Encoder, MaskedTokenPredictor, Pool
+from .names import TABLE
 from .segmentation import Inference, Segmenter
+from .weights import DERIVED, Weights, check_numbers, read_weights
 
 BLOCK = r"trunk\.blocks\.(\d+)\."
 LAYER = r"beit.encoder.layer.\1."
@@ -39,8 +41,6 @@ DISK_NAMES = (
     (r"pooler\.norm\.", "beit.pooler.layernorm."),
     (r"norm\.", "layernorm."),
 )
-# Buffers that follow from the sizes, or that only training reads.
-IGNORED = re.compile(r"relative_position_index$|num_batches_tracked$")
 BUILDERS: dict[Head, Callable[[ModelCard], nn.Module]] = {
     "encoder": lambda card: Encoder(card.beit),
     "classifier": lambda card: Classifier(card.beit),
@@ -57,7 +57,7 @@ def load_model(card: ModelCard, head: Head | None = None) -> Any:
     """
     if head and card.head != head:
         raise CheckpointError(f"{card.name} is a {card.head} checkpoint; this needs a {head} checkpoint")
-    return fill(lambda: BUILDERS[card.head](card), published_tensors(card.path), card.name)
+    return fill(lambda: BUILDERS[card.head](card), read_weights(card.path), card.name)
 
 
 def load_embedder(card: ModelCard, pool: Pool | None = None, layer: int | None = None) -> Embedder:
@@ -87,33 +87,36 @@ def load_dvae(source: ModelCard | str | Path) -> Dvae:
     return load_model(source if isinstance(source, ModelCard) else load_card(source), "dvae")
 
 
-def fill(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor], source: str) -> nn.Module:
-    """Build a module and give it these tensors (disk names) as float32, frozen, in evaluation mode.
+def fill(build: Callable[[], nn.Module], weights: Weights, source: str) -> nn.Module:
+    """Build a module and give it these tensors as float32, frozen, in evaluation mode.
 
-    Raises CheckpointMismatch naming every missing, unexpected and wrongly shaped tensor.
+    Raises CheckpointMismatch naming every missing, unexpected and wrongly shaped tensor, and CheckpointError for
+    tensors that hold no floats or are not finite.
     """
-    module = fitting(build, tensors, source)
-    state = {name: _assemble(name, tensors) for name in module.state_dict()}
+    module = fitting(build, weights, source)
+    state = {name: _assemble(name, weights.tensors) for name in module.state_dict()}
     module.load_state_dict(state, strict=True, assign=True)
     return module.requires_grad_(False).eval()
 
 
-def fitting(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor], source: str) -> nn.Module:
-    """A module without memory whose names and shapes are those of the tensors. Raises CheckpointMismatch."""
+def fitting(build: Callable[[], nn.Module], weights: Weights, source: str) -> nn.Module:
+    """A module without memory whose names and shapes are those of the tensors, which are sound. Raises as `fill`."""
+    tensors = weights.tensors
     with torch.device("meta"):
         module = build()
     shapes: dict[str, tuple[int, ...]] = {}
     for name, tensor in module.state_dict().items():
-        parts = [] if IGNORED.search(name) else _parts(name)
+        parts = [] if DERIVED.search(name) else _parts(name)
         shapes |= {part: (len(tensor) // len(parts), *tensor.shape[1:]) for part in parts if part}
-    missing = [name for name in shapes if name not in tensors]
-    unexpected = [name for name in tensors if name not in shapes and not IGNORED.search(name)]
+    missing = [weights.in_file(name) for name in shapes if name not in tensors]
+    unexpected = [weights.in_file(name) for name in tensors if name not in shapes and not DERIVED.search(name)]
     both = [(name, tuple(tensors[name].shape), shape) for name, shape in shapes.items() if name in tensors]
-    misshapen = [f"{name} is {found}, not {shape}" for name, found, shape in both if found != shape]
+    misshapen = [f"{weights.in_file(name)} is {found}, not {shape}" for name, found, shape in both if found != shape]
     found = {"missing": missing, "unexpected": unexpected, "wrongly shaped": misshapen}
     told = [f"{len(names)} {what}: {', '.join(names)}" for what, names in found.items() if names]
     if told:
         raise CheckpointMismatch(f"{source} does not fit its configuration. {'; '.join(told)}")
+    check_numbers(weights, source)
     return module
 
 

@@ -1,27 +1,19 @@
-"""What shape a model has, and the one error family of this package.
-
-CheckpointError        a model folder or file cannot be used; the message names it and the next step
-  CheckpointMismatch   its tensors are not those its configuration promises; names every one
-"""
+"""What shape a model has."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
+from .errors import CheckpointError
+from .schema import CONFIG, DVAE_CONFIG, check
+
 Semantics = Literal["hf", "original"]
-BiasResampling = Literal["bilinear", "geometric"]
+BiasResampling = Literal["bilinear", "geometric", "linear"]
+PoolOf = Literal["mean", "cls"]
 Grid = tuple[int, int]
 # transformers' prefix in front of the encoder's tensors, by model_type.
 PREFIXES = {"beit": "beit.", "data2vec-vision": "data2vec_vision."}
 DVAE = "dall-e-dvae"  # the model_type of converted tokenizers
-
-
-class CheckpointError(Exception):
-    """The checkpoint cannot be used as it is."""
-
-
-class CheckpointMismatch(CheckpointError):
-    """The tensors of a checkpoint differ from what its configuration promises."""
 
 
 def hf(name: str, default: Any) -> Any:
@@ -65,7 +57,8 @@ class BeitConfig(Patched):
     shared_bias: bool = hf("use_shared_relative_position_bias", False)
     layer_scale: bool = True
     mean_pooling: bool = hf("use_mean_pooling", True)
-    pooler: bool = True  # False where a checkpoint was saved without one (backbones)
+    pooler: bool = True  # False where a checkpoint was saved without one
+    pool_of: PoolOf | None = None  # pools these tokens, whatever mean_pooling says; config.json cannot express it
     bias_resampling: BiasResampling = "bilinear"  # for grids other than the trained one
     out_indices: tuple[int, ...] = ()  # as published; which layers they mean depends on the semantics
     pool_scales: tuple[int, ...] = (1, 2, 3, 6)
@@ -85,17 +78,19 @@ class BeitConfig(Patched):
         return tuple(min(index % (self.depth + 1) + 1, self.depth) for index in self.out_indices)
 
     @classmethod
-    def from_hf(cls, raw: Mapping[str, Any], *, pooler: bool = True) -> Self:
+    def from_hf(cls, raw: Mapping[str, Any], *, pooler: bool = True, where: object = "config.json") -> Self:
         """Read the content of a Hugging Face `config.json`, with the defaults transformers gives a missing field.
 
-        Raises CheckpointError for switches that no published BEiT uses and this package does not have.
+        Raises CheckpointError, naming `where` and the field, for values of a wrong type or out of range and for
+        switches that no published BEiT uses and this package does not have.
         """
+        check(raw, CONFIG, where)
         config = cls(**_same_fields(cls, raw))
         auxiliary = raw.get("use_auxiliary_head", True)
         config = replace(
             config,
             image_size=pair(raw.get("image_size", 224)),
-            patch_size=_square(raw.get("patch_size", 16)),
+            patch_size=_square(raw.get("patch_size", 16), where),
             classes=len(raw["id2label"]) if raw.get("id2label") else int(raw.get("num_labels", 2)),
             layer_scale=raw.get("layer_scale_init_value", 0.1) > 0,
             pooler=pooler,
@@ -103,7 +98,7 @@ class BeitConfig(Patched):
             pool_scales=tuple(raw.get("pool_scales", config.pool_scales)),
             auxiliary_channels=raw.get("auxiliary_channels", 256) if auxiliary else 0,
         )
-        _check(config, raw)
+        _check(config, raw, where)
         return config
 
 
@@ -119,8 +114,9 @@ class DvaeConfig(Patched):
     patch_size: int = 8
 
     @classmethod
-    def from_hf(cls, raw: Mapping[str, Any]) -> Self:
-        """Read the `config.json` of a converted tokenizer."""
+    def from_hf(cls, raw: Mapping[str, Any], *, where: object = "config.json") -> Self:
+        """Read the `config.json` of a converted tokenizer. Raises CheckpointError for values that cannot be."""
+        check(raw, DVAE_CONFIG, where)
         return cls(**_same_fields(cls, raw), image_size=pair(raw.get("image_size", 112)))
 
 
@@ -130,13 +126,21 @@ def _same_fields(cls: type[BeitConfig | DvaeConfig], raw: Mapping[str, Any]) -> 
     return {ours: raw[name] for ours, name in theirs.items() if name in raw}
 
 
-def _check(config: BeitConfig, raw: Mapping[str, Any]) -> None:
+def _check(config: BeitConfig, raw: Mapping[str, Any], where: object) -> None:
+    """What no field can say alone."""
+    segments = "SemanticSegmentation" in str(raw.get("architectures"))  # elsewhere a default of transformers may stand
+    wrong = [index for index in config.out_indices if segments and not -config.depth - 1 <= index <= config.depth]
     if raw.get("hidden_act", "gelu") != "gelu":
-        raise CheckpointError(f"hidden_act is {raw['hidden_act']!r}; only 'gelu' is supported")
+        raise CheckpointError(f"{where}: hidden_act is {raw['hidden_act']!r}; only 'gelu' is supported")
     if config.width % config.heads:
-        raise CheckpointError(f"hidden_size {config.width} cannot be divided among {config.heads} attention heads")
+        told = f"hidden_size {config.width} cannot be divided among num_attention_heads {config.heads}"
+        raise CheckpointError(f"{where}: {told}")
     if min(config.grid) < 1:
-        raise CheckpointError(f"image_size {config.image_size} holds no patch of {config.patch_size} pixels")
+        told = f"image_size {config.image_size} holds no patch of patch_size {config.patch_size}"
+        raise CheckpointError(f"{where}: {told}")
+    if wrong:
+        told = f"out_indices name layer {wrong[0]}, num_hidden_layers is {config.depth}"
+        raise CheckpointError(f"{where}: {told}")
 
 
 def pair(value: Any) -> Grid:
@@ -145,10 +149,10 @@ def pair(value: Any) -> Grid:
     return int(height), int(width)
 
 
-def _square(value: Any) -> int:
+def _square(value: Any, where: object) -> int:
     height, width = pair(value)
     if height != width:
-        raise CheckpointError(f"patch_size is {height} x {width}; only square patches are supported")
+        raise CheckpointError(f"{where}: patch_size is {height} x {width}; only square patches are supported")
     return height
 
 

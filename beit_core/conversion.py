@@ -7,7 +7,8 @@ semantics, the palette, the window's stride, accuracy and licence.
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,50 +16,108 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .card import CARD_FILE, CONFIG_FILE, PROCESSOR_FILE, ModelCard, describe, load_card
+from .card import CARD_FILE, CONFIG_FILE, PROCESSOR_FILE, Known, ModelCard, describe, load_card
 from .checkpoint import BUILDERS, fitting
-from .config import DVAE, PREFIXES, CheckpointError
+from .config import BiasResampling, PoolOf, Semantics
+from .errors import CheckpointError
 from .files import read_json
-from .foreign import infer_config, published_tensors
-from .published import TRAINED_EPS, preset_named, presets
+from .names import for_transformers
+from .published import TRAINED_EPS, find_preset, preset_named, presets
+from .shapes import infer_config
+from .weights import Weights, read_weights
 
 AnyPath = str | Path
 
 
+@dataclass(frozen=True)
+class Choices:
+    """What a user may say about weights that do not say it themselves.
+
+    `preset` names the published checkpoint this is, or whose pixels and labels it shares; `processor` is a
+    preprocessor_config.json and `config` a config.json. `semantics` None takes what the origin suggests: `original` for
+    published checkpoints and for files of training code, `hf` for files of transformers. `pool_of` says which tokens
+    the pooled vector is made of, `resampling` how position tables are read for other image sizes (`geometric` as
+    unilm, `linear` as timm).
+    """
+
+    preset: str | None = None
+    processor: AnyPath | None = None
+    config: AnyPath | None = None
+    semantics: Semantics | None = None
+    pool_of: PoolOf | None = None
+    resampling: BiasResampling | None = None
+
+
 def convert(
-    source: AnyPath, dest: AnyPath, preset: str | None = None, processor: AnyPath | None = None, config: AnyPath = ""
+    source: AnyPath, dest: AnyPath, choices: Choices | None = None, say: Callable[[str], None] = lambda _: None
 ) -> ModelCard:
     """Write `source` as a canonical folder into `dest`, which must be empty or absent; returns its card.
 
-    `preset` names the published checkpoint this is, or whose pixels and labels it shares; `processor` is a
-    preprocessor_config.json and `config` a config.json for weights that come without. Nothing is written unless
-    every tensor fits. Raises CheckpointError.
+    `say` is told, in a sentence each, what was decided without having been asked for. Nothing is written unless every
+    tensor fits. Raises CheckpointError.
     """
-    path, target = Path(source), Path(dest)
+    path, target, choices = Path(source), Path(dest), choices or Choices()
     if not path.exists():
         raise CheckpointError(f"{path} does not exist")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise CheckpointError(f"{target} is not an empty folder: choose another destination")
-    tensors = published_tensors(path)
-    given = Path(config) if config else path / CONFIG_FILE
-    raw = read_json(given) if given.is_file() or config else infer_config(tensors)
-    if (
-        raw.get("model_type") != DVAE and not (path / CONFIG_FILE).is_file()
-    ):  # written by those who trained it, not by transformers
-        raw["layer_norm_eps"] = TRAINED_EPS
-    named, pixels = preset_named(preset) if preset else None, read_json(Path(processor)) if processor else None
-    card = describe(path, raw, named, pixels)
-    fitting(lambda: BUILDERS[card.head](card), tensors, str(path))
-    _write(target, _saved_names(tensors, raw), _files(card, raw))
+    weights = read_weights(path)
+    known = _known(path, weights, choices)
+    raw = _config(path, weights, known, choices)
+    card = describe(path, raw, known)
+    fitting(lambda: BUILDERS[card.head](card), weights, str(path))
+    for remark in (*weights.remarks, *_remarks(card, weights, raw)):
+        say(remark)
+    _write(target, _saved_names(weights.tensors, raw), _files(card, raw))
     return load_card(target)
+
+
+def _known(path: Path, weights: Weights, choices: Choices) -> Known:
+    return Known(
+        preset=preset_named(choices.preset) if choices.preset else None,
+        processor=read_json(Path(choices.processor)) if choices.processor else None,
+        processor_file=choices.processor or PROCESSOR_FILE,
+        semantics=choices.semantics,
+        pool_of=choices.pool_of,
+        resampling=choices.resampling,
+        by_hf=weights.origin == "hf",
+        names=frozenset(weights.tensors),
+        config_file=choices.config or (None if path.is_dir() else path),
+    )
+
+
+def _config(path: Path, weights: Weights, known: Known, choices: Choices) -> dict[str, Any]:
+    """The `config.json` to go by: the one given, the folder's, or one read off the shapes."""
+    own = path / CONFIG_FILE
+    if choices.config or own.is_file():
+        raw = read_json(Path(choices.config) if choices.config else own)
+    else:
+        raw = infer_config(weights, path, known.preset or find_preset(path), choices.pool_of)
+    if weights.origin == "unilm" and not own.is_file() and choices.semantics != "hf":
+        raw["layer_norm_eps"] = TRAINED_EPS  # in those programs' code, where a config.json names transformers' own
+    return raw
+
+
+def _remarks(card: ModelCard, weights: Weights, raw: Mapping[str, Any]) -> list[str]:
+    """What was decided without having been asked for."""
+    said = []
+    if card.head == "encoder" and not card.beit.pooler:
+        said.append(f"it has no pooler: embeddings are the {card.beit.pool_of or 'mean'} of its last tokens")
+    if card.head == "dvae":
+        return said
+    if weights.origin == "hf" and card.semantics == "hf" and "layer_norm_eps" not in raw:
+        said.append(f"LayerNorm eps is transformers' {card.beit.layer_norm_eps:g}: --model-config says otherwise")
+    if card.beit.pool_of == "mean" and not card.beit.mean_pooling:
+        said.append("transformers cannot read this pooling (the mean of normalised tokens) from a config.json")
+    return said
 
 
 def _saved_names(tensors: Mapping[str, Tensor], raw: Mapping[str, Any]) -> dict[str, Tensor]:
     """The names transformers knows this family's tensors by, in a fixed order; buffers that follow from sizes go."""
-    prefix = PREFIXES.get(raw.get("model_type", "beit"), "beit.")
+    model_type = raw.get("model_type", "beit")
     kept = sorted(name for name in tensors if "relative_position_index" not in name)
     dense = torch.contiguous_format
-    return {name.replace("beit.", prefix, 1): tensors[name].clone(memory_format=dense) for name in kept}
+    return {for_transformers(name, model_type): tensors[name].clone(memory_format=dense) for name in kept}
 
 
 def _files(card: ModelCard, raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,6 +133,10 @@ def _files(card: ModelCard, raw: Mapping[str, Any]) -> dict[str, Any]:
         "palette": card.palette,
         "stride": card.beit.stride,
     }
+    if card.beit.pool_of:
+        own["pool_of"] = card.beit.pool_of
+    if card.beit.bias_resampling == "linear":
+        own["resampling"] = "linear"
     preset = presets().get(card.name)
     if preset and preset.fits(card.head, card.beit):
         own |= {"license": preset.license, "accuracy": preset.accuracy}

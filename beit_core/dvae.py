@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .config import CheckpointError, DvaeConfig
+from .config import DvaeConfig
+from .errors import CheckpointError
 
 GROUPS = 4
 HALVE, DOUBLE = nn.MaxPool2d(2), nn.Upsample(scale_factor=2)

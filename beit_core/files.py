@@ -5,10 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .config import CheckpointError
+from .errors import CheckpointError
+from .schema import INDEX, check
 
 WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")
 WEIGHT_FILES = (*(file for name in WHOLE_FILES for file in (name, f"{name}.index.json")), "flax_model.msgpack")
+MOST_HEADER = 100_000_000  # bytes, the format's own limit
 HALVES = ("encoder.pkl", "decoder.pkl")  # of the tokenizer, as DALL-E published it
 
 
@@ -27,8 +29,26 @@ def find_weights(source: Path) -> list[Path]:
     raise CheckpointError(f"no weights in {source}: expected one of {', '.join((*WEIGHT_FILES, *HALVES))}")
 
 
+def tensor_names(source: Path) -> frozenset[str] | None:
+    """Names of the tensors of safetensors files, whose headers list them; None where only reading all can tell."""
+    found: set[str] = set()
+    for path in find_weights(source):
+        if path.suffix != ".safetensors":
+            return None
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = file.read(length) if length <= MOST_HEADER else b""
+        try:
+            found |= json.loads(header).keys()
+        except (ValueError, AttributeError):
+            return None  # damaged: reading all says how
+    return frozenset(found)
+
+
 def _shards(index: Path) -> list[Path]:
-    names = sorted(set(read_json(index).get("weight_map", {}).values()))
+    raw = read_json(index)
+    check(raw, INDEX, index)
+    names = sorted(set(raw.get("weight_map", {}).values()))
     paths = [index.parent / name for name in names]
     absent = [name for name, path in zip(names, paths, strict=True) if Path(name).name != name or not path.is_file()]
     if absent or not names:
@@ -44,7 +64,7 @@ def read_json(path: Path, absent: dict[str, Any] | None = None) -> dict[str, Any
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not readable as JSON: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not an object")

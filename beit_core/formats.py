@@ -10,10 +10,11 @@ import re
 import sys
 import warnings
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 import torch
@@ -21,21 +22,28 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .config import CheckpointError
+from .errors import CheckpointError
 
 NDARRAY = 1  # flax's extension type: (shape, dtype name, bytes)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int32": torch.int32}
 OUR_NAMES = {"kernel": "weight", "scale": "weight"}
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Named tensors of a `.safetensors` or `.msgpack` file, or of a pickle. Raises CheckpointError, never runs code."""
+class Content(NamedTuple):
+    """Named tensors of one file, and the key of the dictionary they were taken from, "" where they lie open."""
+
+    tensors: dict[str, Tensor]
+    wrapper: str = ""
+
+
+def read_tensors(path: Path) -> Content:
+    """What a `.safetensors` or `.msgpack` file, or a pickle, holds. Raises CheckpointError, never runs code."""
     if path.suffix == ".msgpack":
-        return read_flax(path)
+        return Content(read_flax(path))
     if path.suffix != ".safetensors":
         return module_tensors(read_pickle(path))
     try:
-        return load_file(path)
+        return Content(load_file(path))
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
 
@@ -86,8 +94,7 @@ def load(file: Any, **options: Any) -> Any:
 
 def read_pickle(path: Path) -> Any:
     """Content of a `torch.save` file of either format. Raises CheckpointError naming what it must not contain."""
-    if zipfile.is_zipfile(path) and any(name.endswith("constants.pkl") for name in zipfile.ZipFile(path).namelist()):
-        raise CheckpointError(f"{path} is a TorchScript program, not weights: ask for its state_dict")
+    _check_zip(path)
     try:
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a shell's source is not that of the class it stands for
@@ -95,19 +102,46 @@ def read_pickle(path: Path) -> Any:
     except CheckpointError as error:
         raise CheckpointError(f"{path} is refused, it holds more than tensors: {error}") from error
     except Exception as error:  # damaged files fail in as many ways as there are bytes in them
-        raise CheckpointError(f"{path} is not a readable weights file: {error!r}") from error
+        raise CheckpointError(f"{path} is not a readable weights file: {_first_line(error)}") from error
 
 
-def module_tensors(content: Any) -> dict[str, Tensor]:
+def _first_line(error: Exception) -> str:
+    """What an error says, without torch's stack traces."""
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:200]}"
+
+
+def _check_zip(path: Path) -> None:
+    """Raise CheckpointError for a zip that is no state dict, was cut off or has damaged bytes; torch checks no CRC."""
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            if file.read(4) == b"PK\x03\x04":
+                raise CheckpointError(f"{path} is not a readable weights file: it was cut off, fetch it again")
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("constants.pkl") for name in archive.namelist()):
+                raise CheckpointError(f"{path} is a TorchScript program, not weights: ask for its state_dict")
+            # torch can be told to save without CRCs: all of them are zero then.
+            has_crcs = any(entry.CRC for entry in archive.infolist())
+            damaged = archive.testzip() if has_crcs else None
+    except (zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a readable weights file: {_first_line(error)}") from error
+    if damaged:
+        raise CheckpointError(f"{path} is damaged: {damaged} in it does not have its checksum, fetch it again")
+
+
+def module_tensors(content: Any) -> Content:
     """Named tensors of a state dict, wrapped or not, or of a shell of a pickled module."""
     if isinstance(content, Shell):
-        return dict(_walk(content, ""))
-    for key in ("model", "module", "state_dict"):
+        return Content(dict(_walk(content, "")))
+    wrapper = ""
+    for key in ("model", "module", "state_dict", "model_ema"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
+            content, wrapper = content[key], key
     if not isinstance(content, dict):
         raise CheckpointError(f"the file holds a {type(content).__name__}, not named tensors")
-    return {str(name): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+    return Content({str(name): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}, wrapper)
 
 
 def _walk(shell: Shell, prefix: str) -> Any:

@@ -15,15 +15,20 @@ Pool = Literal["mean", "cls", "cls+mean"]
 
 
 class Pooler(nn.Module):
-    """The checkpoint's own pooled vector: LayerNorm of the mean of the patches, or the (normalised) cls token."""
+    """The checkpoint's own pooled vector.
+
+    LayerNorm of the mean of the patches; or of normalised tokens the cls token, or with `pool_of` the mean.
+    """
 
     def __init__(self, config: BeitConfig) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps) if config.mean_pooling else None
+        self.of_mean = config.mean_pooling or config.pool_of == "mean"
 
     def forward(self, tokens_BND: Tensor) -> Tensor:
         """Final tokens (B, N, D) -> (B, D)."""
-        return tokens_BND[:, 0] if self.norm is None else self.norm(tokens_BND[:, 1:].mean(1))
+        pooled_BD = tokens_BND[:, 1:].mean(1) if self.of_mean else tokens_BND[:, 0]
+        return pooled_BD if self.norm is None else self.norm(pooled_BD)
 
 
 class Encoder(nn.Module):
@@ -88,7 +93,8 @@ class Embedder(nn.Module):
         self.trunk = trunk
         self.layer = None if layer == depth else layer
         self.pooler = pooler if pool is None and self.layer is None else None
-        self.pool = pool or ("mean" if trunk.config.mean_pooling or pooler is None else "cls")
+        own = trunk.config.pool_of or ("mean" if trunk.config.mean_pooling or pooler is None else "cls")
+        self.pool = pool or own
 
     @property
     def width(self) -> int:

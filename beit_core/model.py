@@ -14,11 +14,12 @@ from .config import BeitConfig, Grid
 
 
 class Positions(PerGrid[Tensor]):
-    """Learned absolute positions, resampled bicubically for other grids (as transformers does)."""
+    """Learned absolute positions, resampled bicubically for other grids; antialiased where timm's way is chosen."""
 
     def __init__(self, config: BeitConfig) -> None:
         super().__init__()
         self.trained = config.grid
+        self.antialias = config.bias_resampling == "linear"
         self.table = nn.Parameter(torch.empty(1, config.grid[0] * config.grid[1] + 1, config.width))
 
     def build(self, grid: Grid) -> Tensor:
@@ -27,7 +28,7 @@ class Positions(PerGrid[Tensor]):
             return self.table.detach()
         exact = widen(self.table)
         map_1Dyx = exact[:, 1:].unflatten(1, self.trained).permute(0, 3, 1, 2)
-        map_1Dyx = F.interpolate(map_1Dyx, size=grid, mode="bicubic", align_corners=False)
+        map_1Dyx = F.interpolate(map_1Dyx, size=grid, mode="bicubic", antialias=self.antialias)
         return torch.cat([exact[:, :1], map_1Dyx.flatten(2).transpose(1, 2)], dim=1).to(self.table.dtype)
 
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import beit_core
 
-from .config import CheckpointError, pair
+from .config import pair
+from .errors import CheckpointError
+from .schema import PROCESSOR, check
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,16 +65,18 @@ class PixelSpec:
         return beit_core.normalize(self, pixels_BHWC)
 
     @classmethod
-    def from_hf(cls, raw: Mapping[str, Any]) -> PixelSpec:
+    def from_hf(cls, raw: Mapping[str, Any], where: object = "preprocessor_config.json") -> PixelSpec:
         """Read a `preprocessor_config.json`, old or new style; {} gives the defaults of transformers' BEiT class.
 
-        Raises CheckpointError for a processor whose defaults are not known here and that leaves some unsaid.
+        Raises CheckpointError, naming `where` and the field, for values of a wrong type or out of range, and for a
+        processor whose defaults are not known here and that leaves some unsaid.
         """
-        kind, normalise = _known_kind(raw), raw.get("do_normalize", True)
+        check(raw, PROCESSOR, where)
+        kind, normalise = _known_kind(raw, where), raw.get("do_normalize", True)
         return cls(
             resize=_size(raw.get("size", 224)) if raw.get("do_resize", True) else None,
             longest=raw.get("longest_edge"),
-            crop=pair(_size(raw.get("crop_size", 224))) if raw.get("do_center_crop", False) else None,
+            crop=pair(_size(raw.get("crop_size") or 224)) if raw.get("do_center_crop") else None,
             resample=int(raw.get("resample", BILINEAR if kind.startswith("ViT") else BICUBIC)),
             rescale=float(raw.get("rescale_factor", 1 / 255)) if raw.get("do_rescale", True) else None,
             mean=_triple(raw.get("image_mean", 0.5)) if normalise else (0.0, 0.0, 0.0),
@@ -104,26 +108,21 @@ def _hw(size: tuple[int, int]) -> dict[str, int]:
 
 def _size(value: Any) -> tuple[int, int] | int:
     if isinstance(value, Mapping):
-        if value.get("shortest_edge"):
+        if "shortest_edge" in value:
             return int(value["shortest_edge"])
-        if value.get("height") and value.get("width"):
-            return int(value["height"]), int(value["width"])
-        raise CheckpointError(f"size {dict(value)} needs height and width, or shortest_edge")
+        return int(value["height"]), int(value["width"])
     return pair(value)
 
 
 def _triple(value: Any) -> Triple:
-    numbers = [value] * 3 if isinstance(value, (int, float)) else list(value)
-    if len(numbers) != 3:
-        raise CheckpointError(f"image_mean and image_std need three numbers, not {numbers}")
-    return float(numbers[0]), float(numbers[1]), float(numbers[2])
+    first, second, third = [value] * 3 if isinstance(value, (int, float)) else value
+    return float(first), float(second), float(third)
 
 
-def _known_kind(raw: Mapping[str, Any]) -> str:
+def _known_kind(raw: Mapping[str, Any], where: object) -> str:
     """The processor's class, if its defaults are known here or not needed."""
     kind = str(raw.get("image_processor_type") or raw.get("feature_extractor_type") or "BeitImageProcessor")
     unsaid = [name for name in ("size", "resample", "image_mean", "image_std") if name not in raw]
     if unsaid and not kind.startswith(("Beit", "ViT", "Data2VecVision")):
-        told = f"preprocessor_config.json is for {kind}, whose defaults are not known"
-        raise CheckpointError(f"{told}: add {', '.join(unsaid)}")
+        raise CheckpointError(f"{where} is for {kind}, whose defaults are not known: add {', '.join(unsaid)}")
     return kind

@@ -11,7 +11,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from .config import BeitConfig, CheckpointError
+from .config import BeitConfig, Grid
+from .errors import CheckpointError
 from .pixels import PixelSpec
 
 HERE = Path(__file__).parent
@@ -39,6 +40,20 @@ class Preset:
     def labels(self) -> tuple[str, ...]:
         """Names by class id."""
         return tuple((HERE / f"{self.classes}.txt").read_text().splitlines()) if self.classes else ()
+
+    @property
+    def width(self) -> int:
+        """Of the encoder."""
+        return WIDTHS[self.size][0]
+
+    @property
+    def heads(self) -> int:
+        """Attention heads; every published encoder's are 64 wide."""
+        return self.width // 64
+
+    def stride_at(self, image: Grid) -> int:
+        """Of a sliding window of this size; 0, for two thirds of it, where it is not the published one."""
+        return self.stride if image == (self.image, self.image) else 0
 
     @property
     def palette(self) -> tuple[Color, ...] | None:

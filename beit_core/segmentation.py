@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import widen
-from .config import BeitConfig, CheckpointError, Grid, Semantics
+from .config import BeitConfig, Grid, Semantics
+from .errors import CheckpointError
 from .model import Beit
 
 Inference = Literal["whole", "slide"]

@@ -2,9 +2,11 @@ r"""Any published BEiT, DiT or dVAE file becomes a model folder that every job r
 
     python jobs/convert.py beit_base_patch16_224_pt22k_ft22kto1k.pth models/beit-base
     python jobs/convert.py finetuned.pth models/mine --preset beit-base-patch16-224
+    python jobs/convert.py model.safetensors models/mine --model-config config.json --processor preprocessor_config.json
 
 SOURCE is a file (unilm `.pth`, timm or Hugging Face `.safetensors` and `.bin`, flax `.msgpack`, `encoder.pkl`) or a
 folder (Hugging Face's, or the two dVAE pickles). DEST must not exist, or be empty. Code inside pickles never runs.
+What neither the file nor a flag says is an error that names the flag.
 """
 
 from __future__ import annotations
@@ -18,7 +20,15 @@ import beit_core
 
 def main(flags: argparse.Namespace) -> int:
     """Convert, and say what came out."""
-    card = beit_core.convert(flags.source, flags.dest, flags.preset, flags.processor, flags.model_config)
+    choices = beit_core.Choices(
+        preset=flags.preset,
+        processor=flags.processor,
+        config=flags.model_config,
+        semantics=flags.semantics,
+        pool_of=flags.pool_of,
+        resampling=flags.resampling,
+    )
+    card = beit_core.convert(flags.source, flags.dest, choices, say=print)
     pixels = card.pixels.size or f"shorter side {card.pixels.resize}"
     print(f"{flags.dest}: {card.name}, a {card.head} with {card.semantics} semantics")
     print(f"pixels {pixels}, {len(card.labels)} labels, fingerprint {card.fingerprint}")
@@ -32,4 +42,11 @@ if __name__ == "__main__":
     parser.add_argument("--preset", metavar="NAME", help="published checkpoint whose pixels and labels it shares")
     parser.add_argument("--processor", metavar="FILE", help="preprocessor_config.json for weights that have none")
     parser.add_argument("--model-config", metavar="FILE", help="config.json for weights whose shapes leave it open")
+    parser.add_argument(
+        "--semantics", choices=["original", "hf"], help="read it as in training, or as transformers does"
+    )
+    parser.add_argument("--pool-of", choices=["mean", "cls"], help="tokens that a model without a pooler's norm pools")
+    parser.add_argument(
+        "--resampling", choices=["geometric", "linear"], help="position tables at other sizes: unilm's way, or timm's"
+    )
     run_simple(main, parser)

@@ -75,9 +75,9 @@ def test_a_folder_without_a_processor_gets_the_class_defaults_at_its_own_size(fo
         ({"architectures": ["BeitForDetection"]}, "architecture BeitForDetection is not one of BeitModel"),
         ({"architectures": None}, "architecture (none)"),
         ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
-        ({"num_attention_heads": 5}, "hidden_size 64 cannot be divided among 5"),
+        ({"num_attention_heads": 5}, "hidden_size 64 cannot be divided among num_attention_heads 5"),
         ({"patch_size": [8, 4]}, "patch_size is 8 x 4"),
-        ({"patch_size": 64}, "holds no patch of 64 pixels"),
+        ({"patch_size": 64}, "holds no patch of patch_size 64"),
     ],
 )
 def test_configurations_that_cannot_work_say_why(folder: Path, fields: dict[str, object], message: str) -> None:
@@ -229,7 +229,7 @@ def test_bare_files_are_known_by_their_published_name(tmp_path: Path, tiny_model
 
 
 def test_presets_are_complete() -> None:
-    hub = [name for name in presets() if name.startswith("beit-") and not name.endswith("ft1k")]
+    hub = [name for name in presets() if name.startswith("beit-") and not name.endswith(("ft1k", "800ep"))]
     assert len(hub) == 11
     assert presets()["beit-large-patch16-512"].accuracy == {"top1": 88.6, "top5": 98.658}
     assert {len(preset.labels) for preset in presets().values()} == {0, 16, 150, 1000, 21841}

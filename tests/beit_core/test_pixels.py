@@ -97,8 +97,8 @@ def test_size_is_known_unless_it_varies() -> None:
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        ({"size": {"width": 3}}, "needs height and width"),
-        ({"image_mean": [0.5]}, "three numbers"),
+        ({"size": {"width": 3}}, 'size is {"width": 3}, not pixels'),
+        ({"image_mean": [0.5]}, r"image_mean is \[0.5\], not a number .* or a list of 3"),
         ({"image_processor_type": "CLIPImageProcessor", "size": 8}, "CLIPImageProcessor.*add resample, image_mean"),
     ],
 )
