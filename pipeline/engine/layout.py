@@ -42,21 +42,20 @@ def layout_of(nodes: Sequence[Node], gpus_per_worker: float, workers: int | None
     worker per CPU.
     """
     with_gpus = [node for node in nodes if node.gpus >= gpus_per_worker]
-    cpus = sum(node.cpus for node in nodes)
     if not with_gpus:
+        cpus = sum(node.cpus for node in nodes)
         count = workers or max(1, int(cpus))
         said = f"{cpus:g} CPUs on {_nodes(len(nodes))}: {count} fused"
         return Layout("fused", False, count, min(1.0, SHARE * cpus / count), 1, said)
-    gpus = sum(node.gpus for node in with_gpus)
-    beside = min(node.cpus / node.gpus for node in with_gpus)
-    elsewhere = cpus - sum(node.cpus for node in with_gpus)
     count = workers or max(1, sum(int(node.gpus // gpus_per_worker) for node in with_gpus))
-    said = f"{gpus:g} GPUs on {_nodes(len(with_gpus))}, {beside:g} CPUs each"
-    if beside < FEW_CPUS and elsewhere > cpus - elsewhere:
+    beside = min(node.cpus / node.gpus for node in with_gpus)
+    said = f"{sum(node.gpus for node in with_gpus):g} GPUs on {_nodes(len(with_gpus))}, {beside:g} CPUs each"
+    elsewhere = sum(node.cpus for node in nodes if node.gpus < gpus_per_worker)
+    if beside < FEW_CPUS and elsewhere > sum(node.cpus for node in with_gpus):
         return Layout("split", True, count, 0.0, 1, f"{said}, {elsewhere:g} CPUs on other nodes: split")
     share = beside * gpus_per_worker
-    children = max(1, int(share) - (1 if share >= FEW_CPUS else 0))
-    return Layout("fused", True, count, SHARE * share, children, f"{said}: fused")
+    children = int(share) - 1 if share >= FEW_CPUS else int(share)
+    return Layout("fused", True, count, SHARE * share, max(1, children), f"{said}: fused")
 
 
 def _nodes(count: int) -> str:

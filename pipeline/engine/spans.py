@@ -46,21 +46,19 @@ class DecodedSpan:
         seconds: dict[str, float],
     ) -> DecodedSpan:  # fmt: skip
         """From the images and what decoding gave, in order."""
-        items, answers = [item for item, _ in images], [answer for _, answer in images]
-        base = [
-            [item.uri for item in items],
-            [item.key for item in items],
-            [answer.status for answer in answers],
-            [answer.error for answer in answers],
-            [answer.width for answer in answers],
-            [answer.height for answer in answers],
-        ]
-        fields = [*BASE, *(pa.field(name, type_) for name, type_ in spec.wanted.types.items())]
-        kept = [[item.kept.get(name) for item in items] for name in spec.wanted.types]
-        columns = [pa.array(values, field.type) for values, field in zip([*base, *kept], fields, strict=True)]
-        rows = pa.Table.from_arrays(columns, schema=pa.schema(fields))
-        todo = np.array([answer.status == OK for answer in answers], bool)
-        return DecodedSpan(facts, rows, todo, np.array([a is KEPT for a in answers], bool), before, seconds)
+        rows = _base_rows(images)
+        for name, type_ in spec.wanted.types.items():
+            rows = rows.append_column(pa.field(name, type_), pa.array([i.kept.get(name) for i, _ in images], type_))
+        todo = np.array([answer.status == OK for _, answer in images], bool)
+        return DecodedSpan(facts, rows, todo, np.array([a is KEPT for _, a in images], bool), before, seconds)
+
+
+def _base_rows(images: Sequence[tuple[Item, Decoded]]) -> pa.Table:
+    """The base columns of decoded images."""
+    rows = [(item.uri, item.key, answer.status, answer.error, answer.width, answer.height) for item, answer in images]
+    columns = zip(*rows, strict=True) if rows else [()] * len(BASE)
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, BASE, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=pa.schema(BASE))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from pipeline.output.ledger import Ledger
+from pipeline.output.ledger import Ledger, Seen
 from pipeline.output.place import Place
 from pipeline.plan import files
 from pipeline.plan.digests import Digests
@@ -173,7 +173,12 @@ class LoosePlan:
                 continue
             if name not in finished:
                 yield planned.row()
-            elif name in seen and planned.later and seen[name].version != planned.version:
-                yield planned.row(Redo(uris=tuple(sorted(planned.later))))
-            elif name in seen and retry_failed and seen[name].ok < seen[name].images:
-                yield planned.row(Redo(failed=True))
+            elif name in seen and (redo := _redo(planned, seen[name], retry_failed=retry_failed)):
+                yield planned.row(redo)
+
+
+def _redo(planned: PlannedSpan, seen: Seen, *, retry_failed: bool) -> Redo | None:
+    """What of a finished span is done again."""
+    if planned.later and seen.version != planned.version:
+        return Redo(uris=tuple(sorted(planned.later)))
+    return Redo(failed=True) if retry_failed and seen.ok < seen.images else None
