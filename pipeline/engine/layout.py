@@ -42,16 +42,21 @@ def layout_of(nodes: Sequence[Node], gpus_per_worker: float, workers: int | None
     worker per CPU.
     """
     with_gpus = [node for node in nodes if node.gpus >= gpus_per_worker]
-    if not with_gpus:
-        cpus = sum(node.cpus for node in nodes)
-        count = workers or max(1, int(cpus))
-        said = f"{cpus:g} CPUs on {_nodes(len(nodes))}: {count} fused"
-        return Layout("fused", False, count, min(1.0, SHARE * cpus / count), 1, said)
-    count = workers or max(1, sum(int(node.gpus // gpus_per_worker) for node in with_gpus))
-    beside = min(node.cpus / node.gpus for node in with_gpus)
-    said = f"{sum(node.gpus for node in with_gpus):g} GPUs on {_nodes(len(with_gpus))}, {beside:g} CPUs each"
-    elsewhere = sum(node.cpus for node in nodes if node.gpus < gpus_per_worker)
-    if beside < FEW_CPUS and elsewhere > sum(node.cpus for node in with_gpus):
+    if with_gpus:
+        elsewhere = sum(node.cpus for node in nodes if node.gpus < gpus_per_worker)
+        return _on_gpus(with_gpus, elsewhere, gpus_per_worker, workers)
+    cpus = sum(node.cpus for node in nodes)
+    count = workers or max(1, int(cpus))
+    said = f"{cpus:g} CPUs on {_nodes(len(nodes))}: {count} fused"
+    return Layout("fused", False, count, min(1.0, SHARE * cpus / count), 1, said)
+
+
+def _on_gpus(nodes: Sequence[Node], elsewhere: float, gpus_per_worker: float, workers: int | None) -> Layout:
+    """For nodes with GPUs, and so many CPUs on other nodes."""
+    count = workers or max(1, sum(int(node.gpus // gpus_per_worker) for node in nodes))
+    beside = min(node.cpus / node.gpus for node in nodes)
+    said = f"{sum(node.gpus for node in nodes):g} GPUs on {_nodes(len(nodes))}, {beside:g} CPUs each"
+    if beside < FEW_CPUS and elsewhere > sum(node.cpus for node in nodes):
         return Layout("split", True, count, 0.0, 1, f"{said}, {elsewhere:g} CPUs on other nodes: split")
     share = beside * gpus_per_worker
     children = int(share) - 1 if share >= FEW_CPUS else int(share)

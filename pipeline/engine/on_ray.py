@@ -137,7 +137,7 @@ class OnRay:
             raise planning.error
 
     def _dataset(self, spec: JobSpec, board: Any) -> Any:
-        every = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
+        every = {"batch_size": 1, "batch_format": "pyarrow", "zero_copy_batch": True}  # with GPUs Ray wants a size
         one = self.ray.data.TaskPoolStrategy(size=1)
         start = self.ray.data.from_blocks([pa.table({"start": [0]})])  # a read would take a whole CPU
         rows = start.map_batches(pull, fn_args=(board,), compute=one, num_cpus=PULL_CPUS, **every)
