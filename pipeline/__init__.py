@@ -12,5 +12,6 @@ Rooms
     output/         what is left behind                                page/ the HTML report
 Beside the flow
     model_files.py  a model on this node · masks.py class masks as PNG · tokenizer.py the dVAE of a run on tokens
-    evaluate.py     answers against kept truth · compact.py few large files · bench.py what this machine can do
+    evaluate.py     answers against kept truth · compact.py few large files
+    bench.py        what this machine can do · feed.py how fast it can feed an accelerator
 """

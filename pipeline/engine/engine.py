@@ -74,11 +74,12 @@ class InProcess:
 
     def execute(self, spec: JobSpec, rows: Iterator[Row]) -> Iterator[Receipt]:
         """Receipts as spans are finished; threads of this process pull the rows."""
+        from pipeline.engine.loading import load_predictor
         from pipeline.engine.worker import Worker
 
-        worker = Worker(spec, children=cores())
+        worker = Worker(spec, cores(), load_predictor(spec))
         try:
-            yield from _work(worker, rows)
+            yield from work_in_threads(worker, rows)
         finally:
             worker.close()
 
@@ -91,7 +92,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _work(worker: Worker, rows: Iterator[Row]) -> Iterator[Receipt]:
+def work_in_threads(worker: Worker, rows: Iterator[Row]) -> Iterator[Receipt]:
     """What `READERS` threads finish together; the first error of any of them is raised."""
     found: queue.SimpleQueue[Receipt | BaseException | None] = queue.SimpleQueue()
     lock = threading.Lock()

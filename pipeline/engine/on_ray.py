@@ -25,7 +25,7 @@ from pipeline.config import RunConfig
 from pipeline.engine.board import RowBoard, grouped
 from pipeline.engine.cluster import address_of, connect, import_ray, our_own
 from pipeline.engine.layout import Layout, Node, layout_of
-from pipeline.engine.loading import Device, device_here
+from pipeline.engine.loading import Device, device_here, load_predictor
 from pipeline.engine.split import SpanDecoder, SpanPredictor
 from pipeline.engine.wire import (
     ROW,
@@ -211,7 +211,7 @@ class Fused:
 
     def __init__(self, spec: JobSpec, children: int, board: Any) -> None:
         self.board = board
-        self.worker = Worker(spec, children, hung=self._start_again)
+        self.worker = Worker(spec, children, load_predictor(spec), self._start_again)
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         """Finish the spans of these rows; their receipts, and of every row that it is done."""

@@ -19,8 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pipeline.decode.pool import DecodePool, PoolClosed
 from pipeline.decode.ring import Ring, RingClosed
 from pipeline.engine.gate import Gate, GateClosed
-from pipeline.engine.loading import load_predictor
-from pipeline.engine.predictor import Step, lock_pages
+from pipeline.engine.predictor import Predictor, Step, lock_pages
 from pipeline.engine.reader import OpenSpan, Reader
 from pipeline.engine.under_way import BatchUnderWay, Receipts, SpanUnderWay
 from pipeline.errors import DeviceFailed, PipelineError
@@ -39,14 +38,20 @@ FINISHERS = 4  # threads that encode answers and write files
 class Worker:
     """Finishes the spans of rows. `work` may be called by several threads; more than one keeps the device busy."""
 
-    def __init__(self, spec: JobSpec, children: int, hung: Callable[[DeviceFailed], None] | None = None) -> None:
-        """Load the model and start `children` decoding processes.
+    def __init__(
+        self,
+        spec: JobSpec,
+        children: int,
+        predictor: Predictor,
+        hung: Callable[[DeviceFailed], None] | None = None,
+    ) -> None:
+        """Start `children` decoding processes beside a predictor.
 
         `hung` is called, from a thread of the worker, when the device has not answered a batch for HANG_S.
         """
         self.spec, self.reader = spec, Reader(spec)
         sizes = [view.size for view in spec.decode.specs if view.size is not None]
-        self.predictor = load_predictor(spec)
+        self.predictor = predictor
         self.ring = Ring(sizes, spec.bound.batch_size, BUFFERS) if sizes else None
         if self.ring is not None:
             lock_pages(self.ring.memory, self.predictor.device.type)
@@ -56,7 +61,8 @@ class Worker:
         self.finishers = ThreadPoolExecutor(FINISHERS, "finish")
         self.error: Exception | None = None
         self.waiting: set[Receipts] = set()
-        self.busy_s = 0.0  # of the device, as far as its thread can tell
+        # Seconds that asking the model took, and when it was first asked and last done.
+        self.busy_s = self.first_asked = self.last_asked = 0.0
         self._lock = threading.Lock()
         self._asked: dict[int, float] = {}  # batches that the device has not answered, by when it was asked
         self._ended = threading.Event()
@@ -127,6 +133,7 @@ class Worker:
                 step = self.predictor.step(asked)
                 spent = time.perf_counter() - began
                 self.busy_s += spent
+                self.first_asked, self.last_asked = self.first_asked or began, began + spent
                 batch.span.add_seconds("predict", spent)
                 self.finishers.submit(self._guarded, functools.partial(self._finish_batch, batch, step))
         except GateClosed:
