@@ -11,7 +11,7 @@ from .config import PREFIXES
 
 TABLE = "relative_position_bias.relative_position_bias_table"
 WRAPPERS = re.compile(r"^(module\.)?(backbone\.)?")  # of distributed training and of mmsegmentation
-IS_UNILM = re.compile(r"(.*\.)?(patch_embed\.proj\.|blocks\.\d+\.attn\.qkv\.)")
+IS_UNILM = re.compile(r"patch_embed\.proj\.|blocks\.\d+\.attn\.qkv\.")
 IS_DVAE = re.compile(r"(encoder|decoder)\.blocks\.(input|output|group_\d+)\.")
 PARTS = ("query", "key", "value")
 UNILM = (  # unilm and timm

@@ -64,7 +64,7 @@ def read_weights(source: Path) -> Weights:
             rows.append((name, names.of_tokenizer(bare, half) if half else bare, tensor))
     bare_names = [bare for _, bare, _ in rows]
     origin = _origin(bare_names)
-    if origin == "hf" and any("quantize.embedding" in name for name in bare_names):
+    if any("quantize.embedding" in name for name in bare_names):
         raise CheckpointError(f"{source} is BEiT v2's VQ-KD tokenizer; of tokenizers only DALL-E's dVAE is supported")
     if origin == "unilm":
         rows, said = _without_extras(rows, source)
@@ -96,7 +96,7 @@ def check_numbers(weights: Weights, source: object) -> None:
 def _origin(bare_names: list[str]) -> Origin:
     if any(names.IS_DVAE.match(name) for name in bare_names):
         return "dvae"
-    return "unilm" if any(names.IS_UNILM.fullmatch(name) or names.IS_UNILM.match(name) for name in bare_names) else "hf"
+    return "unilm" if any(names.IS_UNILM.match(name) for name in bare_names) else "hf"
 
 
 def _half(tensors: Mapping[str, Tensor]) -> str:

@@ -116,6 +116,6 @@ def save_dvae(folder: Path, side: int = 112, vocabulary: int = 128, *, decoder: 
     folder.mkdir(parents=True)
     save_file(weights, folder / "model.safetensors")
     sizes = {"hidden_size": 16, "intermediate_size": config.decoder_width, "num_hidden_layers": 2,
-             "vocab_size": vocabulary, "image_size": side, "patch_size": 8}  # fmt: skip
+             "vocab_size": vocabulary, "image_size": side, "patch_size": 8, "num_attention_heads": 1}  # fmt: skip
     (folder / "config.json").write_text(json.dumps({"model_type": "dall-e-dvae", **sizes}))
     return folder
