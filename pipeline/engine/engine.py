@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipeline.engine.loading import Device
     from pipeline.engine.worker import Worker
 
-READERS = 2  # rows read at the same time: while one drains, the next fills the batches
+READERS = 4  # rows read at the same time: while some drain, the next fill the batches
 
 
 class Engine(Protocol):

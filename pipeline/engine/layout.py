@@ -47,7 +47,7 @@ def layout_of(nodes: Sequence[Node], gpus_per_worker: float, workers: int | None
         return _on_gpus(with_gpus, elsewhere, gpus_per_worker, workers)
     cpus = sum(node.cpus for node in nodes)
     count = workers or max(1, int(cpus))
-    said = f"{cpus:g} CPUs on {_nodes(len(nodes))}: {count} fused"
+    said = f"{_counted(cpus, 'CPU')} on {_nodes(nodes)}: {count} fused"
     return Layout("fused", False, count, min(1.0, SHARE * cpus / count), 1, said)
 
 
@@ -55,13 +55,17 @@ def _on_gpus(nodes: Sequence[Node], elsewhere: float, gpus_per_worker: float, wo
     """For nodes with GPUs, and so many CPUs on other nodes."""
     count = workers or max(1, sum(int(node.gpus // gpus_per_worker) for node in nodes))
     beside = min(node.cpus / node.gpus for node in nodes)
-    said = f"{sum(node.gpus for node in nodes):g} GPUs on {_nodes(len(nodes))}, {beside:g} CPUs each"
+    said = f"{_counted(sum(node.gpus for node in nodes), 'GPU')} on {_nodes(nodes)}, {_counted(beside, 'CPU')} each"
     if beside < FEW_CPUS and elsewhere > sum(node.cpus for node in nodes):
-        return Layout("split", True, count, 0.0, 1, f"{said}, {elsewhere:g} CPUs on other nodes: split")
+        return Layout("split", True, count, 0.0, 1, f"{said}, {_counted(elsewhere, 'CPU')} on other nodes: split")
     share = beside * gpus_per_worker
     children = int(share) - 1 if share >= FEW_CPUS else int(share)
     return Layout("fused", True, count, SHARE * share, max(1, children), f"{said}: fused")
 
 
-def _nodes(count: int) -> str:
-    return "1 node" if count == 1 else f"{count} nodes"
+def _nodes(nodes: Sequence[Node]) -> str:
+    return _counted(len(nodes), "node")
+
+
+def _counted(number: float, noun: str) -> str:
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"

@@ -46,7 +46,9 @@ from pipeline.progress import say
 from pipeline.spec import JobSpec
 
 PULL_CPUS, READ_CPUS, WRITE_CPUS, PREDICT_CPUS = 0.02, 0.8, 0.1, 0.05  # they fit into one CPU together
-CALLS = 2  # rows that a worker reads at the same time: while one drains, the next fills the batches
+# Rows that a worker reads at the same time, while others drain. More on a GPU, whose batches fill fast; fewer on a CPU,
+# where the worker that is ready first would take the shards that the others could work on.
+GPU_CALLS, CPU_CALLS = 4, 2
 AHEAD = 2000  # rows on the board at most
 REPORT_S = 0.5  # receipts of a group of small spans leave together at this interval
 POLL_S = 2.0  # between two looks for a GPU that is to come
@@ -143,7 +145,10 @@ class OnRay:
         rows = start.map_batches(pull, fn_args=(board,), compute=one, num_cpus=PULL_CPUS, **every)
         gpus = {"num_gpus": self.config.gpus_per_worker} if self.found.on_gpus else {}
         if self.found.kind == "fused":
-            worker = {"fn_constructor_args": (spec, self.found.children, board), "compute": self._pool(CALLS)}
+            worker = {
+                "fn_constructor_args": (spec, self.found.children, board),
+                "compute": self._pool(GPU_CALLS if gpus else CPU_CALLS),
+            }
             return rows.map_batches(Fused, **worker, num_cpus=self.found.cpus, **gpus, **every)
         read = rows.map_batches(read_step, fn_args=(spec,), num_cpus=READ_CPUS, **every)
         predictor = {"fn_constructor_args": (spec, board), "compute": self._pool(1)}

@@ -1,0 +1,36 @@
+"""How nodes are used: the rule, and the sentence that says it."""
+
+import pytest
+
+from pipeline.engine.layout import Layout, Node, layout_of
+
+
+def said(layout: Layout) -> tuple[str, int, int]:
+    return layout.kind, layout.workers, layout.children
+
+
+@pytest.mark.parametrize(
+    ("nodes", "expected", "text"),
+    [
+        ([Node(2, 0)], ("fused", 2, 1), "2 CPUs on 1 node: 2 fused"),
+        ([Node(24, 2), Node(24, 2)], ("fused", 4, 11), "4 GPUs on 2 nodes, 12 CPUs each: fused"),
+        ([Node(2, 1)], ("fused", 1, 2), "1 GPU on 1 node, 2 CPUs each: fused"),
+        ([Node(2, 1), Node(16, 0)], ("split", 1, 1), "1 GPU on 1 node, 2 CPUs each, 16 CPUs on other nodes: split"),
+        ([Node(8, 1), Node(64, 0)], ("fused", 1, 7), "1 GPU on 1 node, 8 CPUs each: fused"),
+    ],
+)
+def test_workers_own_their_share_of_the_cpus(nodes: list[Node], expected: tuple[str, int, int], text: str) -> None:
+    layout = layout_of(nodes, 1.0, None)
+    assert said(layout) == expected
+    assert layout.said == text
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 3, 16])
+def test_ray_keeps_some_of_the_cpus(cpus: int) -> None:
+    layout = layout_of([Node(cpus, 0)], 1.0, None)
+    assert layout.workers * layout.cpus < cpus
+
+
+def test_a_number_of_workers_is_taken_as_given() -> None:
+    assert layout_of([Node(4, 0)], 1.0, 2).workers == 2
+    assert layout_of([Node(8, 2)], 0.5, 3).workers == 3

@@ -1,0 +1,120 @@
+"""A worker and its model: what the model gets, and what happens when it, or its device, fails."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from label import Label
+
+from beit_core import ModelCard, load_card
+from pipeline.config import RunConfig
+from pipeline.engine.engine import work_in_threads
+from pipeline.engine.loading import Device
+from pipeline.engine.predictor import Asked, Predictor, Step
+from pipeline.engine.worker import Worker
+from pipeline.errors import DeviceFailed
+from pipeline.output.ledger import Ledger
+from pipeline.plan.planner import Order, Planner
+from pipeline.request import begin, check
+from pipeline.task import Batch, Columns, Task
+from tests import flow
+from tests.flow import DIGITS, make_tar, png, run_here
+from tests.helpers import rows, tree_bytes
+
+
+class Moody(torch.nn.Module):
+    """Means of the pixels; raises `error` for more than `most` images at a time, or for a picture as dark as `dark`."""
+
+    def __init__(self, error: str, most: int) -> None:
+        super().__init__()
+        self.error, self.most = error, most
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        if len(pixels) > self.most:
+            raise getattr(torch, self.error)(f"{self.error} of {len(pixels)} images")
+        return pixels.mean((1, 2, 3))
+
+
+@dataclass(frozen=True)
+class Mean(Task):
+    name: ClassVar[str] = "mean"
+    error: str = "OutOfMemoryError"
+    most: int = 1 << 30
+
+    def columns(self, card: ModelCard) -> dict[str, pa.DataType]:  # noqa: ARG002 - the same for all
+        return {"mean": pa.float32()}
+
+    def settings(self, card: ModelCard) -> dict[str, Any]:  # noqa: ARG002 - its moods change no answer
+        return {}
+
+    def load(self, card: ModelCard) -> torch.nn.Module:  # noqa: ARG002 - as above
+        return Moody(self.error, self.most)
+
+    def predict(self, model: Any, batch: Batch) -> Columns:
+        return {"mean": model(batch.pixels)}
+
+
+class Watching(Predictor):
+    """Remembers what it was asked."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.asked: list[Asked] = []
+
+    def step(self, asked: Asked) -> Step:
+        self.asked.append(asked)
+        return super().step(asked)
+
+
+@pytest.fixture
+def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setitem(flow.TASKS, "mean", Mean)
+    for shard in range(3):
+        make_tar(tmp_path / f"in/{shard}.tar", [(f"{n:03d}.png", png(shard * 40 + n)) for n in range(40)])
+    return tmp_path / "in"
+
+
+def test_batches_are_halved_until_the_device_has_memory_for_them(shards: Path, tmp_path: Path) -> None:
+    assert run_here(shards, tmp_path / "calm", "mean", span_size=32, batch_size=16) == 0
+    assert run_here(shards, tmp_path / "out", "mean", span_size=32, batch_size=16, most=5) == 0
+    assert rows(tmp_path / "out").equals(rows(tmp_path / "calm"))
+    assert set(rows(tmp_path / "out")["status"].to_pylist()) == {"ok"}
+
+
+def test_an_image_that_no_memory_is_enough_for_is_a_row(shards: Path, tmp_path: Path) -> None:
+    assert run_here(shards, tmp_path / "out", "mean", most=0, max_failed=1) == 0
+    table = rows(tmp_path / "out")
+    assert set(table["status"].to_pylist()) == {"predict_error"}
+    assert "too little memory for one image" in table["error"][0].as_py()
+
+
+def test_a_device_that_fails_ends_the_run_and_the_same_command_continues(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(DeviceFailed, match="AcceleratorError of 16 images"):
+        run_here(shards, tmp_path / "out", "mean", batch_size=16, error="AcceleratorError", most=0)
+    assert run_here(shards, tmp_path / "out", "mean", batch_size=16) == 0
+    assert run_here(shards, tmp_path / "calm", "mean", batch_size=16) == 0
+    assert tree_bytes(tmp_path / "out/data") == tree_bytes(tmp_path / "calm/data")
+
+
+def test_the_model_reads_the_memory_that_children_write(tmp_path: Path) -> None:
+    """No copy on the way: what the model is asked about lies in the ring."""
+    make_tar(tmp_path / "in/a.tar", [(f"{n}.png", png(n)) for n in range(8)])
+    request = check(RunConfig((str(tmp_path / "in"),), str(tmp_path / "out"), str(DIGITS / "model")), Label())
+    spec = begin(request, lambda: Device("cpu", "cpu", "float32", 4))
+    planner = Planner(spec.place, Ledger.load(spec.place), Order(spec.bound.span_size, spec.wanted))
+    card = load_card(DIGITS / "model")
+    predictor = Watching(spec.task, card, dtype="float32", batch_size=spec.bound.batch_size)
+    worker = Worker(spec, 1, predictor)
+    try:
+        found = list(work_in_threads(worker, planner.rows(request.sources.listing())))
+        assert [receipt.images for receipt in found] == [8]
+        assert len(predictor.asked) == 2
+        assert worker.ring is not None
+        memory = worker.ring.memory
+        assert all(np.shares_memory(view, memory) for asked in predictor.asked for view in asked.views)
+    finally:
+        worker.close()
