@@ -18,12 +18,15 @@ import resource
 import signal
 import struct
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
+from pipeline.decode import resize
 from pipeline.decode.decode import MAX_PIXELS, Decoded, DecodeSettings, decode
 from pipeline.decode.ring import RingLayout, mapped
 
@@ -98,10 +101,31 @@ def _read(source: BinaryIO, length: int) -> bytes:
 
 
 def _limit_memory(max_pixels: int) -> None:
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    limit = used + HEADROOM + BYTES_PER_PIXEL * min(max_pixels, MAX_PIXELS)
+    _allow(_taken() + HEADROOM + BYTES_PER_PIXEL * min(max_pixels, MAX_PIXELS))
+    resize.importing = _limit_moved
+
+
+@contextmanager
+def _limit_moved() -> Iterator[None]:
+    """Torch reserves address space, some builds gigabytes of it: that comes on top of the limit."""
+    limit, before = resource.getrlimit(resource.RLIMIT_AS)[0], _taken()
+    _allow(resource.RLIM_INFINITY)
+    try:
+        yield
+    except Exception:
+        os._exit(1)  # no image's fault: another process tries again
+    _allow(limit + _taken() - before)
+
+
+def _taken() -> int:
+    """Bytes of address space."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+def _allow(limit: int) -> None:
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+    known = [bound for bound in (limit, hard) if bound != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min(known, default=resource.RLIM_INFINITY), hard))
 
 
 if __name__ == "__main__":

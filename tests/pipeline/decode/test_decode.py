@@ -30,8 +30,8 @@ def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return sink.getvalue()
 
 
-def pixels_of(data: bytes, spec: PixelSpec = OWN_SIZE) -> np.ndarray:
-    answer = decode(data, [spec])
+def pixels_of(data: bytes, spec: PixelSpec = OWN_SIZE, *, exact: bool = False) -> np.ndarray:
+    answer = decode(data, [spec], exact=exact)
     assert (answer.status, answer.error) == ("ok", None)
     return answer.views[0]
 
@@ -44,7 +44,8 @@ def test_pixels_are_the_references_bit_by_bit(name: str, mode: str, resample: in
     processor = BeitImageProcessorPil(size={"height": 96, "width": 128}, do_center_crop=False, resample=resample)
     wanted = processor(picture.convert("RGB"), return_tensors="pt")["pixel_values"]
     spec = PixelSpec(resize=(96, 128), resample=resample)
-    found = spec.normalize(torch.from_numpy(pixels_of(saved(picture), spec).copy())[None])
+    pixels = pixels_of(saved(picture), spec, exact=True)
+    found = spec.normalize(torch.from_numpy(pixels.copy())[None])
     assert torch.equal(found, wanted)
 
 
@@ -108,7 +109,8 @@ def test_a_large_jpeg_is_decoded_smaller_unless_it_must_be_exact() -> None:
     difference = np.abs(quick.astype(int) - exact)
     assert 0 < difference.mean() < 0.6
     small = saved(big.resize((500, 375)), "JPEG")
-    assert np.array_equal(decode(small, [spec]).views[0], decode(small, [spec], exact=True).views[0])
+    difference = np.abs(decode(small, [spec]).views[0].astype(int) - decode(small, [spec], exact=True).views[0])
+    assert 0 < difference.mean() < 0.005
 
 
 def failure(data: bytes, **flags: Any) -> Decoded:
