@@ -1,0 +1,80 @@
+"""What decoding costs: CPU time per image with its way to the child and back, exact and not, in turns."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Semaphore
+from typing import TYPE_CHECKING
+
+from pipeline.decode.decode import DecodeSettings
+from pipeline.decode.pool import DecodePool
+from pipeline.decode.ring import Ring
+
+if TYPE_CHECKING:
+    from beit_core import PixelSpec
+
+
+@dataclass(frozen=True)
+class DecodeCost:
+    """CPU seconds per image, medians over the turns; `exact_s` and `quick_s` with the child's and this process's part.
+
+    `parent_s` is this process's part of `quick_s`, `ratio` the median of quick over exact, turn by turn.
+    """
+
+    exact_s: float
+    quick_s: float
+    parent_s: float
+    ratio: float
+
+
+def decode_cost(files: Sequence[bytes], spec: PixelSpec, turns: int = 7) -> DecodeCost:
+    """Decode all files into a ring, exactly and not, in turns; `spec` has a fixed size. On Linux only.
+
+    Nothing else of this process may be at work meanwhile. Raises ValueError for a spec whose size varies.
+    """
+    if spec.size is None:
+        raise ValueError(f"the cost is that of pixels in a ring, and {spec} has no fixed size")
+    exact: list[tuple[float, float]] = []
+    quick: list[tuple[float, float]] = []
+    with (
+        Ring([spec.size], len(files), 1) as ring,
+        DecodePool(DecodeSettings((spec,), exact=True), 1, ring) as slow,
+        DecodePool(DecodeSettings((spec,)), 1, ring) as fast,
+    ):
+        for pool in (slow, fast):
+            _decode(pool, files)  # what is imported at the first image does not count
+        for _ in range(turns):
+            exact.append(_turn(slow, files))
+            quick.append(_turn(fast, files))
+    ratios = [sum(ours) / sum(theirs) for ours, theirs in zip(quick, exact, strict=True)]
+    return DecodeCost(
+        statistics.median(map(sum, exact)),
+        statistics.median(map(sum, quick)),
+        statistics.median(parent for parent, _ in quick),
+        statistics.median(ratios),
+    )
+
+
+def _turn(pool: DecodePool, files: Sequence[bytes]) -> tuple[float, float]:
+    """CPU seconds per image of this process and of the pool's only child."""
+    (child,) = pool.pids
+    before = time.process_time(), _cpu_of(child)
+    _decode(pool, files)
+    after = time.process_time(), _cpu_of(child)
+    return (after[0] - before[0]) / len(files), (after[1] - before[1]) / len(files)
+
+
+def _decode(pool: DecodePool, files: Sequence[bytes]) -> None:
+    answered = Semaphore(0)
+    for slot, data in enumerate(files):
+        pool.submit(data, (0, slot), lambda _: answered.release())
+    for _ in files:
+        answered.acquire()
+
+
+def _cpu_of(process: int) -> float:
+    """CPU seconds of another process: Linux makes the id of its clock from its own."""
+    return time.clock_gettime((~process << 3) | 2)
