@@ -32,8 +32,8 @@ CARD_FILE = "card.json"  # what a converted folder knows beyond Hugging Face's f
 class ModelCard:
     """What travels with weights: sizes, pixel statistics, label names by class id, and whose semantics they follow.
 
-    `fingerprint` is the sha256 (hex) of the weights and of everything else here that changes answers, wherever the
-    files lie.
+    `fingerprint` is the sha256 (hex) of the weights and of everything else here that changes answers; paths and the
+    name do not.
     """
 
     path: Path
@@ -176,7 +176,7 @@ def _pixels(source: Path, raw: Mapping[str, Any], known: Known) -> PixelSpec:
 
 
 def _preset_by_name(card: ModelCard) -> Preset | None:
-    """The published checkpoint that a card's path speaks of, if it has that one's shape too."""
+    """The published checkpoint whose name is in the card's path, if the shapes agree too."""
     named = find_preset(card.path)
     return named if named and named.fits(card.head, card.beit) else None
 

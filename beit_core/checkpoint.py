@@ -1,7 +1,6 @@
 """From a card to a model: modules that take a checkpoint's tensors.
 
-The names in files are those of Hugging Face's published BEiT files ("disk names"); DISK_NAMES leads from our module
-names to them. D width.
+PUBLISHED_NAMES maps our module names to the names in Hugging Face's published files. D width.
 """
 
 import re
@@ -23,7 +22,7 @@ from .weights import DERIVED, Weights, check_numbers, read_weights
 
 BLOCK = r"trunk\.blocks\.(\d+)\."
 LAYER = r"beit.encoder.layer.\1."
-DISK_NAMES = (
+PUBLISHED_NAMES = (
     (r"trunk\.patches\.", "beit.embeddings.patch_embeddings.projection."),
     (r"trunk\.cls_token", "beit.embeddings.cls_token"),
     (r"trunk\.mask_token", "beit.embeddings.mask_token"),
@@ -113,27 +112,28 @@ def fitting(build: Callable[[], nn.Module], weights: Weights, source: str) -> nn
     both = [(name, tuple(tensors[name].shape), shape) for name, shape in shapes.items() if name in tensors]
     misshapen = [f"{weights.in_file(name)} is {found}, not {shape}" for name, found, shape in both if found != shape]
     found = {"missing": missing, "unexpected": unexpected, "wrongly shaped": misshapen}
-    told = [f"{len(names)} {what}: {', '.join(names)}" for what, names in found.items() if names]
-    if told:
-        raise CheckpointMismatch(f"{source} does not fit its configuration. {'; '.join(told)}")
+    faults = [f"{len(names)} {what}: {', '.join(names)}" for what, names in found.items() if names]
+    if faults:
+        raise CheckpointMismatch(f"{source} does not fit its configuration. {'; '.join(faults)}")
     check_numbers(weights, source)
     return module
 
 
-def disk_name(name: str) -> str:
-    """Our name of a tensor -> its name in published files, `{}` standing for query, key and value."""
-    for ours, disk in DISK_NAMES:
+def published_name(name: str) -> str:
+    """Our name of a tensor -> its published name, with `{}` in the place of query, key and value."""
+    for ours, published in PUBLISHED_NAMES:
         if re.match(ours, name):
-            return re.sub(f"^{ours}", disk, name)
+            return re.sub(f"^{ours}", published, name)
     return name
 
 
 def _parts(name: str) -> list[str]:
-    """Disk names of what one of our tensors is made of; "" for the bias that keys do not have."""
-    disk = disk_name(name)
-    if "{}" not in disk:
-        return [disk]
-    return [disk.format("query"), disk.format("key") if disk.endswith("weight") else "", disk.format("value")]
+    """Published names of the tensors that ours consists of; "" for the bias that keys do not have."""
+    published = published_name(name)
+    if "{}" not in published:
+        return [published]
+    key = published.format("key") if published.endswith("weight") else ""
+    return [published.format("query"), key, published.format("value")]
 
 
 def _assemble(name: str, tensors: Mapping[str, Tensor]) -> Tensor:

@@ -127,20 +127,20 @@ def _same_fields(cls: type[BeitConfig | DvaeConfig], raw: Mapping[str, Any]) -> 
 
 
 def _check(config: BeitConfig, raw: Mapping[str, Any], where: object) -> None:
-    """What no field can say alone."""
+    """Refuse fields that are right alone and wrong together, and activations other than GELU."""
     segments = "SemanticSegmentation" in str(raw.get("architectures"))  # elsewhere a default of transformers may stand
     wrong = [index for index in config.out_indices if segments and not -config.depth - 1 <= index <= config.depth]
     if raw.get("hidden_act", "gelu") != "gelu":
         raise CheckpointError(f"{where}: hidden_act is {raw['hidden_act']!r}; only 'gelu' is supported")
     if config.width % config.heads:
-        told = f"hidden_size {config.width} cannot be divided among num_attention_heads {config.heads}"
-        raise CheckpointError(f"{where}: {told}")
+        fault = f"hidden_size {config.width} cannot be divided among num_attention_heads {config.heads}"
+        raise CheckpointError(f"{where}: {fault}")
     if min(config.grid) < 1:
-        told = f"image_size {config.image_size} holds no patch of patch_size {config.patch_size}"
-        raise CheckpointError(f"{where}: {told}")
+        fault = f"image_size {config.image_size} holds no patch of patch_size {config.patch_size}"
+        raise CheckpointError(f"{where}: {fault}")
     if wrong:
-        told = f"out_indices name layer {wrong[0]}, num_hidden_layers is {config.depth}"
-        raise CheckpointError(f"{where}: {told}")
+        fault = f"out_indices name layer {wrong[0]}, num_hidden_layers is {config.depth}"
+        raise CheckpointError(f"{where}: {fault}")
 
 
 def pair(value: Any) -> Grid:

@@ -53,7 +53,7 @@ def convert(
 ) -> ModelCard:
     """Write `source` as a canonical folder into `dest`, which must be empty or absent; returns its card.
 
-    `say` is told, in a sentence each, what was decided without having been asked for. Nothing is written unless every
+    `say` gets a sentence for each decision that no flag asked for. Nothing is written unless every
     tensor fits. Raises CheckpointError.
     """
     path, target, choices = Path(source), Path(dest), choices or Choices()

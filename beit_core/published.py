@@ -74,7 +74,7 @@ def presets() -> dict[str, Preset]:
 
 
 def find_preset(path: Path) -> Preset | None:
-    """The preset a path speaks of: a preset's own name, a published file's, or the folder of a hub's cache."""
+    """The preset that a path is named after: as here, as a published file, or as a folder of the hub's cache."""
     path = path.resolve()
     cached = [part.rpartition("--")[2] for part in path.parts[-3:] if part.startswith("models--")]
     names = {path.name, path.name.removesuffix(path.suffix), *cached}

@@ -25,7 +25,7 @@ from beit_core import (
     load_segmenter,
     presets,
 )
-from beit_core.checkpoint import DISK_NAMES, disk_name
+from beit_core.checkpoint import PUBLISHED_NAMES, published_name
 from beit_core.published import HERE, TRAINED_EPS
 from tests.conftest import Bundle
 from tests.helpers import DATA
@@ -134,13 +134,13 @@ def test_every_rename_is_used_and_none_collides(tiny_model: Callable[..., Path])
     for kind, config in (("classifier", {}), ("masked", {"use_shared_relative_position_bias": True}),
                          ("encoder", {"use_absolute_position_embeddings": True})):  # fmt: skip
         names = list(load_model(load_card(tiny_model(kind, **config))).state_dict())
-        assert len({disk_name(name) for name in names if "qkv" not in name}) == len(
+        assert len({published_name(name) for name in names if "qkv" not in name}) == len(
             [n for n in names if "qkv" not in n]
         )
         seen |= set(names)
-    for pattern, _ in DISK_NAMES:
+    for pattern, _ in PUBLISHED_NAMES:
         used |= {pattern for name in seen if re.match(pattern, name)}
-    assert used == {pattern for pattern, _ in DISK_NAMES}
+    assert used == {pattern for pattern, _ in PUBLISHED_NAMES}
 
 
 def test_the_wrong_head_is_refused(folder: Path) -> None:
