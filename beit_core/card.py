@@ -133,20 +133,36 @@ def describe(source: Path, raw: Mapping[str, Any], known: Known) -> ModelCard:
     card = _card_from_hf(source, raw, where, known)
     preset = known.preset or (None if own else _preset_by_name(card))
     by_hf = known.by_hf or (source.is_dir() and (source / CONFIG_FILE).is_file())
-    if not (preset or known.processor or (source.is_dir() and by_hf)):
-        raise CheckpointError(_pixels_unknown(source))
-    if preset and known.processor is None and card.beit.image_size != (preset.image, preset.image):
-        raise CheckpointError(f"{source} is not for {preset.name}'s {preset.image} pixels: give its --processor too")
-    meant: Semantics = known.semantics or own.get("semantics") or ("original" if preset or not by_hf else "hf")
+    _check_pixels(card, source, known, preset, by_hf=by_hf)
+    meant = _semantics(known, own, trained=preset is not None or not by_hf)
     if preset and (meant == "original" or not source.is_dir()):
         card = _as_published(card, preset, meant, keep_pixels=known.processor is not None)
     if own:
         card = _as_converted(card, own, source / CARD_FILE)
+    return with_semantics(_as_asked(card, known), meant)
+
+
+def _semantics(known: Known, own: Mapping[str, Any], *, trained: bool) -> Semantics:
+    """What the caller says, or a converted folder; else training's for published weights, transformers' for others."""
+    said: Semantics | None = known.semantics or own.get("semantics")
+    return said or ("original" if trained else "hf")
+
+
+def _check_pixels(card: ModelCard, source: Path, known: Known, preset: Preset | None, *, by_hf: bool) -> None:
+    """Raise CheckpointError where nothing says how pictures are prepared, or a preset says it for another size."""
+    if not (preset or known.processor or (source.is_dir() and by_hf)):
+        raise CheckpointError(_pixels_unknown(source))
+    if preset and known.processor is None and card.beit.image_size != (preset.image, preset.image):
+        raise CheckpointError(f"{source} is not for {preset.name}'s {preset.image} pixels: give its --processor too")
+
+
+def _as_asked(card: ModelCard, known: Known) -> ModelCard:
+    """The card with what the caller decided about pooling and resampling."""
     if known.pool_of:
         card = replace(card, config=_pooling(card, known.pool_of))
     if known.resampling:
         card = replace(card, config=replace(card.beit, bias_resampling=known.resampling))
-    return with_semantics(card, meant)
+    return card
 
 
 def with_semantics(card: ModelCard, semantics: Semantics) -> ModelCard:

@@ -4,5 +4,6 @@
 `resize.py`   what of it torch does faster than Pillow
 `ring.py`     batch buffers in shared memory, which children write and a device reads
 `child.py`    what runs in a child · `process.py` the parent's end of one: start, send, receive, end
-`pool.py`     many children, their deaths, and which image is to blame · `decoder.py` the same for one image at a time
+`pool.py`     many children, their deaths, and which image is to blame
+`cost.py`     what decoding costs, exact and not
 """

@@ -3,8 +3,9 @@
 The parent sends a pickled `Order`, once; the child answers READY. Then come images: a REQUEST with the length of the
 file, the buffer and the slot for its pixels (NOWHERE: no place), and where the file begins in the inbox, or PIPED, and
 then the file follows. The inbox is memory that both see, for files of up to ROOM bytes: a pipe costs a page at a time.
-An answer is a LENGTH, a pickled tuple (status, error, width, height, shapes), and the pixels of every shape. Pixels of
-a fixed size that have a place are written there, and no shape speaks of them. Answers come in the order of the images.
+An answer is a LENGTH, a pickled tuple (status, error, width, height, seconds, shapes), and the pixels of every shape.
+Pixels of a fixed size that have a place are written there, and no shape speaks of them. Answers come in the images'
+order.
 
 The child ends when the parent closes the pipe, as every parent does that dies.
 """
@@ -18,9 +19,10 @@ import resource
 import signal
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -69,8 +71,10 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
         length, buffer, slot, start = REQUEST.unpack(_read(source, REQUEST.size))
         data = _read(source, length) if start == PIPED else inbox[start : start + length]
         signal.alarm(order.alarm_s)
+        began = time.perf_counter()
         answer = decode(data, settings.specs, settings.max_pixels, exact=settings.exact)
         signal.alarm(0)
+        answer = replace(answer, seconds=time.perf_counter() - began)
         views = answer.views
         if views and (buffer, slot) != NOWHERE:
             views = _placed(answer.views, settings, [batch[slot] for batch in batches[buffer]])
@@ -86,7 +90,8 @@ def _placed(views: Views, settings: DecodeSettings, places: list[np.ndarray]) ->
 
 
 def _answer(sink: BinaryIO, answer: Decoded, views: Views) -> None:
-    head = pickle.dumps((answer.status, answer.error, answer.width, answer.height, [view.shape for view in views]))
+    told = (answer.status, answer.error, answer.width, answer.height, answer.seconds)
+    head = pickle.dumps((*told, [view.shape for view in views]))
     sink.write(LENGTH.pack(len(head)) + head)
     for view in views:
         sink.write(np.ascontiguousarray(view).data.cast("B"))

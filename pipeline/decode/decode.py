@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,13 +41,14 @@ class DecodeSettings:
 
 @dataclass(frozen=True)
 class Decoded:
-    """One image: a view per spec, (H, W, 3) uint8 RGB at that spec's size, or no view and why."""
+    """One image: a view per spec, (H, W, 3) uint8 RGB at that spec's size, or no view and why; and the time it took."""
 
     status: str
     error: str | None
     width: int | None
     height: int | None
     views: tuple[np.ndarray, ...] = ()
+    seconds: float = field(default=0.0, compare=False)
 
 
 def formats() -> list[str]:

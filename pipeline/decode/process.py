@@ -85,9 +85,9 @@ class Child:
         deadline = time.monotonic() + PATIENCE_S
         (length,) = LENGTH.unpack(self._take(LENGTH.size, deadline))
         # From our own child, never from a file.
-        status, error, width, height, shapes = pickle.loads(self._take(length, deadline))
+        status, error, width, height, seconds, shapes = pickle.loads(self._take(length, deadline))
         views = tuple(self._pixels(shape, deadline) for shape in shapes) if shapes else ()
-        return Decoded(status, error, width, height, views)
+        return Decoded(status, error, width, height, views, seconds)
 
     def end(self) -> None:
         """Kill it, whatever it does; it is gone afterwards, and so are the pipes. Once or more often."""

@@ -37,6 +37,7 @@ def load_predictor(spec: JobSpec) -> Predictor:
     here, there = spec.task.settings(card), json.loads(json.dumps(dict(bound.settings)))
     if changed := [name for name in there if json.loads(json.dumps(here.get(name))) != there[name]]:
         raise PipelineError(f"--{changed[0]} means something else on this node than where the run was started")
+    dtype = resolve_dtype(bound.dtype, device_kind(spec.device))  # refused where it would be emulated
     return Predictor(
-        spec.task, card, dtype=bound.dtype, batch_size=bound.batch_size, compiled=bound.compile, device=spec.device
+        spec.task, card, dtype=dtype, batch_size=bound.batch_size, compiled=bound.compile, device=spec.device
     )

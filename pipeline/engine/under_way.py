@@ -113,6 +113,7 @@ class BatchUnderWay:
     def _decoded(self, slot: int, answer: Decoded) -> None:
         """Called by the pool."""
         self.span.decoded[self.start + slot] = answer
+        self.span.add_seconds("decode", answer.seconds)
         if answer.status == OK:
             self.wanted = True
             self.varying = answer.views

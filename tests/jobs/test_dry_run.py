@@ -39,8 +39,8 @@ def test_it_says_what_is_there_already_and_leaves_it_alone(output: Path, capsys:
 
 def test_it_refuses_what_a_run_would_refuse(output: Path, tmp_path: Path) -> None:
     before = tree_bytes(output)
-    with pytest.raises(ConfigError, match="belongs to a run with dtype = float32, this command has bfloat16"):
-        run_here(DIGITS / "shards", output, dtype="bfloat16", dry_run=True)
+    with pytest.raises(ConfigError, match="belongs to a run with exact = false, this command has true"):
+        run_here(DIGITS / "shards", output, exact=True, dry_run=True)
     assert tree_bytes(output) == before
     with pytest.raises(ConfigError, match="no image and no shard found"):
         run_here(tmp_path, output, dry_run=True)

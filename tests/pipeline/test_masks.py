@@ -92,11 +92,10 @@ def test_large_masks_are_counted_whole() -> None:
     assert classes(mask, ["a", "b"])[1] == {"id": 1, "label": "b", "fraction": 2e-6}
 
 
-def test_no_answer_is_no_mask_and_not_a_number() -> None:
+def test_no_answer_is_no_mask() -> None:
     found = columns([np.array([[1]]), None, np.array([], np.uint8)], ["a", "b"], None)
     assert [bool(png) for png in found["mask"]] == [True, False, False]
     assert [len(row) for row in found["classes"]] == [1, 0, 0]
-    assert np.isnan(found["logits"]).tolist() == [False, True, False]
 
 
 def test_default_colours_differ_and_do_not_depend_on_the_count() -> None:

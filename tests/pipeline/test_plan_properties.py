@@ -23,7 +23,7 @@ from pipeline.storage import Entry
 COUNT = itertools.count()
 EMPTY = schema_of({}, {}).empty_table()
 MODEL = BoundModel("m", "encoder", "0", "hf")
-BOUND = Bound(SCHEMA, "embed", {}, MODEL, "float32", False, False, (), None, None, 3, {})
+BOUND = Bound(SCHEMA, "embed", {}, MODEL, "float32", False, 4, False, (), None, None, 3, {})
 STEPS = st.lists(
     st.tuples(
         st.dictionaries(st.integers(0, 40), st.integers(1, 3), max_size=25),  # images listed, with their versions

@@ -10,11 +10,11 @@ import pytest
 from beit_core import PixelSpec
 from pipeline.decode import pool, process
 from pipeline.decode.decode import DecodeSettings
-from pipeline.decode.decoder import Decoder
 from pipeline.errors import PipelineError
 from tests.flow import make_tar, png, run_here
 from tests.helpers import rows
 from tests.pipeline.decode.answers import EAT, HANG, KILL
+from tests.tests.pipeline.decode.decoder import Decoder
 
 
 @pytest.fixture
