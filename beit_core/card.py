@@ -132,7 +132,7 @@ def describe(source: Path, raw: Mapping[str, Any], known: Known) -> ModelCard:
     own = {} if known.preset else _own_words(source)
     card = _card_from_hf(source, raw, where, known)
     preset = known.preset or (None if own else _preset_by_name(card))
-    by_hf = known.by_hf or (source.is_dir() and (source / CONFIG_FILE).is_file())
+    by_hf = known.by_hf or _is_hf_folder(source)
     _check_pixels(card, source, known, preset, by_hf=by_hf)
     meant = _semantics(known, own, trained=preset is not None or not by_hf)
     if preset and (meant == "original" or not source.is_dir()):
@@ -140,6 +140,10 @@ def describe(source: Path, raw: Mapping[str, Any], known: Known) -> ModelCard:
     if own:
         card = _as_converted(card, own, source / CARD_FILE)
     return with_semantics(_as_asked(card, known), meant)
+
+
+def _is_hf_folder(source: Path) -> bool:
+    return source.is_dir() and (source / CONFIG_FILE).is_file()
 
 
 def _semantics(known: Known, own: Mapping[str, Any], *, trained: bool) -> Semantics:

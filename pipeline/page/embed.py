@@ -14,6 +14,7 @@ from pipeline.page.parts import figure, html, image, joined, key_line, name_of, 
 from pipeline.page.reader import even
 from pipeline.page.sample import Sample
 
+COLUMNS = ("embedding",)
 QUERIES, NEAREST = 8, 5
 DOT = 48  # pixels of a picture on the map
 

@@ -25,6 +25,7 @@ from pipeline.page.parts import (
 from pipeline.page.reader import even
 from pipeline.page.sample import Sample
 
+COLUMNS = ("labels", "label_ids", "scores")
 SHEET, UNSURE, CLASSES, NEXT = 40, 8, 24, 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
@@ -12,15 +13,18 @@ from pipeline.page import embed, label, segment, tokens
 from pipeline.page.parts import EMPTY, figure, html, image, joined, key_line, name_of, plural, section, sheet
 from pipeline.page.reader import even
 from pipeline.page.runs import errors, header, runs, settings, summary, timing, title_of
-from pipeline.page.sample import Account, Sample, read_account, take_sample
+from pipeline.page.sample import Account, Decoder, Sample, read_account, take_sample
 from pipeline.page.style import STYLE
-from pipeline.page.tokens import Decoder
 
 if TYPE_CHECKING:
     from pipeline.plan.verify import Verification
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 PICTURES = 48
+# What tasks' answers look like: modules with `COLUMNS`, which the sample reads, and `sections(sample)`, which is called
+# for outputs that have the first of them.
+SECTIONS = (label, embed, segment, tokens)
+SAMPLED = tuple(name for module in SECTIONS for name in module.COLUMNS)
 NO_PICTURES = "The images themselves cannot be read from here, so their places are left empty."
 
 
@@ -34,18 +38,17 @@ def write(
     place = Place.of(output)
     account = read_account(place)
     target = storage.absolute(to) if to else place.page_file
-    text = render(account, take_sample(place, account.bound.image_column), verified, decoder)
+    sample = replace(take_sample(place, SAMPLED, account.bound.image_column), decoder=decoder)
+    text = render(account, sample, verified)
     storage.put(target, text.encode("utf-8", "replace"))
     return target
 
 
-def render(
-    account: Account, sample: Sample, verified: Verification | None = None, decoder: Decoder | None = None
-) -> str:
+def render(account: Account, sample: Sample, verified: Verification | None = None) -> str:
     """The page; the same output gives the same bytes."""
     parts = [
         summary(account, verified),
-        *_pictures(sample, decoder),
+        *_pictures(sample),
         errors(account, sample),
         timing(account),
         runs(account),
@@ -61,19 +64,14 @@ def render(
     )
 
 
-def _pictures(sample: Sample, decoder: Decoder | None) -> list[Markup]:
+def _pictures(sample: Sample) -> list[Markup]:
     """What the columns call for; rows of a task this page does not know are shown by their images alone."""
     drawn: list[Markup] = []
     if sample.good() and not sample.thumbnails:
         drawn.append(html('<p class="notice">{}</p>', NO_PICTURES))
-    if "labels" in sample.columns:
-        drawn += label.sections(sample)
-    if "embedding" in sample.columns:
-        drawn += embed.sections(sample)
-    if "mask" in sample.columns:
-        drawn += segment.sections(sample)
-    if "tokens" in sample.columns:
-        drawn += tokens.sections(sample, decoder)
+    for module in SECTIONS:
+        if module.COLUMNS[0] in sample.columns:
+            drawn += module.sections(sample)
     return drawn if any("<section" in part for part in drawn) else [*drawn, _images(sample)]
 
 

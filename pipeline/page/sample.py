@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from pipeline import storage
 from pipeline.decode.decode import extensions
 from pipeline.errors import CredentialsLost
 from pipeline.output.bound import Bound, bound_of
-from pipeline.output.columns import OK
+from pipeline.output.columns import BASE, OK
 from pipeline.output.place import Place
 from pipeline.page import pictures
 from pipeline.page.pictures import Pictured
@@ -29,10 +30,7 @@ ROWS, MASK_ROWS = 400, 120  # masks are large and few are shown
 THUMBNAIL = 192  # pixels
 DATA_BUDGET = 64 << 20
 BUFFER = 1 << 18  # bytes per request inside a data file
-COLUMNS = (
-    *("uri", "key", "status", "error", "width", "height", "embedding", "label_ids", "labels", "scores"),
-    *("mask", "classes", "tokens", "masked", "predicted", "loss"),
-)
+Decoder = Callable[[np.ndarray], np.ndarray]  # tokens (B, N) to pixels (B, H, W, 3) uint8
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,10 @@ class Account:
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows as dicts (without vectors), the vectors of those that have one, and thumbnails by uri."""
+    """Rows as dicts (without vectors), the vectors of those that have one, and thumbnails by uri.
+
+    `decoder` turns dVAE tokens back into pixels, where one is at hand.
+    """
 
     rows: list[dict[str, Any]]
     columns: frozenset[str]
@@ -63,6 +64,7 @@ class Sample:
     vector_rows: list[dict[str, Any]] = field(default_factory=list)
     thumbnails: dict[str, bytes] = field(default_factory=dict)
     bytes_read: int = 0
+    decoder: Decoder | None = None
 
     def good(self) -> list[dict[str, Any]]:
         """The rows with an answer."""
@@ -89,14 +91,18 @@ def _report(data: bytes | Exception) -> dict[str, Any]:
     return report if isinstance(report, dict) and "run" in report else {}
 
 
-def take_sample(place: Place, image_column: str | None = None) -> Sample:
-    """First rows of a few data files spread over the output, preferring the beginnings of shards (cheap to show)."""
+def take_sample(place: Place, columns: Collection[str], image_column: str | None = None) -> Sample:
+    """First rows of a few data files spread over the output, preferring the beginnings of shards (cheap to show).
+
+    Of the files' columns the base ones are read and those in `columns`.
+    """
+    read = {field.name for field in BASE} | set(columns)
     meter = Meter(DATA_BUDGET)
     entries, count = spread((entry for _, entry in place.spans()), FOOTERS)
     files = _near_shard_starts([file for entry in entries if (file := _open(entry, meter))])
     masks = any("mask" in file.schema_arrow.names for file in files)
     shares = fair_shares([file.metadata.num_rows for file in files], MASK_ROWS if masks else ROWS)
-    tables = [table for file, rows in zip(files, shares, strict=True) if (table := _first_rows(file, rows))]
+    tables = [table for file, rows in zip(files, shares, strict=True) if (table := _first_rows(file, rows, read))]
     if not tables:
         return Sample([], frozenset(), 0, count)
     sample = _from_table(pa.concat_tables(tables, promote_options="permissive"), len(tables), count)
@@ -135,8 +141,8 @@ def _facts(file: pq.ParquetFile) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-def _first_rows(file: pq.ParquetFile, rows: int) -> pa.Table | None:
-    columns = [name for name in file.schema_arrow.names if name in COLUMNS]
+def _first_rows(file: pq.ParquetFile, rows: int, wanted: Collection[str]) -> pa.Table | None:
+    columns = [name for name in file.schema_arrow.names if name in wanted]
     batches: list[pa.RecordBatch] = []
     try:
         for batch in file.iter_batches(batch_size=max(rows, 1), columns=columns):

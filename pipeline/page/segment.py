@@ -15,6 +15,7 @@ from pipeline.page.parts import EMPTY, figure, html, image, joined, key_line, na
 from pipeline.page.reader import even
 from pipeline.page.sample import THUMBNAIL, Sample
 
+COLUMNS = ("mask", "classes")
 CARDS, CHIPS, CLASSES = 24, 5, 24
 OPACITY = 0.6  # of the mask over the image
 Palette = dict[int, str]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import colorsys
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,10 +32,10 @@ CARDS, EXTREMES = 18, 6
 CELL, RIM, DOT = 12, 3, 4  # pixels of a cell, of a hollow cell's rim, and around a dot
 FADED = np.array([128, 132, 138], dtype=np.float64)
 HOLLOW = 28.0
-Decoder = Callable[[np.ndarray], np.ndarray]  # tokens (B, N) to pixels (B, H, W, 3) uint8
+COLUMNS = ("tokens", "masked", "predicted", "loss")
 
 
-def sections(sample: Sample, decoder: Decoder | None = None) -> list[Markup]:
+def sections(sample: Sample) -> list[Markup]:
     """Mosaics; with masked prediction also the predictions and the most and least surprising images."""
     rows = [row for row in sample.good() if row.get("tokens")]
     if not rows:
@@ -47,15 +46,11 @@ def sections(sample: Sample, decoder: Decoder | None = None) -> list[Markup]:
     )
     if len(surprising) >= 2 * EXTREMES:
         body = [
-            subsection(
-                "Most surprising", "The highest loss of the sample.", _cards(surprising[:EXTREMES], sample, decoder)
-            ),
-            subsection(
-                "Least surprising", "The lowest loss.", _cards(surprising[: -EXTREMES - 1 : -1], sample, decoder)
-            ),
+            subsection("Most surprising", "The highest loss of the sample.", _cards(surprising[:EXTREMES], sample)),
+            subsection("Least surprising", "The lowest loss.", _cards(surprising[: -EXTREMES - 1 : -1], sample)),
         ]
     else:
-        body = [_cards(even(shown, CARDS), sample, decoder)]
+        body = [_cards(even(shown, CARDS), sample)]
     return [section("tokens", "Token mosaics", _lead(rows), *body)]
 
 
@@ -78,10 +73,10 @@ def _lead(rows: list[dict[str, Any]]) -> str:
     )
 
 
-def _cards(rows: list[dict[str, Any]], sample: Sample, decoder: Decoder | None) -> Markup:
+def _cards(rows: list[dict[str, Any]], sample: Sample) -> Markup:
     decoded: list[bytes | None] = [None] * len(rows)
-    if decoder is not None:
-        pixels = decoder(np.array([row["tokens"] for row in rows]))
+    if sample.decoder is not None:
+        pixels = sample.decoder(np.array([row["tokens"] for row in rows]))
         decoded = [pictures.encode(Image.fromarray(one)) for one in pixels]
     return sheet((_card(row, sample, back) for row, back in zip(rows, decoded, strict=True)), "pairs")
 

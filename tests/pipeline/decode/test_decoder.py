@@ -14,7 +14,7 @@ from pipeline.errors import PipelineError
 from tests.flow import make_tar, png, run_here
 from tests.helpers import rows
 from tests.pipeline.decode.answers import EAT, HANG, KILL
-from tests.tests.pipeline.decode.decoder import Decoder
+from tests.pipeline.decode.decoder import Decoder
 
 
 @pytest.fixture
