@@ -37,7 +37,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	@touch $@
 
 demo: install
-	@$(PY) jobs/label.py --local --input tests/data/digits/shards --output $(DEMO) --model tests/data/digits/model --keep cls --overwrite
+	@$(PY) jobs/label.py --local --input tests/data/digits/shards --output $(DEMO) --model tests/data/digits/model --keep cls --dtype float32 --overwrite
 	@$(PY) jobs/evaluate.py $(DEMO) --truth cls
 	@$(PY) jobs/report.py $(DEMO)
 	@echo

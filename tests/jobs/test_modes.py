@@ -15,7 +15,7 @@ from tests.ray_head import RayHead
 from tests.weed import Weed
 
 SCENES = DATA / "digits-seg"
-FLAGS = ["--input", DIGITS / "shards", "--model", DIGITS / "model", "--keep", "cls"]
+FLAGS = ["--input", DIGITS / "shards", "--model", DIGITS / "model", "--keep", "cls", "--dtype", "float32"]
 
 
 @pytest.fixture(scope="module")
