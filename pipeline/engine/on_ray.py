@@ -126,7 +126,10 @@ class OnRay:
 
     def execute(self, spec: JobSpec, rows: Iterator[Row]) -> Iterator[Receipt]:
         """Receipts as spans are finished, in any order."""
-        board = self.ray.remote(num_cpus=0, max_concurrency=1000)(RowBoard).remote()
+        here = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            self.ray.get_runtime_context().get_node_id(), soft=False
+        )  # a node that is lost takes no rows along, unless it is the driver's
+        board = self.ray.remote(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)(RowBoard).remote()
         planning = _Planning(self.ray, board, rows)
         try:
             for batch in self._dataset(spec, board).iter_batches(batch_size=None, batch_format="pyarrow"):

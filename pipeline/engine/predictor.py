@@ -22,6 +22,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 CPU_BATCH, GPU_BATCH = 32, 256  # images of 224 x 224 per step
 NATIVE_BFLOAT16 = ("amx_bf16", "avx512_bf16")  # what a CPU must be able to do; others emulate it, slower than float32
 
+AGAIN = "what is finished is safe, the same command continues"
+
 Values = np.ndarray | Sequence[Any]
 
 
@@ -166,7 +168,7 @@ class Predictor:
                 self.at_once = -(-self.at_once // 2)
             except (RuntimeError, ValueError) as error:
                 if _is_fatal(error):
-                    raise DeviceFailed(f"the device failed ({_first_line(error)})") from error
+                    raise DeviceFailed(f"the device failed ({_first_line(error)}): {AGAIN}") from error
                 return {}, f"the model failed ({_first_line(error)})"
 
     def _ask(self, asked: Asked, pixels: list[Tensor], start: int) -> Columns:
@@ -194,8 +196,9 @@ class Predictor:
 def lock_pages(memory: np.ndarray, kind: str) -> None:
     """Let the device read this memory by itself; without, every copy to it waits for one on the CPU."""
     if kind == "cuda":
-        code = torch.cuda.cudart().cudaHostRegister(memory.ctypes.data, memory.nbytes, 0)
-        torch.cuda.check_error(int(code))
+        code = int(torch.cuda.cudart().cudaHostRegister(memory.ctypes.data, memory.nbytes, 0))
+        if code:
+            raise DeviceFailed(f"{memory.nbytes >> 20} MiB of memory cannot be locked for the device (error {code})")
 
 
 def _is_fatal(error: Exception) -> bool:

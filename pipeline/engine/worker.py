@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pipeline.decode.pool import DecodePool, PoolClosed
 from pipeline.decode.ring import Ring, RingClosed
 from pipeline.engine.gate import Gate, GateClosed
-from pipeline.engine.predictor import Predictor, Step, lock_pages
+from pipeline.engine.predictor import AGAIN, Predictor, Step, lock_pages
 from pipeline.engine.reader import OpenSpan, Reader
 from pipeline.engine.under_way import BatchUnderWay, Receipts, SpanUnderWay
 from pipeline.errors import DeviceFailed, PipelineError
@@ -164,7 +164,7 @@ class Worker:
         while not self._ended.wait(WATCH_S):
             since = min(list(self._asked.values()), default=None)
             if since is not None and time.monotonic() - since > HANG_S:
-                hung(DeviceFailed(f"the device has not answered for {HANG_S:.0f} s"))
+                hung(DeviceFailed(f"the device has not answered for {HANG_S:.0f} s: {AGAIN}"))
                 return
 
     def fail(self, error: Exception) -> None:

@@ -1,5 +1,6 @@
 """A cluster that loses a node without warning and gains another: the run ends by itself, and right."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.flow import make_tar
-from tests.helpers import run_job
+from tests.helpers import rows, run_job
 from tests.proxied import named
 from tests.torture.conftest import Tally
 from tests.torture.proof import FLAGS, compare, more_than, start, wait_until
@@ -41,3 +42,20 @@ def test_a_node_is_lost_and_another_one_comes(cluster: Any, tmp_path: Path, tall
     said, _ = job.communicate(timeout=400)
     assert job.returncode == 0, said
     compare(tally, "node lost, node added", 1, output, tmp_path / "whole")
+
+
+def test_a_run_waits_for_the_first_gpu_of_a_cluster(cluster: Any, tmp_path: Path) -> None:
+    """As on a cluster that scales its GPU nodes up from none."""
+    make_tar(tmp_path / "in/a.tar", named(40))
+    flags = ["--input", tmp_path / "in", *FLAGS, "--device", "gpu"]
+    env = {"RAY_AUTH_MODE": "disabled"}
+    job = start(*flags, "--output", tmp_path / "out", "--ray-address", cluster.address, env=env)
+    time.sleep(20)
+    assert job.poll() is None
+    assert not (tmp_path / "out").exists()
+    cluster.add_node(**NODE, num_gpus=1)
+    said, _ = job.communicate(timeout=400)
+    assert job.returncode == 0, said
+    assert "waiting for a node with a GPU" in said
+    assert "1 GPU on 1 node" in said
+    assert set(rows(tmp_path / "out")["status"].to_pylist()) == {"ok"}
