@@ -212,6 +212,9 @@ def _start_over(place: Place) -> None:
         storage.delete(place.success_file)
         for folder in (place.data, place.plan, place.runs):
             storage.delete_below(folder)
+        for entry in list(storage.listing(place.root)):
+            if entry.uri != place.bound_file:
+                storage.delete(entry.uri)
         storage.delete_below(place.root)
 
 
