@@ -152,8 +152,9 @@ def test_an_output_that_takes_no_more_files_stops_the_run_with_one_sentence(
 def test_an_upload_by_https_may_take_longer_than_a_request_may_hang(
     weed: Weed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = random.Random(1).randbytes(10 << 20)
-    with https_server(weed.port, tmp_path, bps=4 << 20) as env, s3_client(weed.env | env, monkeypatch):
+    data = random.Random(1).randbytes(24 << 20)
+    # Fast enough that what sockets hold at the end is there well within the time for an answer.
+    with https_server(weed.port, tmp_path, bps=8 << 20) as env, s3_client(weed.env | env, monkeypatch):
         monkeypatch.setattr(s3, "TRIES", 1)
         assert storage.create("s3://outb/https/slow", data)
         assert storage.read("s3://outb/https/slow") == data
