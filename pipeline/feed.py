@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
@@ -41,10 +41,21 @@ from pipeline.source.naming import Shard, Sources
 from pipeline.spec import JobSpec
 from pipeline.task import Batch, Columns, Task
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 TURNS = 3
 IMAGES, TARS = 2048, 16  # of the source that is made where none is given
 BATCH, SPAN = 64, 256
 SAMPLE = 512  # images that bare processes decode in a turn
+
+
+class _OnDevice(PixelSpec):
+    """Leaves normalising to an accelerator, which does it by itself."""
+
+    def normalize(self, pixels_BHWC: Tensor) -> Tensor:  # noqa: N803 - as in the class above
+        """The bytes as they are."""
+        return pixels_BHWC
 
 
 @dataclass(frozen=True)
@@ -54,7 +65,10 @@ class Nothing(Task):
     name: ClassVar[str] = "nothing"
     rate: float = 0.0
 
-    def columns(self, card: ModelCard) -> dict[str, pa.DataType]:  # noqa: ARG002 - the same for all
+    def views(self, card: ModelCard) -> tuple[PixelSpec, ...]:  # noqa: ARG002 - the same for all
+        return (_OnDevice(),)
+
+    def columns(self, card: ModelCard) -> dict[str, pa.DataType]:  # noqa: ARG002 - as above
         return {"nothing": pa.bool_()}
 
     def predict(self, model: Any, batch: Batch) -> Columns:  # noqa: ARG002 - there is no model
