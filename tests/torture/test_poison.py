@@ -79,7 +79,7 @@ def test_a_storm_of_kills_on_the_whole_process_quarantines_nobody(
     gate.open()
     done = run_job("label.py", *command, env=gate.env, code=0)
     assert "quarantined" not in done.stdout
-    assert len(known) == 12
+    assert len(known) >= 12  # one child at least at each of twelve kills
     compare(tally, "driver and decoder killed at one image", len(known), output, undisturbed)
 
 
