@@ -85,13 +85,14 @@ def wait_until(true: Callable[[], Any], job: Job, timeout: float = 180, poll: fl
     return True
 
 
-def workers(driver: int) -> set[int]:
+def workers(driver: int, *, decoders: bool = True) -> set[int]:
     """Of the processes below a driver the actors that work on spans, and the children that decode."""
+    names = (b"MapWorker", b"Fused", *((b"pipeline.decode.child",) if decoders else ()))
     found = set()
     for process in descendants(driver):
         with suppress(OSError):
             command = Path(f"/proc/{process}/cmdline").read_bytes()
-            if any(name in command for name in (b"pipeline.decode.child", b"MapWorker", b"Fused")):
+            if any(name in command for name in names):
                 found.add(process)
     return found
 

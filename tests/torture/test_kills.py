@@ -174,10 +174,11 @@ def test_kills_of_a_ray_driver(halting: Path, not_halted: Path, tmp_path: Path, 
         job = start(*command, env=gate.env)
         assert wait_until(gate.others_wait(set(), job.pid), job)
         assert wait_until(more_than(output, target), job)
-        left = workers(job.pid)
+        left, actors = workers(job.pid), workers(job.pid, decoders=False)
         kill(job)
+        wait_for_the_end_of(actors)  # they follow their driver; what they still write is whole
         gate.open()
-        wait_for_the_end_of(left)  # they follow their driver; what they still write is whole
+        wait_for_the_end_of(left)
     before = files(output)
     run_job("label.py", *command, env=gate.env, code=0)
     assert before.items() <= files(output).items()
