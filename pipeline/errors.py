@@ -4,16 +4,16 @@
     ├── ConfigError              exit 2: the command cannot work; nothing was written
     ├── TooManyFailures          exit 3: the run finished, but too many images failed
     ├── StorageError             exit 1: the output cannot be written, or the source cannot be listed any more
-    │   └── CredentialsLost      exit 1: the storage stopped to accept our credentials in mid-run
+    │   └── CredentialsLost      exit 1: the storage no longer accepts our credentials, in mid-run
     ├── DeviceFailed             exit 1: the device failed more often than a new process can mend
-    └── ObjectUnreadable         never leaves the pipeline: one object cannot be read, it becomes a row
+    └── ObjectUnreadable         never leaves the pipeline: one object cannot be read; it becomes a row
 
 An image that cannot be decoded is no exception at all: it is a row with a status and a reason.
 """
 
 
 class PipelineError(Exception):
-    """Base of all errors that are told to the user in one sentence."""
+    """Base of all errors that are reported to the user in one sentence."""
 
     exit_code = 1
 
