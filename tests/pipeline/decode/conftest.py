@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,8 @@ def nothing_left() -> Iterator[None]:
 
 def belongings() -> tuple[int, set[str]]:
     """How many descriptors this process holds, and its children."""
-    tasks = os.listdir("/proc/self/task")
-    children = {pid for task in tasks for pid in Path(f"/proc/self/task/{task}/children").read_text().split()}
+    children: set[str] = set()
+    for task in os.listdir("/proc/self/task"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended since it was listed
+            children.update(Path(f"/proc/self/task/{task}/children").read_text().split())
     return len(os.listdir("/proc/self/fd")), children
