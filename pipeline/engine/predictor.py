@@ -6,7 +6,8 @@ missing ones black. So an answer depends on its own pixels and slot, never on wo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,14 +95,16 @@ class Step:
     def copied(self) -> None:
         """Wait until the device has the pixels."""
         if self._copied is not None:
-            self._copied.synchronize()
+            with _device_failures():
+                self._copied.synchronize()
 
     def answers(self) -> Columns:
         """The answers on the CPU, without bfloat16, which numpy does not know."""
         if self._computed is None:
             return {name: _to_cpu(values) for name, values in self.columns.items()}
-        self._computed.synchronize()
-        with torch.cuda.stream(self._stream):  # on the model's own stream they would wait for the next batch
+        # On the model's own stream they would wait for the next batch.
+        with _device_failures(), torch.cuda.stream(self._stream):
+            self._computed.synchronize()
             return {name: _to_cpu(values) for name, values in self.columns.items()}
 
 
@@ -199,6 +202,15 @@ def lock_pages(memory: np.ndarray, kind: str) -> None:
         code = int(torch.cuda.cudart().cudaHostRegister(memory.ctypes.data, memory.nbytes, 0))
         if code:
             raise DeviceFailed(f"{memory.nbytes >> 20} MiB of memory cannot be locked for the device (error {code})")
+
+
+@contextmanager
+def _device_failures() -> Iterator[None]:
+    """Errors of a device come late, to whoever waits for it: as DeviceFailed, which a new process may mend."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise DeviceFailed(f"the device failed ({_first_line(error)}): {AGAIN}") from error
 
 
 def _is_fatal(error: Exception) -> bool:
