@@ -19,7 +19,6 @@ BASE = [
     pa.field("height", pa.int32()),
 ]
 OK = "ok"
-STATUSES = (OK, "fetch_error", "decode_error", "too_large", "predict_error", "quarantined")
 
 
 def schema_of(task_columns: dict[str, pa.DataType], kept: dict[str, pa.DataType]) -> pa.Schema:
