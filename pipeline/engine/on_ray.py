@@ -1,4 +1,4 @@
-"""The flow on Ray. The only file that imports it.
+"""The flow on Ray. Only this file and `cluster.py` import it.
 
     plan -> board -> pull -> fused workers -> receipts                      (layout `fused`)
     plan -> board -> pull -> read + decode -> predict -> write -> receipts  (layout `split`)
