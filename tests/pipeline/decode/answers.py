@@ -3,7 +3,7 @@
 import io
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from functools import partial
 
 import numpy as np
@@ -38,6 +38,12 @@ class Answers:
         with self._changed:
             if not self._changed.wait_for(lambda: len(self.order) >= count, seconds):
                 raise TimeoutError(f"only {len(self.order)} of {count} answers came")
+
+    def wait_for(self, names: Collection[Hashable], seconds: float = 120) -> None:
+        """Until those of all these images have come."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.found.keys() >= set(names), seconds):
+                raise TimeoutError(f"no answer came to {sorted(map(str, set(names) - self.found.keys()))[:5]}")
 
     def statuses(self) -> dict[Hashable, str]:
         return {name: answer.status for name, answer in self.found.items()}
