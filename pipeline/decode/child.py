@@ -1,11 +1,13 @@
 """The child's side: a process that decodes one image after the other for its parent, under a memory limit.
 
-The parent sends a pickled `Order`, once; the child answers READY. Then come images: a REQUEST with the length of the
-file, the buffer and the slot for its pixels (NOWHERE: no place), and where the file begins in the inbox, or PIPED, and
-then the file follows. The inbox is memory that both see, for files of up to ROOM bytes: a pipe costs a page at a time.
-An answer is a LENGTH, a pickled tuple (status, error, width, height, seconds, shapes), and the pixels of every shape.
-Pixels of a fixed size that have a place are written there, and no shape speaks of them. Answers come in the images'
-order.
+The parent sends a pickled `Order`, once; the child answers READY. Then come packets of images: a COUNT, and for each
+image an IMAGE with the length of the file, the buffer and the slot for its pixels (NOWHERE: no place), and where the
+file begins in the inbox, or PIPED, and then the file follows. The inbox is memory that both see, for packets of up to
+ROOM bytes: a pipe costs a page at a time. Its first bytes say which image of a packet the child has begun with, so that
+the parent knows on which one it died.
+The answer to a packet is a LENGTH, a pickled list of (status, error, width, height, seconds, shapes) per image, and the
+pixels of every shape. Pixels of a fixed size that have a place are written there, and no shape speaks of them. Answers
+come in the packets' order.
 
 The child ends when the parent closes the pipe, as every parent does that dies.
 """
@@ -35,8 +37,11 @@ from pipeline.decode.ring import RingLayout, mapped
 HEADROOM = 1 << 30  # bytes of memory a child may use beside the pixels
 BYTES_PER_PIXEL = 16  # RGBA decoded, transposed, converted and resized, with the encoder's own buffers
 NICE = 5  # who waits for pixels goes first: a model's thread must not queue behind its own decoders
-REQUEST = struct.Struct("<Qiii")
-ROOM = 1 << 20  # bytes of the inbox for one image
+COUNT = struct.Struct("<Q")
+IMAGE = struct.Struct("<Qiii")
+BEGUN = struct.Struct("<Q")  # at the inbox's begin
+HEAD = mmap.PAGESIZE  # bytes of the inbox before the files
+ROOM = 1 << 20  # bytes of the inbox for one packet
 LENGTH = struct.Struct("<Q")
 READY = LENGTH.pack(0)
 NOWHERE = (-1, -1)
@@ -68,17 +73,28 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
     sink.write(READY)
     sink.flush()
     while True:
-        length, buffer, slot, start = REQUEST.unpack(_read(source, REQUEST.size))
-        data = _read(source, length) if start == PIPED else inbox[start : start + length]
-        signal.alarm(order.alarm_s)
-        began = time.perf_counter()
-        answer = decode(data, settings.specs, settings.max_pixels, exact=settings.exact)
-        signal.alarm(0)
-        answer = replace(answer, seconds=time.perf_counter() - began)
-        views = answer.views
-        if views and (buffer, slot) != NOWHERE:
-            views = _placed(answer.views, settings, [batch[slot] for batch in batches[buffer]])
-        _answer(sink, answer, views)
+        answers: list[tuple[object, ...]] = []
+        pixels: list[np.ndarray] = []
+        for number in range(*COUNT.unpack(_read(source, COUNT.size))):
+            length, buffer, slot, start = IMAGE.unpack(_read(source, IMAGE.size))
+            data = _read(source, length) if start == PIPED else inbox[start : start + length]
+            BEGUN.pack_into(inbox, 0, number)
+            answer = _decoded(data, order)
+            views = answer.views
+            if views and (buffer, slot) != NOWHERE:
+                views = _placed(views, settings, [batch[slot] for batch in batches[buffer]])
+            answers.append((answer.status, answer.error, answer.width, answer.height, answer.seconds,
+                            [view.shape for view in views]))  # fmt: skip
+            pixels += views
+        _answer(sink, answers, pixels)
+
+
+def _decoded(data: bytes, order: Order) -> Decoded:
+    signal.alarm(order.alarm_s)
+    began = time.perf_counter()
+    answer = decode(data, order.settings.specs, order.settings.max_pixels, exact=order.settings.exact)
+    signal.alarm(0)
+    return replace(answer, seconds=time.perf_counter() - began)
 
 
 def _placed(views: Views, settings: DecodeSettings, places: list[np.ndarray]) -> Views:
@@ -89,11 +105,10 @@ def _placed(views: Views, settings: DecodeSettings, places: list[np.ndarray]) ->
     return tuple(view for view, spec in zip(views, settings.specs, strict=True) if spec.size is None)
 
 
-def _answer(sink: BinaryIO, answer: Decoded, views: Views) -> None:
-    told = (answer.status, answer.error, answer.width, answer.height, answer.seconds)
-    head = pickle.dumps((*told, [view.shape for view in views]))
+def _answer(sink: BinaryIO, answers: list[tuple[object, ...]], pixels: list[np.ndarray]) -> None:
+    head = pickle.dumps(answers)
     sink.write(LENGTH.pack(len(head)) + head)
-    for view in views:
+    for view in pixels:
         sink.write(np.ascontiguousarray(view).data.cast("B"))
     sink.flush()
 

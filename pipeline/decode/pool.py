@@ -5,6 +5,9 @@ tried again alone in a fresh child, and only if it kills two of those is it `qua
 the same child are decoded by another and never blamed. A kill of the whole worker leaves no trace here and quarantines
 nobody. A child that dies before it is ready has seen no image: that is the machine's fault, and ends the pool when it
 goes on.
+
+Images travel in packets: the threads of one process share one lock (the GIL), and a message for each image would hold
+it for longer than a fast machine needs to decode the image.
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ from pipeline.decode.ring import Place, Ring
 from pipeline.errors import PipelineError
 
 FRESH_TRIES = 2  # deaths of a fresh child, alone with the image, that quarantine it
-HELD = 6  # images per child that the pool holds before `submit` blocks, until half of them are left
+HELD = 4  # packets per child that the pool holds before `submit` blocks, until half of them are left
+PACKET_IMAGES, PACKET_BYTES = 8, 1 << 19  # at most, unless one image is larger
 STARTS = 6  # attempts to start a child, each after twice the wait before
 FIRST_WAIT_S = 0.2
 
@@ -34,7 +38,9 @@ class PoolClosed(Exception):
 
 
 @dataclass(frozen=True)
-class _Image:
+class Undecoded:
+    """An image to be decoded, and who is told; `place` says where its pixels are to be."""
+
     data: bytes
     place: Place | None
     done: Done
@@ -62,7 +68,7 @@ class DecodePool:
         if ring is not None and ring.layout.views != sizes:
             raise ValueError(f"the ring holds views of {ring.layout.views}, the settings make {sizes}")
         self.settings, self.ring, self._failed = settings, ring, failed
-        self._images: queue.SimpleQueue[_Image | None] = queue.SimpleQueue()
+        self._packets: queue.SimpleQueue[list[Undecoded] | None] = queue.SimpleQueue()
         self._most = HELD * children
         self._held = 0
         self._lock = threading.Lock()
@@ -85,14 +91,20 @@ class DecodePool:
         return [child.process.pid for keeper in self._keepers if (child := keeper.child) is not None]
 
     def submit(self, data: bytes, place: Place | None, done: Done) -> None:
-        """Have an image decoded; blocks while the children have enough to do.
+        """Have an image decoded, in a packet of its own; see `submit_packet`."""
+        self.submit_packet([Undecoded(data, place, done)])
 
-        `done` is called once with the answer, from a thread of the pool, in any order; it must be quick and not raise.
-        With a place, pixels of fixed size are there by then, black if the status is not `ok`, and `views` has only what
-        varies in size; without one, `views` has all. Raises PoolClosed, or what ended the pool, also while it blocks.
+    def submit_packet(self, packet: list[Undecoded]) -> None:
+        """Have images decoded by one child, one after the other; blocks while the children have enough to do.
+
+        The `done` of each is called once with the answer, from a thread of the pool, in any order; it must be quick and
+        not raise. With a place, pixels of fixed size are there by then, black if the status is not `ok`, and `views`
+        has only what varies in size; without one, `views` has all. Raises PoolClosed, or what ended the pool, also
+        while it blocks.
         """
-        if place is not None:
-            self._check(place)
+        for image in packet:
+            if image.place is not None:
+                self._check(image.place)
         with self._lock:
             while self._held >= self._most and not self._ended():
                 self._changed.wait()
@@ -101,14 +113,14 @@ class DecodePool:
             if self._closed.is_set():
                 raise PoolClosed
             self._held += 1
-        self._images.put(_Image(data, place, done))
+        self._packets.put(packet)
 
     def close(self) -> None:
         """End all children; what is not answered by now never will be. Not from within a `done`."""
         with self._lock:
             self._closed.set()
             self._changed.notify_all()
-        self._images.put(None)
+        self._packets.put(None)
         for keeper in self._keepers:
             keeper.interrupt()
         for keeper in self._keepers:
@@ -124,25 +136,28 @@ class DecodePool:
     def _ended(self) -> bool:
         return self._closed.is_set() or self._error is not None
 
-    def next_image(self, *, wait: bool) -> _Image | None:
-        """For keepers: an image to send to a child; None if there is none, or if none will come."""
+    def next_packet(self, *, wait: bool) -> list[Undecoded] | None:
+        """For keepers: images to send to a child; None if there are none, or if none will come."""
         try:
-            image = self._images.get(block=wait)
+            packet = self._packets.get(block=wait)
         except queue.Empty:
             return None
-        if image is None:
-            self._images.put(None)  # the other keepers must see it too
-        return image
+        if packet is None:
+            self._packets.put(None)  # the other keepers must see it too
+        return packet
 
-    def again(self, image: _Image) -> None:
-        """For keepers: an image that another child is to decode."""
-        self._images.put(image)
+    def again(self, packet: list[Undecoded]) -> None:
+        """For keepers: images that another child is to decode."""
+        self._packets.put(packet)
 
-    def finish(self, image: _Image, answer: Decoded) -> None:
+    def answer(self, image: Undecoded, answer: Decoded) -> None:
         """For keepers: the end of an image."""
         if image.place is not None and self.ring is not None and answer.status != "ok":
             self.ring.blacken(image.place)
         image.done(answer)
+
+    def packet_done(self) -> None:
+        """For keepers: none of a packet's images is with a child any more."""
         with self._lock:
             self._held -= 1
             if self._held == self._most // 2:  # waking for each would cost more than handing it over
@@ -155,7 +170,7 @@ class DecodePool:
                 return
             self._error = error
             self._changed.notify_all()
-        self._images.put(None)
+        self._packets.put(None)
         if self._failed is not None:
             self._failed(error)
 
@@ -167,7 +182,7 @@ class _Keeper(threading.Thread):
         super().__init__(name="decode", daemon=True)  # a process that ends without close() must not wait for us
         self.pool = pool
         self.child: Child | None = None
-        self._sent: deque[_Image] = deque()
+        self._sent: deque[list[Undecoded]] = deque()
         self._interrupted = threading.Event()
         self._lock = threading.Lock()  # between our starting a child and another thread's ending it
 
@@ -197,32 +212,43 @@ class _Keeper(threading.Thread):
                 self.child.process.kill()
 
     def _fill(self, child: Child) -> None:
-        """Have the child hold as many images as it may; waits for one only while it has none."""
-        while len(self._sent) < IN_FLIGHT and (image := self.pool.next_image(wait=not self._sent)):
-            self._sent.append(image)
-            child.send(image.data, image.place)
+        """Have the child hold as many packets as it may; waits for one only while it has none."""
+        while len(self._sent) < IN_FLIGHT and (packet := self.pool.next_packet(wait=not self._sent)):
+            self._sent.append(packet)
+            child.send([(image.data, image.place) for image in packet])
 
     def _answer(self, child: Child) -> Child:
-        """Finish the oldest image; the child that is there afterwards."""
+        """Finish the oldest packet; the child that is there afterwards."""
         try:
-            answer = child.receive()
+            answers = child.receive()
         except (ChildDied, TimeoutError):
-            suspect = self._sent.popleft()
-            while self._sent:
-                self.pool.again(self._sent.popleft())
-            answer, child = self._alone(suspect, self._fresh_child())
-            self.pool.finish(suspect, answer)
-        else:
-            self.pool.finish(self._sent.popleft(), answer)
+            return self._clear_up(child)
+        for image, answer in zip(self._sent.popleft(), answers, strict=True):
+            self.pool.answer(image, answer)
+        self.pool.packet_done()
         return child
 
-    def _alone(self, image: _Image, child: Child) -> tuple[Decoded, Child]:
+    def _clear_up(self, child: Child) -> Child:
+        """Answer the image that the child died on; any child may have the others. Returns the child afterwards."""
+        packet = self._sent.popleft()
+        suspect = packet.pop(min(child.begun, len(packet) - 1))
+        if packet:
+            self.pool.again(packet)
+        else:
+            self.pool.packet_done()
+        while self._sent:
+            self.pool.again(self._sent.popleft())
+        answer, child = self._alone(suspect, self._fresh_child())
+        self.pool.answer(suspect, answer)
+        return child
+
+    def _alone(self, image: Undecoded, child: Child) -> tuple[Decoded, Child]:
         """The answer to an image that was there when a child died, and the child after it."""
         hung = False
         for _ in range(FRESH_TRIES):
-            child.send(image.data, image.place)
+            child.send([(image.data, image.place)])
             try:
-                return child.receive(), child
+                return child.receive()[0], child
             except (ChildDied, TimeoutError) as error:
                 hung = isinstance(error, TimeoutError)
                 child = self._fresh_child()

@@ -9,17 +9,18 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
-from pipeline.decode.child import LENGTH, NOWHERE, PIPED, REQUEST, ROOM, Order
+from pipeline.decode.child import BEGUN, COUNT, HEAD, IMAGE, LENGTH, NOWHERE, PIPED, ROOM, Order
 from pipeline.decode.decode import Decoded, DecodeSettings
 from pipeline.decode.ring import Place, Ring, nameless_file
 
 PATIENCE_S = 120.0  # one image; the slowest of Pillow's test corpus within the pixel cap takes under 10
-IN_FLIGHT = 2  # images a child holds: one in work, one waiting
+IN_FLIGHT = 2  # packets a child holds: one in work, one waiting
 SMALL = 1 << 12  # bytes read at once of an answer's head
 
 
@@ -28,14 +29,14 @@ class ChildDied(Exception):
 
 
 class Child:
-    """A process that decodes. Images may be sent ahead of answers; answers come in their order."""
+    """A process that decodes. Packets of images may be sent ahead of answers; answers come in their order."""
 
     def __init__(self, settings: DecodeSettings, ring: Ring | None = None) -> None:
         """Start a process, without waiting for it. Raises OSError where the system allows no more."""
         root = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-        inbox = nameless_file(IN_FLIGHT * ROOM)
-        self._inbox, self._turn = mmap.mmap(inbox, IN_FLIGHT * ROOM), 0
+        inbox = nameless_file(HEAD + IN_FLIGHT * ROOM)
+        self._inbox, self._turn = mmap.mmap(inbox, HEAD + IN_FLIGHT * ROOM), 0
         inherited = (inbox,) if ring is None else (inbox, ring.fd)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "pipeline.decode.child"],
@@ -64,30 +65,51 @@ class Child:
         """Until it would begin with an image at once. Raises ChildDied, or TimeoutError after PATIENCE_S."""
         self._take(LENGTH.size, time.monotonic() + PATIENCE_S)
 
-    def send(self, data: bytes, place: Place | None) -> None:
-        """Hand over an image without waiting; what the pipe does not hold yet follows while `receive` waits.
+    def send(self, packet: Sequence[tuple[bytes, Place | None]]) -> None:
+        """Hand over images without waiting; what the pipe does not hold yet follows while `receive` waits.
 
-        At most IN_FLIGHT images may be without an answer: each has a part of the inbox.
+        At most IN_FLIGHT packets may be without an answer: each has a part of the inbox.
         """
-        where = place or NOWHERE
-        if len(data) > ROOM:
-            self._send(REQUEST.pack(len(data), *where, PIPED), data)
-            return
-        start, self._turn = self._turn * ROOM, (self._turn + 1) % IN_FLIGHT
-        self._inbox[start : start + len(data)] = data
-        self._send(REQUEST.pack(len(data), *where, start))
+        pieces = [COUNT.pack(len(packet))]
+        start = HEAD + self._turn * ROOM
+        stop = start + ROOM
+        self._turn = (self._turn + 1) % IN_FLIGHT
+        for data, place in packet:
+            where = place or NOWHERE
+            if start + len(data) > stop:
+                pieces += [IMAGE.pack(len(data), *where, PIPED), data]
+                continue
+            self._inbox[start : start + len(data)] = data
+            pieces.append(IMAGE.pack(len(data), *where, start))
+            start += len(data)
+        self._send(*pieces)
 
-    def receive(self) -> Decoded:
-        """The answer to the oldest image, with the views that have no place.
+    @property
+    def begun(self) -> int:
+        """Which image of the oldest packet without an answer the child has begun with, if it has."""
+        return int(BEGUN.unpack_from(self._inbox, 0)[0])
 
-        Raises ChildDied, or TimeoutError after PATIENCE_S from now.
+    def receive(self) -> list[Decoded]:
+        """The answers to the oldest packet, with the views that have no place.
+
+        Raises ChildDied, or TimeoutError when it is at one image for PATIENCE_S, or for up to twice as long.
         """
+        while True:
+            begun = self.begun
+            try:
+                (length,) = LENGTH.unpack(self._take(LENGTH.size, time.monotonic() + PATIENCE_S))
+                break
+            except TimeoutError:
+                if self.begun == begun:
+                    raise
         deadline = time.monotonic() + PATIENCE_S
-        (length,) = LENGTH.unpack(self._take(LENGTH.size, deadline))
         # From our own child, never from a file.
-        status, error, width, height, seconds, shapes = pickle.loads(self._take(length, deadline))
-        views = tuple(self._pixels(shape, deadline) for shape in shapes) if shapes else ()
-        return Decoded(status, error, width, height, views, seconds)
+        answers = pickle.loads(self._take(length, deadline))
+        found = []
+        for status, error, width, height, seconds, shapes in answers:
+            views = tuple(self._pixels(shape, deadline) for shape in shapes) if shapes else ()
+            found.append(Decoded(status, error, width, height, views, seconds))
+        return found
 
     def end(self) -> None:
         """Kill it, whatever it does; it is gone afterwards, and so are the pipes. Once or more often."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.decode.decode import Decoded
+from pipeline.decode.pool import PACKET_BYTES, PACKET_IMAGES, Undecoded
 from pipeline.decode.ring import Buffer
 from pipeline.engine.predictor import Answered, Asked, joined
 from pipeline.engine.reader import OpenSpan
@@ -78,6 +79,8 @@ class BatchUnderWay:
         self.wanted = False  # whether any image is to be answered
         self.varying: tuple[np.ndarray, ...] = ()  # views of images that have a size of their own: a batch of one
         self._due = 1  # images not decoded yet, and the sealing
+        self._packet: list[Undecoded] = []  # of images that are to be sent together
+        self._packet_bytes = 0
         self._lock = threading.Lock()
         span.begin_part()
 
@@ -87,7 +90,7 @@ class BatchUnderWay:
         return self.count == self.worker.spec.bound.batch_size
 
     def add(self, item: Item) -> None:
-        """Have the next image decoded; blocks while the children have enough to do."""
+        """Have the next image decoded, with its neighbours; blocks while the children have enough to do."""
         span, slot = self.span, self.count
         self.count += 1
         span.items.append(item)
@@ -96,13 +99,22 @@ class BatchUnderWay:
         if item.uri in span.source.kept:
             self._settle(slot, KEPT)
         elif isinstance(data, bytes):
-            with self._lock:
-                self._due += 1
+            if self._packet_bytes + len(data) > PACKET_BYTES or len(self._packet) == PACKET_IMAGES:
+                self._send_packet()
             place = self.buffer.place(slot) if self.buffer is not None else None
-            self.worker.pool.submit(data, place, functools.partial(self._decoded, slot))
+            self._packet.append(Undecoded(data, place, functools.partial(self._decoded, slot)))
+            self._packet_bytes += len(data)
         else:
             item.data = data
             self._settle(slot, undecodable(item))
+
+    def _send_packet(self) -> None:
+        """Blocks while the children have enough to do."""
+        packet, self._packet, self._packet_bytes = self._packet, [], 0
+        if packet:
+            with self._lock:
+                self._due += len(packet)
+            self.worker.pool.submit_packet(packet)
 
     def _settle(self, slot: int, answer: Decoded) -> None:
         """An image that is not decoded: its slot is black."""
@@ -121,6 +133,7 @@ class BatchUnderWay:
 
     def seal(self) -> None:
         """No image comes any more: what is left of the batch is black."""
+        self._send_packet()
         if self.buffer is not None:
             for slot in range(self.count, self.worker.spec.bound.batch_size):
                 self.buffer.blacken(slot)

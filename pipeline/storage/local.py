@@ -18,6 +18,7 @@ from typing import BinaryIO
 from pipeline.storage.store import MISSING, Entry, Store
 
 HALF_WRITTEN = re.compile(r"/\.[^/]+\.([^/]+)-(\d+)\.tmp$")  # as `_written_beside` names them
+BUFFER = 1 << 20  # bytes: an archive's reader seeks from header to header, and each seek beyond it reads anew
 POLL_S = 0.05  # between two looks at what is being written
 
 
@@ -59,7 +60,7 @@ class Local(Store):
 
     def open_stream(self, entry: Entry, *, pinned: bool = False) -> BinaryIO:
         """The open file, which stays the same one when it is replaced."""
-        return open(_path_of(entry.uri), "rb")
+        return open(_path_of(entry.uri), "rb", buffering=BUFFER)
 
     def put(self, uri: str, data: bytes) -> None:
         """Written beside it, then renamed."""

@@ -9,7 +9,7 @@ import pytest
 from beit_core import PixelSpec
 from pipeline.decode import process
 from pipeline.decode.decode import DecodeSettings
-from pipeline.decode.pool import FRESH_TRIES, DecodePool
+from pipeline.decode.pool import FRESH_TRIES, DecodePool, Undecoded
 from pipeline.decode.ring import Ring
 from tests.pipeline.decode.answers import EAT, HANG, KILL, WAIT, Answers, coloured, numbers_of, wait_for
 
@@ -37,6 +37,24 @@ def test_deadly_images_are_quarantined_and_who_waited_behind_them_is_not(
     errors = {n: answers.found[n].error for n in bad}
     assert errors[1] == errors[2] == errors[9] == errors[39] == "decoding this image kills the process that decodes it"
     assert errors[14] == "decoding this image takes more than 5 s"
+
+
+@pytest.mark.usefixtures("poison", "nothing_left")
+def test_deadly_images_are_found_among_those_that_travel_with_them(answers: Answers) -> None:
+    bad = {0, 3, 4, 7, 13}
+    with Ring([SIZE], batch=16, buffers=1) as ring, DecodePool(SETTINGS, 2, ring) as pool:
+        buffer = ring.take()
+        for start in (0, 8):
+            slots = range(start, start + 8)
+            files = [KILL if slot in bad else coloured(slot) for slot in slots]
+            pool.submit_packet(
+                [Undecoded(d, buffer.place(s), answers.of(s)) for s, d in zip(slots, files, strict=True)]
+            )
+        answers.wait(16)
+        assert numbers_of(buffer.views[0]) == [-1 if slot in bad else slot for slot in range(16)]
+    assert sorted(answers.order) == list(range(16))  # type: ignore[type-var]
+    assert {n for n, status in answers.statuses().items() if status == "quarantined"} == bad
+    assert set(answers.statuses().values()) == {"ok", "quarantined"}
 
 
 @pytest.mark.usefixtures("nothing_left")
