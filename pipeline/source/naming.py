@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import fnmatch
 import io
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -162,18 +163,27 @@ def _listed_entry(uri: str) -> Entry:
 
 
 def list_uris(lines: Iterable[str], ending: str) -> Iterator[str]:
-    """The URIs of a list: one a line, or the first fitting column of a .csv / .tsv (by header, else the first)."""
+    """The URIs of a list: one a line, or those in a column of a .csv / .tsv."""
     if ending == ".txt":
-        yield from (line for line in map(str.strip, lines) if line and not line.startswith("#"))
-        return
-    rows = csv.reader(lines, delimiter="\t" if ending == ".tsv" else ",")
+        return _uncommented(lines)
+    return _image_cells(csv.reader(lines, delimiter="\t" if ending == ".tsv" else ","))
+
+
+def _uncommented(lines: Iterable[str]) -> Iterator[str]:
+    for line in map(str.strip, lines):
+        if line and not line.startswith("#"):
+            yield line
+
+
+def _image_cells(rows: Iterator[list[str]]) -> Iterator[str]:
+    """The filled cells of the column that a header names as one of `URI_NAMES`; without a header, of the first."""
     first = next(rows, [])
     names = [cell.strip().lower() for cell in first]
-    column = next((names.index(name) for name in URI_NAMES if name in names), None)
-    if column is None and first:
-        column = 0
-        yield first[0]
-    yield from (row[column or 0] for row in rows if len(row) > (column or 0) and row[column or 0])
+    known = [name for name in URI_NAMES if name in names]
+    column = names.index(known[0]) if known else 0
+    for row in rows if known else itertools.chain([first], rows):
+        if len(row) > column and row[column]:
+            yield row[column]
 
 
 def _ending(uri: str) -> str:

@@ -27,21 +27,23 @@ PICKED = 32  # rows materialised there
 def image_column(schema: pa.Schema, wanted: str | None, shard: str) -> tuple[str, Kind]:
     """Which column is the image and how; raises ConfigError that lists the columns when none is."""
     kinds = {field.name: kind for field in schema if (kind := _kind(field.type))}
+    name = _likely_column(kinds) if wanted is None else wanted
+    if name is not None and name in kinds:
+        return name, kinds[name]
     listed = ", ".join(schema.names)
-    if wanted is not None:
-        if wanted not in kinds:
-            raise ConfigError(f"--image-column {wanted}: {shard} has no such image column; its columns: {listed}")
-        return wanted, kinds[wanted]
-    of_bytes: tuple[Kind, ...] = ("struct", "bytes")
-    for kind in of_bytes:
+    if wanted is None:
+        raise ConfigError(f"{shard}: no image column found, name one with --image-column; its columns: {listed}")
+    raise ConfigError(f"--image-column {wanted}: {shard} has no such image column; its columns: {listed}")
+
+
+def _likely_column(kinds: dict[str, Kind]) -> str | None:
+    """The column that is likely the image: bytes come before URIs, and a usual name before an only candidate."""
+    for kind in ("struct", "bytes"):
         names = [name for name, found in kinds.items() if found == kind]
-        known = [name for name in IMAGE_NAMES if name in names]
-        if known or len(names) == 1:
-            return (known or names)[0], kind
-    for name in URI_NAMES:
-        if kinds.get(name) == "uri":
-            return name, "uri"
-    raise ConfigError(f"{shard}: no image column found, name one with --image-column; its columns: {listed}")
+        usual = [name for name in IMAGE_NAMES if name in names]
+        if usual or len(names) == 1:
+            return (usual or names)[0]
+    return next((name for name in URI_NAMES if kinds.get(name) == "uri"), None)
 
 
 def _kind(type_: pa.DataType) -> Kind | None:
