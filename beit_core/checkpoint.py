@@ -100,23 +100,41 @@ def fill(build: Callable[[], nn.Module], weights: Weights, source: str) -> nn.Mo
 
 def fitting(build: Callable[[], nn.Module], weights: Weights, source: str) -> nn.Module:
     """A module without memory whose names and shapes are those of the tensors, which are sound. Raises as `fill`."""
-    tensors = weights.tensors
     with torch.device("meta"):
         module = build()
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, tensor in module.state_dict().items():
-        parts = [] if DERIVED.search(name) else _parts(name)
-        shapes |= {part: (len(tensor) // len(parts), *tensor.shape[1:]) for part in parts if part}
-    missing = [weights.in_file(name) for name in shapes if name not in tensors]
-    unexpected = [weights.in_file(name) for name in tensors if name not in shapes and not DERIVED.search(name)]
-    both = [(name, tuple(tensors[name].shape), shape) for name, shape in shapes.items() if name in tensors]
-    misshapen = [f"{weights.in_file(name)} is {found}, not {shape}" for name, found, shape in both if found != shape]
-    found = {"missing": missing, "unexpected": unexpected, "wrongly shaped": misshapen}
-    faults = [f"{len(names)} {what}: {', '.join(names)}" for what, names in found.items() if names]
+    faults = [
+        f"{len(names)} {fault}: {', '.join(names)}"
+        for fault, names in _misfits(_shapes(module), weights).items()
+        if names
+    ]
     if faults:
         raise CheckpointMismatch(f"{source} does not fit its configuration. {'; '.join(faults)}")
     check_numbers(weights, source)
     return module
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shapes that a module expects, by published names."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, tensor in module.state_dict().items():
+        if not DERIVED.search(name):
+            parts = _parts(name)
+            shapes |= {part: (len(tensor) // len(parts), *tensor.shape[1:]) for part in parts if part}
+    return shapes
+
+
+def _misfits(shapes: Mapping[str, tuple[int, ...]], weights: Weights) -> dict[str, list[str]]:
+    """What is wrong with tensors for these shapes, by the kind of fault; tensors are named as in their file."""
+    tensors = {name: tuple(tensor.shape) for name, tensor in weights.tensors.items() if not DERIVED.search(name)}
+    return {
+        "missing": [weights.in_file(name) for name in shapes if name not in tensors],
+        "unexpected": [weights.in_file(name) for name in tensors if name not in shapes],
+        "wrongly shaped": [
+            f"{weights.in_file(name)} is {tensors[name]}, not {shape}"
+            for name, shape in shapes.items()
+            if name in tensors and tensors[name] != shape
+        ],
+    }
 
 
 def published_name(name: str) -> str:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from . import names
 from .errors import CheckpointError, CheckpointMismatch
 from .files import find_weights
-from .formats import read_tensors
+from .formats import Content, read_tensors
 
 Origin = Literal["hf", "unilm", "dvae"]
 # Follow from the sizes, or are read by training alone.
@@ -47,38 +47,45 @@ class Weights:
         return name
 
 
+class Row(NamedTuple):
+    """One tensor on its way from a file: its name there, its name at this stage of renaming, and itself."""
+
+    written: str
+    name: str
+    tensor: Tensor
+
+
 def read_weights(source: Path) -> Weights:
     """Every tensor of a weights file or model folder. Raises CheckpointError.
 
     Refused are files that are not weights, hold more than tensors, are damaged, or are of no known origin.
     """
-    rows: list[tuple[str, str, Tensor]] = []  # name in the file, name without wrappers, tensor
-    remarks: list[str] = []
-    for path in find_weights(source):
-        content = read_tensors(path)
-        if content.wrapper == "model_ema":
-            remarks.append(f"{path.name} holds averaged weights alone (model_ema): they are used")
-        half = _half(content.tensors)
-        for name, tensor in content.tensors.items():
-            bare = names.WRAPPERS.sub("", name)
-            rows.append((name, names.of_tokenizer(bare, half) if half else bare, tensor))
-    bare_names = [bare for _, bare, _ in rows]
-    origin = _origin(bare_names)
-    if any("quantize.embedding" in name for name in bare_names):
-        raise CheckpointError(f"{source} is BEiT v2's VQ-KD tokenizer; of tokenizers only DALL-E's dVAE is supported")
+    contents = {path.name: read_tensors(path) for path in find_weights(source)}
+    averaged = [file for file, content in contents.items() if content.wrapper == "model_ema"]
+    remarks = [f"{file} holds averaged weights alone (model_ema): they are used" for file in averaged]
+    rows = [row for content in contents.values() for row in _unwrapped(content)]
+    origin = _origin(rows, source)
     if origin == "unilm":
         rows, said = _without_extras(rows, source)
         remarks += said
     renamed = list(_renamed(rows, origin))
     weights = Weights(
-        tensors={published: tensor for _, published, tensor in renamed},
-        written={published: written for written, published, _ in renamed},
+        tensors={row.name: row.tensor for row in renamed},
+        written={row.name: row.written for row in renamed},
         origin=origin,
         remarks=tuple(remarks),
     )
     if source.is_file() and origin != "dvae":
-        _check_essential(weights, source, [name for name, _, _ in rows])
+        _check_essential(weights, source, [row.written for row in rows])
     return weights
+
+
+def _unwrapped(content: Content) -> Iterator[Row]:
+    """A file's tensors under their names without the prefixes of wrappers, those of DALL-E's halves told apart."""
+    half = _half(content.tensors)
+    for written, tensor in content.tensors.items():
+        bare = names.WRAPPERS.sub("", written)
+        yield Row(written, names.of_tokenizer(bare, half) if half else bare, tensor)
 
 
 def check_numbers(weights: Weights, source: object) -> None:
@@ -93,7 +100,10 @@ def check_numbers(weights: Weights, source: object) -> None:
             raise CheckpointError(f"{source}: {weights.in_file(name)} is damaged, not all of its numbers are finite")
 
 
-def _origin(bare_names: list[str]) -> Origin:
+def _origin(rows: list[Row], source: Path) -> Origin:
+    bare_names = [row.name for row in rows]
+    if any("quantize.embedding" in name for name in bare_names):
+        raise CheckpointError(f"{source} is BEiT v2's VQ-KD tokenizer; of tokenizers only DALL-E's dVAE is supported")
     if any(names.IS_DVAE.match(name) for name in bare_names):
         return "dvae"
     return "unilm" if any(names.IS_UNILM.match(name) for name in bare_names) else "hf"
@@ -107,35 +117,34 @@ def _half(tensors: Mapping[str, Tensor]) -> str:
     return "decoder" if first.shape[-1] == 1 else "encoder"
 
 
-def _without_extras(
-    rows: list[tuple[str, str, Tensor]], source: Path
-) -> tuple[list[tuple[str, str, Tensor]], list[str]]:
-    """The rows without what belongs to no encoder and no head, and what to say of it."""
-    kept, said = [], []
-    for written, bare, tensor in rows:
-        if bare.endswith(KEY_BIAS) and bool(tensor.any()):
-            raise CheckpointError(f"{source}: {written} is not zero, but a BEiT's keys have no bias")
-        if bare.startswith(PRETRAINING):
-            said = [f"left out: {PRETRAINING}*, two layers that only BEiT v2's pretraining uses"]
-        elif not bare.endswith((KEY_BIAS, "relative_position_index")):
-            kept.append((written, bare, tensor))
-    return kept, said
+def _without_extras(rows: list[Row], source: Path) -> tuple[list[Row], list[str]]:
+    """The rows without what belongs to no encoder and no head, and remarks about what was left out."""
+    kept: list[Row] = []
+    remarks: list[str] = []
+    for row in rows:
+        if row.name.endswith(KEY_BIAS) and bool(row.tensor.any()):
+            raise CheckpointError(f"{source}: {row.written} is not zero, but a BEiT's keys have no bias")
+        if row.name.startswith(PRETRAINING):
+            remarks = [f"left out: {PRETRAINING}*, two layers that only BEiT v2's pretraining uses"]
+        elif not row.name.endswith((KEY_BIAS, "relative_position_index")):
+            kept.append(row)
+    return kept, remarks
 
 
-def _renamed(rows: list[tuple[str, str, Tensor]], origin: Origin) -> Iterator[tuple[str, str, Tensor]]:
-    """(name in the file, published name, tensor); a fused projection becomes three rows."""
-    bare_names = [bare for _, bare, _ in rows]
+def _renamed(rows: list[Row], origin: Origin) -> Iterator[Row]:
+    """The rows under published names; a fused projection becomes three rows."""
+    bare_names = [row.name for row in rows]
     masked, prefix = "lm_head.weight" in bare_names, names.prefix_of(bare_names)
     for written, bare, tensor in rows:
         if origin == "hf":
-            yield written, names.from_hugging_face(bare, prefix), tensor
+            yield Row(written, names.from_hugging_face(bare, prefix), tensor)
             continue
         published = names.from_unilm(bare, masked=masked) if origin == "unilm" else bare
         if "{}" not in published:
-            yield written, published, tensor
+            yield Row(written, published, tensor)
             continue
         for part, third in zip(names.PARTS, tensor.chunk(3), strict=False):
-            yield f"{written}[{part}]", published.format(part), third
+            yield Row(f"{written}[{part}]", published.format(part), third)
 
 
 def _check_essential(weights: Weights, source: Path, written: list[str]) -> None:

@@ -10,7 +10,7 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -110,33 +110,44 @@ def _parser(task: type[Task], doc: str) -> Parser:
     return parser
 
 
-def _add(group: argparse._ArgumentGroup, field: dataclasses.Field[Any], hint: Any) -> None:
+class Form(typing.TypedDict, total=False):
+    """How argparse takes a flag's value."""
+
+    nargs: str
+    metavar: str
+    action: str | type[argparse.Action]
+    choices: Iterable[str]
+    type: Callable[[str], object]
+
+
+def _add(group: argparse._ArgumentGroup, field: dataclasses.Field[object], hint: object) -> None:
     """One field as one flag; its type decides the form, its metadata the help."""
-    options: dict[str, Any] = {"dest": field.name, "help": field.metadata["help"]}
-    inner = [kind for kind in typing.get_args(hint) if kind is not type(None)]
-    kind = inner[0] if typing.get_origin(hint) in (types.UnionType, typing.Union) else hint
-    if field.default is dataclasses.MISSING:
-        options["required"] = True
-    else:
-        options["default"] = field.default
-        if field.default not in (None, False, ()) and "(" not in options["help"]:
-            options["help"] += f" ({field.default})"
+    help_: str = field.metadata["help"]
+    if field.default not in (dataclasses.MISSING, None, False, ()) and "(" not in help_:
+        help_ += f" ({field.default})"
+    needed = field.default is dataclasses.MISSING
+    flag, default = "--" + field.name.replace("_", "-"), None if needed else field.default
+    group.add_argument(flag, dest=field.name, help=help_, required=needed, default=default, **_form(field, hint))
+
+
+def _form(field: dataclasses.Field[object], hint: object) -> Form:
+    kind = _without_none(hint)
     if typing.get_origin(kind) is tuple:
-        options |= {"nargs": "+", "metavar": "URI" if field.name == "input" else "COLUMN"}
-    elif kind is bool:
-        options["action"] = argparse.BooleanOptionalAction if field.default is None else "store_true"
-    elif typing.get_origin(kind) is typing.Literal or "choices" in field.metadata:
-        options["choices"] = field.metadata.get("choices") or typing.get_args(kind)
-    else:
-        options |= {
-            "type": kind if kind in (int, float) else str,
-            "metavar": field.metadata.get("metavar", _metavar(kind)),
-        }
-    group.add_argument("--" + field.name.replace("_", "-"), **options)
+        return {"nargs": "+", "metavar": "URI" if field.name == "input" else "COLUMN"}
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction if field.default is None else "store_true"}
+    if choices := field.metadata.get("choices") or typing.get_args(kind):
+        return {"choices": choices}
+    if kind is int or kind is float:
+        return {"type": kind, "metavar": field.metadata.get("metavar", "N" if kind is int else "X")}
+    return {"type": str, "metavar": field.metadata.get("metavar", "TEXT")}
 
 
-def _metavar(kind: Any) -> str:
-    return {int: "N", float: "X"}.get(kind, "TEXT")
+def _without_none(hint: object) -> object:
+    """`int` of `int | None`; any other type as it is."""
+    if typing.get_origin(hint) not in (types.UnionType, typing.Union):
+        return hint
+    return next(kind for kind in typing.get_args(hint) if kind is not types.NoneType)
 
 
 def _pick(owner: type, given: dict[str, Any]) -> dict[str, Any]:

@@ -219,27 +219,34 @@ def _throughput(account: Account) -> Markup:
 
 def errors(account: Account, sample: Sample) -> Markup:
     """Failures by kind, with examples; what a listing passed over."""
-    kinds: Counter[str] = Counter()
-    skipped: Counter[str] = Counter()
+    kinds, examples = _summed(account, "errors"), _examples(account, sample)
+    parts = (_kinds(kinds), _failed(examples), _skipped(_summed(account, "skipped")))
+    lead = "" if kinds or examples else "None."
+    if kinds and len(account.runs) > 1:
+        lead = "As the runs met them: an image that was tried again counts each time."
+    return section("errors", "Errors", lead, *filter(None, parts))
+
+
+def _summed(account: Account, name: str) -> Counter[str]:
+    """Counts of the same name in all reports, added up."""
+    total: Counter[str] = Counter()
     for run in account.runs:
-        kinds.update({name: int(value) for name, value in _numbers(run, "errors").items()})
-        skipped.update({name: int(value) for name, value in _numbers(run, "skipped").items()})
-    examples = _examples(account, sample)
-    body = []
-    if kinds:
-        entries = [(name, float(number), f"{number:,}") for name, number in kinds.most_common()]
-        body.append(bars("Failed images by kind", entries, kind="bad"))
-    if examples:
-        body.append(table("Failed images", ("Image", "Status", "Why"), [[*example] for example in examples]))
-    if skipped:
-        passed = ", ".join(f"{number:,} x {name or 'no extension'}" for name, number in skipped.most_common(12))
-        body.append(html('<p class="lead">Passed over while listing: {}.</p>', passed))
-    lead = (
-        "As the runs met them: an image that was tried again counts each time."
-        if len(account.runs) > 1 and kinds
-        else ("" if kinds or examples else "None.")
-    )
-    return section("errors", "Errors", lead, *body)
+        total.update({kind: int(value) for kind, value in _numbers(run, name).items()})
+    return total
+
+
+def _kinds(kinds: Counter[str]) -> Markup:
+    entries = [(name, float(number), f"{number:,}") for name, number in kinds.most_common()]
+    return bars("Failed images by kind", entries, kind="bad") if entries else EMPTY
+
+
+def _failed(examples: list[tuple[Markup, Markup, str]]) -> Markup:
+    return table("Failed images", ("Image", "Status", "Why"), examples) if examples else EMPTY
+
+
+def _skipped(endings: Counter[str]) -> Markup:
+    listed = ", ".join(f"{number:,} x {name or 'no extension'}" for name, number in endings.most_common(12))
+    return html('<p class="lead">Passed over while listing: {}.</p>', listed) if listed else EMPTY
 
 
 def _examples(account: Account, sample: Sample) -> list[tuple[Markup, Markup, str]]:
