@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # an uninstalled checkout
 from beit_core import CheckpointError
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.task import Task
+from pipeline.task import AnyTask
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}{advice}\n")
 
 
-def main(task: type[Task], doc: str | None) -> NoReturn:
+def main(task: type[AnyTask], doc: str | None) -> NoReturn:
     """Run a task's job: parse, run, exit with the code of the contract."""
     parser = _parser(task, doc or "")
 
@@ -99,7 +99,7 @@ def _from_file(parser: argparse.ArgumentParser, name: str) -> Iterator[str]:
             yield from map(str, value if isinstance(value, list) else [value])
 
 
-def _parser(task: type[Task], doc: str) -> Parser:
+def _parser(task: type[AnyTask], doc: str) -> Parser:
     parser = Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE", help="JSON file with any of these flags")
     for owner, title in ((task, f"{task.name} flags"), (RunConfig, "shared flags")):

@@ -10,7 +10,7 @@ Columns: uri, key, status, error, width, height, embedding (fixed-size list).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from _cli import main
 
@@ -20,11 +20,14 @@ import beit_core
 from pipeline.errors import ConfigError
 from pipeline.task import Batch, Columns, Task, other_job
 
+if TYPE_CHECKING:
+    from beit_core.heads import Embedder
+
 TYPES = {"float32": pa.float32(), "float16": pa.float16()}
 
 
 @dataclass(frozen=True)
-class Embed(Task):
+class Embed(Task["Embedder"]):
     """The checkpoint's own pooled output, or another pooling of any layer's tokens."""
 
     name: ClassVar[str] = "embed"
@@ -45,10 +48,10 @@ class Embed(Task):
         width = card.beit.width * (2 if self.pool == "cls+mean" else 1)
         return {"embedding": pa.list_(TYPES[self.embedding_type], width)}
 
-    def load(self, card: beit_core.ModelCard) -> Any:
+    def load(self, card: beit_core.ModelCard) -> Embedder:
         return beit_core.load_embedder(card, self.pool, self.layer)
 
-    def predict(self, model: Any, batch: Batch) -> Columns:
+    def predict(self, model: Embedder, batch: Batch) -> Columns:
         vectors_BD = model(batch.pixels).float()
         if self.unit_length:
             vectors_BD = vectors_BD / vectors_BD.norm(dim=-1, keepdim=True).clamp_min(1e-12)

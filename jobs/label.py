@@ -10,7 +10,7 @@ Columns: uri, key, status, error, width, height, label_ids, labels, scores (desc
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from _cli import main
 
@@ -21,9 +21,12 @@ import beit_core
 from pipeline.errors import ConfigError
 from pipeline.task import Batch, Columns, Encoded, Task, other_job
 
+if TYPE_CHECKING:
+    from beit_core.heads import Classifier
+
 
 @dataclass(frozen=True)
-class Label(Task):
+class Label(Task["Classifier"]):
     """Softmax over the checkpoint's classes; the best k."""
 
     name: ClassVar[str] = "label"
@@ -47,10 +50,10 @@ class Label(Task):
         }
         return columns | ({"embedding": pa.list_(pa.float32(), card.beit.width)} if self.with_embedding else {})
 
-    def load(self, card: beit_core.ModelCard) -> Any:
+    def load(self, card: beit_core.ModelCard) -> Classifier:
         return beit_core.load_classifier(card)
 
-    def predict(self, model: Any, batch: Batch) -> Columns:
+    def predict(self, model: Classifier, batch: Batch) -> Columns:
         pooled_BD, logits_BK = model(batch.pixels)
         answers = {"scores": logits_BK.float().softmax(-1)}
         return answers | ({"embedding": pooled_BD.float()} if self.with_embedding else {})

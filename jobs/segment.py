@@ -9,7 +9,7 @@ Columns: uri, key, status, error, width, height, mask (palette PNG: pixel = clas
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from _cli import main
 
@@ -20,11 +20,14 @@ from pipeline import masks, model_files
 from pipeline.errors import ConfigError
 from pipeline.task import Batch, Columns, Encoded, Task, other_job
 
+if TYPE_CHECKING:
+    from beit_core.segmentation import Segmenter
+
 CLASSES = pa.list_(pa.struct([("id", pa.int32()), ("label", pa.string()), ("fraction", pa.float32())]))
 
 
 @dataclass(frozen=True)
-class Segment(Task):
+class Segment(Task["Segmenter"]):
     """The likeliest class of each pixel of the upright image."""
 
     name: ClassVar[str] = "segment"
@@ -41,9 +44,8 @@ class Segment(Task):
                 f"--model {card.name} has no class per pixel (it is a {card.head}): use {other_job(card)}"
             )
 
-    def settings(self, card: beit_core.ModelCard) -> dict[str, Any]:
-        meant = self.semantics or card.semantics
-        return {"semantics": meant, "inference": self.inference or ("whole" if meant == "hf" else "slide")}
+    def settings(self, card: beit_core.ModelCard) -> dict[str, object]:
+        return {"semantics": self.semantics or card.semantics, "inference": self._inference(card)}
 
     def views(self, card: beit_core.ModelCard) -> tuple[beit_core.PixelSpec, ...]:
         return (self._meant(card).pixels,)
@@ -51,10 +53,10 @@ class Segment(Task):
     def columns(self, card: beit_core.ModelCard) -> dict[str, pa.DataType]:  # noqa: ARG002 - the same for all
         return {"mask": pa.binary(), "classes": CLASSES}
 
-    def load(self, card: beit_core.ModelCard) -> Any:
-        return beit_core.load_segmenter(self._meant(card), inference=self.settings(card)["inference"])
+    def load(self, card: beit_core.ModelCard) -> Segmenter:
+        return beit_core.load_segmenter(self._meant(card), inference=self._inference(card))
 
-    def predict(self, model: Any, batch: Batch) -> Columns:
+    def predict(self, model: Segmenter, batch: Batch) -> Columns:
         at_once = (model.semantics, model.inference) == ("hf", "whole")  # else each is padded or cut up its own way
         given, to_map = (model(batch.pixels), beit_core.label_map) if at_once else (batch.pixels, model.segment)
         return {"mask": masks.label_maps(to_map, given, batch.sizes)}
@@ -63,6 +65,10 @@ class Segment(Task):
         maps = columns["mask"]
         errors = ["the model's logits are not finite; try --dtype float32" if one is None else None for one in maps]
         return Encoded(masks.columns(maps, card.labels, card.palette), errors)
+
+    def _inference(self, card: beit_core.ModelCard) -> Literal["whole", "slide"]:
+        meant = self.semantics or card.semantics
+        return self.inference or ("whole" if meant == "hf" else "slide")
 
     def _meant(self, card: beit_core.ModelCard) -> beit_core.ModelCard:
         """The card under --semantics, which decides on pixels too."""

@@ -25,7 +25,7 @@ from pipeline.task import Batch, Columns, Task, other_job
 
 
 @dataclass(frozen=True)
-class Tokens(Task):
+class Tokens(Task[Any]):
     """A tokenizer's tokens; with a masked-modelling checkpoint also its predictions under a block-wise mask."""
 
     name: ClassVar[str] = "tokens"
@@ -43,7 +43,7 @@ class Tokens(Task):
             raise ConfigError(f"--mask-ratio {self.mask_ratio}: give a share above 0 and up to 1, such as 0.4")
         dvae.find(card, self.tokenizer)
 
-    def settings(self, card: beit_core.ModelCard) -> dict[str, Any]:
+    def settings(self, card: beit_core.ModelCard) -> dict[str, object]:
         bound = {**vars(self), "tokenizer": dvae.find(card, self.tokenizer).fingerprint}
         return {} if card.head == "dvae" else bound
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,9 @@ from beit_core import ModelCard, PixelSpec, load_card
 from pipeline import model_files
 from pipeline.decode.decode import decode
 from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 TURNS = 5
 PICTURE = (500, 375)  # a typical ImageNet file
@@ -52,7 +55,7 @@ def photo() -> bytes:
     return sink.getvalue()
 
 
-def measure(step: str, count: int, ours: Callable[[], Any], reference: Callable[[], Any] | None) -> Figure:
+def measure(step: str, count: int, ours: Callable[[], object], reference: Callable[[], object] | None) -> Figure:
     """Both warmed up, then in turns of `count` images."""
     runs = [ours] + ([reference] if reference else [])
     for run in runs:
@@ -115,7 +118,7 @@ def _decoding(card: ModelCard | None, *, against_hf: bool) -> Figure:
     return measure(f"decode {PICTURE[0]} x {PICTURE[1]} JPEG to {spec.size}, one core", 16, ours, reference)
 
 
-def _encoders(model: Path | None, *, against_hf: bool) -> tuple[ModelCard | None, Any, Any]:
+def _encoders(model: Path | None, *, against_hf: bool) -> tuple[ModelCard | None, nn.Module, nn.Module | None]:
     """Card, our encoder and transformers' with the same weights (None unless compared)."""
     import torch
 
@@ -136,7 +139,7 @@ def _encoders(model: Path | None, *, against_hf: bool) -> tuple[ModelCard | None
     return card, beit_core.load_embedder(card), BeitModel.from_pretrained(card.path).eval()
 
 
-def _predicting(card: ModelCard | None, encoder: Any, reference: Any, batch: int) -> Figure:
+def _predicting(card: ModelCard | None, encoder: nn.Module, reference: nn.Module | None, batch: int) -> Figure:
     import torch
 
     from pipeline.engine.predictor import device_kind, on_device, resolve_dtype
@@ -144,15 +147,16 @@ def _predicting(card: ModelCard | None, encoder: Any, reference: Any, batch: int
     size = (card.pixels.size or card.config.image_size) if card else (224, 224)
     dtype = "float32" if reference is not None else resolve_dtype("auto", device_kind())
     pixels, encoder = on_device(torch.randn(batch, 3, *size), dtype), on_device(encoder, dtype)
-    theirs: Any = on_device(reference, dtype) if reference is not None else None
+    other = None
+    if reference is not None:
+        theirs = on_device(reference, dtype)
+
+        def other() -> None:
+            with torch.inference_mode():
+                theirs(pixel_values=pixels).pooler_output.float().cpu()
 
     def ours() -> None:
         with torch.inference_mode():
             encoder(pixels).float().cpu()
 
-    def other() -> None:
-        with torch.inference_mode():
-            theirs(pixel_values=pixels).pooler_output.float().cpu()
-
-    name = f"predict {size[0]} x {size[1]}, {dtype}, batches of {batch}"
-    return measure(name, batch, ours, other if theirs is not None else None)
+    return measure(f"predict {size[0]} x {size[1]}, {dtype}, batches of {batch}", batch, ours, other)

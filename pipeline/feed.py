@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import pyarrow as pa
 
@@ -42,7 +42,7 @@ from pipeline.spec import JobSpec
 from pipeline.task import Batch, Columns, Task
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 TURNS = 3
 IMAGES, TARS = 2048, 16  # of the source that is made where none is given
@@ -59,7 +59,7 @@ class _OnDevice(PixelSpec):
 
 
 @dataclass(frozen=True)
-class Nothing(Task):
+class Nothing(Task["nn.Module"]):
     """A model that answers at once, or takes a batch's images over `rate` seconds without burning CPU (0: at once)."""
 
     name: ClassVar[str] = "nothing"
@@ -71,12 +71,12 @@ class Nothing(Task):
     def columns(self, card: ModelCard) -> dict[str, pa.DataType]:  # noqa: ARG002 - as above
         return {"nothing": pa.bool_()}
 
-    def predict(self, model: Any, batch: Batch) -> Columns:  # noqa: ARG002 - there is no model
+    def predict(self, model: nn.Module, batch: Batch) -> Columns:  # noqa: ARG002 - there is no model
         if self.rate:
             time.sleep(len(batch.uris) / self.rate)
         return {"nothing": [False] * len(batch.uris)}
 
-    def load(self, card: ModelCard) -> Any:  # noqa: ARG002 - as above
+    def load(self, card: ModelCard) -> nn.Module:  # noqa: ARG002 - as above
         import torch
 
         return torch.nn.Identity()

@@ -13,12 +13,16 @@ import colorsys
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from pipeline.decode.decode import to_rgb
+from pipeline.task import Columns
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Color = tuple[int, int, int]
 PALETTE_CLASSES = 256  # ids that a palette PNG can hold; more classes make a grey PNG of 16 bits
@@ -26,11 +30,19 @@ GOLDEN = 0.618033988749895  # turn of the hue from class to class: neighbours in
 STEP = 1 << 20  # pixels counted at a time
 
 
+class ClassShare(TypedDict):
+    """A class in a mask, and the fraction of the pixels that it has."""
+
+    id: int
+    label: str
+    fraction: float
+
+
 def label_maps(
-    to_map: Callable[[Any, int, int], Any], given: Iterable[Any], sizes: Sequence[tuple[int, int]]
-) -> list[Any]:
+    to_map: Callable[[Tensor, int, int], Tensor], given: Iterable[Tensor], sizes: Sequence[tuple[int, int]]
+) -> list[Tensor | None]:
     """`to_map` of every image's logits or pixels: empty for padding, None where the model's answer is not finite."""
-    maps: list[Any] = []
+    maps: list[Tensor | None] = []
     for one, (height, width) in zip(given, sizes, strict=True):
         try:
             maps.append(to_map(one, height, width) if height and width else one.new_empty(0).byte())
@@ -39,7 +51,7 @@ def label_maps(
     return maps
 
 
-def columns(maps: Any, labels: Sequence[str], palette: Sequence[Color] | None) -> dict[str, Any]:
+def columns(maps: Iterable[object], labels: Sequence[str], palette: Sequence[Color] | None) -> Columns:
     """Column values from the maps that `label_maps` made, now on the CPU."""
     arrays = [np.asarray([] if one is None else one) for one in maps]
     return {
@@ -62,14 +74,14 @@ def to_png(mask: np.ndarray, palette: Sequence[Color]) -> bytes:
     return into.getvalue()
 
 
-def read_mask(source: bytes | Mapping[str, Any]) -> np.ndarray:
+def read_mask(source: bytes | Mapping[str, object]) -> np.ndarray:
     """The class ids (height, width) of a row that has a `mask`, or of the mask's own bytes."""
     return np.asarray(_open(source))
 
 
 def overlay(
     image: Image.Image | np.ndarray | bytes | str | Path,
-    mask: np.ndarray | bytes | Mapping[str, Any],
+    mask: np.ndarray | bytes | Mapping[str, object],
     palette: Sequence[Color] | None = None,
     alpha: float = 0.5,
 ) -> Image.Image:
@@ -85,7 +97,7 @@ def overlay(
     return Image.blend(picture, Image.fromarray(colors[np.asarray(drawn)]), alpha)
 
 
-def classes(mask: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
+def classes(mask: np.ndarray, labels: Sequence[str]) -> list[ClassShare]:
     """Id, label and fraction of the pixels, for every class that has any: largest first, ties by id."""
     flat = mask.reshape(-1)
     counts = np.zeros(len(labels), np.int64)
@@ -107,9 +119,9 @@ def _color(id_: int) -> Color:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _open(source: bytes | Mapping[str, Any]) -> Image.Image:
+def _open(source: bytes | Mapping[str, object]) -> Image.Image:
     data = source if isinstance(source, bytes) else source["mask"]
-    if not data:
+    if not isinstance(data, bytes) or not data:
         raise ValueError("this row has no mask: its status says why")
     return Image.open(io.BytesIO(data), formats=["PNG"])
 

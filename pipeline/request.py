@@ -24,7 +24,7 @@ from pipeline.source.format import FORMATS
 from pipeline.source.item import Wanted
 from pipeline.source.naming import LISTED, MAGIC, LooseImage, Shard, Source, Sources
 from pipeline.spec import JobSpec
-from pipeline.task import Task
+from pipeline.task import AnyTask
 
 if TYPE_CHECKING:
     from pipeline.engine.loading import Device
@@ -38,7 +38,7 @@ class Request:
     """A command that can work: its inputs exist, its model fits the task, its output is not somebody else's."""
 
     config: RunConfig
-    task: Task
+    task: AnyTask
     card: ModelCard
     place: Place
     sources: Sources
@@ -57,7 +57,7 @@ class Request:
         return len(self.first) < LOOK
 
 
-def check(config: RunConfig, task: Task) -> Request:
+def check(config: RunConfig, task: AnyTask) -> Request:
     """Raise ConfigError for whatever makes the command hopeless; reads the model's card and one page of listing."""
     unfit = storage.unfit(storage.absolute(config.output), shared=not config.local)
     if unfit is not None:
@@ -77,7 +77,7 @@ def check(config: RunConfig, task: Task) -> Request:
     return Request(config, task, card, place, sources, first, wanted, schema)
 
 
-def _card(model: str, task: Task, *, fresh: bool) -> ModelCard:
+def _card(model: str, task: AnyTask, *, fresh: bool) -> ModelCard:
     """The model's card; for a fresh output the weights are loaded once too, as only that shows that they fit."""
     try:
         card = load_card(model_files.fetch(model))

@@ -28,13 +28,13 @@ from pipeline.report import RunReport, run_id
 from pipeline.request import Request
 from pipeline.source.naming import Listing
 from pipeline.spec import JobSpec
-from pipeline.task import Task
+from pipeline.task import AnyTask
 
 ENDING_S = 1.0  # Ray ends its workers within that, also in the middle of a write; `ray job stop` gives 3 s in all
 ROUNDS = 2  # passes over the plan; a second one does what was found missing or outdated at the end of the first
 
 
-def run(config: RunConfig, task: Task) -> int:
+def run(config: RunConfig, task: AnyTask) -> int:
     """Do what the command asks; returns the exit code, raises PipelineError for what has one of its own."""
     with _interruptible():
         if not config.local:

@@ -10,7 +10,7 @@ from pipeline.decode.decode import DecodeSettings
 from pipeline.output.bound import Bound
 from pipeline.output.place import Place
 from pipeline.source.item import Wanted
-from pipeline.task import Task
+from pipeline.task import AnyTask
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class JobSpec:
     """
 
     place: Place
-    task: Task
+    task: AnyTask
     model: str
     bound: Bound
     device: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
     from beit_core import ModelCard, PixelSpec
 
-Columns = Mapping[str, "Tensor | np.ndarray | Sequence[Any]"]
+Column: TypeAlias = "Tensor | np.ndarray | Sequence[object]"  # with an entry per image
+Columns = Mapping[str, Column]
+Model = TypeVar("Model", bound="nn.Module")
 
 JOBS = {"classifier": "label.py", "segmenter": "segment.py", "masked": "tokens.py", "dvae": "tokens.py"}
 
@@ -49,7 +51,7 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(Generic[Model]):
     """A frozen dataclass whose fields are the task's flags, and three verbs.
 
     `columns` is answered on the driver from the card alone, `load` once per predictor, `predict` for every batch. What
@@ -61,7 +63,7 @@ class Task:
     def check(self, card: ModelCard) -> None:
         """Raise ConfigError when this checkpoint cannot answer the question; says which job can."""
 
-    def settings(self, card: ModelCard) -> dict[str, Any]:
+    def settings(self, card: ModelCard) -> dict[str, object]:
         """What the output is bound to: the flags, with defaults that the card decides filled in."""
         return dict(vars(self))
 
@@ -73,14 +75,17 @@ class Task:
         """The task's columns and their types, in order."""
         raise NotImplementedError
 
-    def load(self, card: ModelCard) -> nn.Module:
+    def load(self, card: ModelCard) -> Model:
         """The model, on the CPU in float32; the predictor moves it."""
         raise NotImplementedError
 
-    def predict(self, model: Any, batch: Batch) -> Columns:
+    def predict(self, model: Model, batch: Batch) -> Columns:
         """The answers for one batch, still on the device."""
         raise NotImplementedError
 
     def encode(self, card: ModelCard, columns: Columns) -> Encoded:
         """Device answers, moved to the CPU, as column values; runs beside the next batch, off the device's path."""
         return Encoded(columns)
+
+
+AnyTask = Task[Any]  # for whoever runs a task without knowing its model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from beit_core.dvae import Dvae
 
 INT16 = 1 << 15  # tokens that the column's numbers can tell apart
 AT_ONCE = 16  # images; each takes about 50 MB within the tokenizer, whose maps are as large as the image
@@ -58,7 +60,7 @@ def shape(card: ModelCard) -> Shape:
     return Shape(*card.config.grid_of(*card.pixels.size), card.config.vocab_size)
 
 
-def encode(dvae: Any, pictures: Tensor) -> Tensor:
+def encode(dvae: Dvae, pictures: Tensor) -> Tensor:
     """The tokens (B, n) of pictures with values in [0, 1], row by row as a model's patches are."""
     import torch
 

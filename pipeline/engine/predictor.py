@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from beit_core import ModelCard, PixelSpec
 from pipeline.errors import ConfigError, DeviceFailed
-from pipeline.task import Batch, Columns, Task
+from pipeline.task import AnyTask, Batch, Column, Columns
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CPU_BATCH, GPU_BATCH = 32, 256  # images of 224 x 224 per step
@@ -25,7 +25,8 @@ NATIVE_BFLOAT16 = ("amx_bf16", "avx512_bf16")  # what a CPU must be able to do; 
 
 AGAIN = "what is finished is safe, the same command continues"
 
-Values = np.ndarray | Sequence[Any]
+Values = np.ndarray | Sequence[object]
+Placed = TypeVar("Placed", nn.Module, Tensor)
 
 
 def device_kind(wanted: str = "auto") -> str:
@@ -63,7 +64,7 @@ def auto_batch_size(size: tuple[int, int] | None, kind: str) -> int:
     return 1 << (min(fitting, 2 * base).bit_length() - 1)
 
 
-def on_device(thing: Any, dtype: str) -> Any:
+def on_device(thing: Placed, dtype: str) -> Placed:
     """A module or tensor where this process predicts, in that dtype."""
     return thing.to(device=torch.device(device_kind()), dtype=DTYPES[dtype])
 
@@ -88,7 +89,14 @@ class Asked:
 class Step:
     """A batch on the device: `copied` waits until its pixels may be overwritten, `answers` until it is computed."""
 
-    def __init__(self, columns: Columns, reason: str | None, copied: Any, computed: Any, stream: Any) -> None:
+    def __init__(
+        self,
+        columns: Columns,
+        reason: str | None,
+        copied: torch.cuda.Event | None,
+        computed: torch.cuda.Event | None,
+        stream: torch.cuda.Stream | None,
+    ) -> None:
         self.columns, self.reason = columns, reason
         self._copied, self._computed, self._stream = copied, computed, stream
 
@@ -112,7 +120,14 @@ class Predictor:
     """Runs one task's model; built once per process, and asked by one thread at a time."""
 
     def __init__(
-        self, task: Task, card: ModelCard, *, dtype: str, batch_size: int, compiled: bool = False, device: str = "auto"
+        self,
+        task: AnyTask,
+        card: ModelCard,
+        *,
+        dtype: str,
+        batch_size: int,
+        compiled: bool = False,
+        device: str = "auto",
     ) -> None:
         self.task, self.card = task, card
         self.device = torch.device(device_kind(device))
@@ -124,11 +139,11 @@ class Predictor:
         if self.device.type == "cuda" and dtype == "float32":
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-        self.model: Any = task.load(card).eval().to(device=self.device, dtype=self.dtype)
+        self.model = task.load(card).eval().to(device=self.device, dtype=self.dtype)
         if compiled:
             self.model = torch.compile(self.model, dynamic=False)
-        self.copying: Any = torch.cuda.Stream() if self.device.type == "cuda" else None
-        self.returning: Any = torch.cuda.Stream() if self.device.type == "cuda" else None
+        self.copying = torch.cuda.Stream() if self.device.type == "cuda" else None
+        self.returning = torch.cuda.Stream() if self.device.type == "cuda" else None
 
     def step(self, asked: Asked) -> Step:
         """Have the model answer a batch; where it fails on it, the step has the reason.
@@ -145,7 +160,7 @@ class Predictor:
                 computed.record()
             return Step(columns, reason, copied, computed, self.returning)
 
-    def _copy(self, views: tuple[np.ndarray, ...]) -> tuple[list[Tensor], Any]:
+    def _copy(self, views: tuple[np.ndarray, ...]) -> tuple[list[Tensor], torch.cuda.Event | None]:
         """The views as uint8 tensors where the model is, without a copy on the CPU."""
         tensors = [torch.from_numpy(view) for view in views]
         if self.copying is None:
@@ -224,28 +239,27 @@ def _first_line(error: Exception) -> str:
 
 def _joined(pieces: Sequence[Columns]) -> Columns:
     """Answers of consecutive pieces of a batch as one."""
+    return {name: _one_column([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _one_column(pieces: Sequence[Column]) -> Column:
     if len(pieces) == 1:
         return pieces[0]
-    joined: dict[str, Any] = {}
-    for name in pieces[0]:
-        parts: list[Any] = [piece[name] for piece in pieces]
-        is_tensor = isinstance(parts[0], Tensor)
-        joined[name] = torch.cat(parts) if is_tensor else [value for part in parts for value in part]
-    return joined
+    tensors = [piece for piece in pieces if isinstance(piece, Tensor)]
+    return torch.cat(tensors) if tensors else [value for piece in pieces for value in piece]
 
 
-def _to_cpu(values: Any) -> Any:
+def _to_cpu(values: Column) -> Column:
     if isinstance(values, Tensor):
         return values.float().cpu() if values.dtype == torch.bfloat16 else values.cpu()
     return [value.cpu() if isinstance(value, Tensor) else value for value in values]
 
 
-def _to_values(values: Any) -> Values:
+def _to_values(values: Column) -> Values:
     if isinstance(values, Tensor):
         array: np.ndarray = values.numpy()
         return array
-    found: Values = values
-    return found
+    return values
 
 
 def joined(batches: Mapping[int, Answered], count: int, batch_size: int) -> Answered:
@@ -253,17 +267,20 @@ def joined(batches: Mapping[int, Answered], count: int, batch_size: int) -> Answ
 
     Batches that nobody asked about are filled up with values that nobody reads.
     """
-    example = next((answered.columns for answered in batches.values() if answered.columns), {})
     starts = range(0, count, batch_size)
+    example = next((answered.columns for answered in batches.values() if answered.columns), {})
     columns: dict[str, Values] = {}
     for name, value in example.items():
-        empty: Any = np.zeros_like(value) if isinstance(value, np.ndarray) else [None] * batch_size
-        parts: list[Any] = [batches[s].columns.get(name, empty) if s in batches else empty for s in starts]
-        if isinstance(value, np.ndarray):
-            columns[name] = np.concatenate(parts)[:count]
-        else:
-            columns[name] = [row for part in parts for row in part][:count]
+        parts = [batches[start].columns.get(name) if start in batches else None for start in starts]
+        columns[name] = _filled_up(parts, value)[:count]
     errors: list[str | None] = []
     for start in starts:
         errors += batches[start].errors if start in batches else [None] * batch_size
     return Answered(columns, errors[:count])
+
+
+def _filled_up(parts: Sequence[Values | None], example: Values) -> Values:
+    """One column of the parts; in the place of those that are None as many values as `example` has."""
+    if isinstance(example, np.ndarray):
+        return np.concatenate([np.zeros_like(example) if part is None else np.asarray(part) for part in parts])
+    return [value for part in parts for value in ([None] * len(example) if part is None else part)]

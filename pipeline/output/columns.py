@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +29,7 @@ def schema_of(task_columns: dict[str, pa.DataType], kept: dict[str, pa.DataType]
     return pa.schema([*BASE, *extra])
 
 
-def to_array(values: Sequence[Any] | np.ndarray, valid: np.ndarray, type_: pa.DataType) -> pa.Array:
+def to_array(values: Sequence[object] | np.ndarray, valid: np.ndarray, type_: pa.DataType) -> pa.Array:
     """One column: `values` hold an entry per row, rows outside `valid` (bool per row) become null.
 
     A fixed-size-list column takes a 2-D array and keeps it as one flat buffer, with no Python object per number.

@@ -6,11 +6,10 @@ All of them can be read. A job's output needs exclusive creation, so only those 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from threading import Lock
-from typing import Any
 
 import fsspec
 
@@ -58,7 +57,7 @@ class Other(Remote):
         """Listed at once, as fsspec does."""
         fs, path = self._fs(prefix)
         with _failures("cannot be listed"):
-            found: dict[str, dict[str, Any]] = fs.find(path, detail=True)
+            found = fs.find(path, detail=True)
         base, root = below(prefix, f"{self.scheme}://"), path.rstrip("/") + "/"
         for name, info in found.items():
             if name.startswith(root) and not name.endswith("/"):
@@ -126,7 +125,7 @@ def _failures(what: str) -> Iterator[None]:
         raise ObjectUnreadable(f"{what} ({type(error).__name__})") from error
 
 
-def _version(info: dict[str, Any]) -> str:
+def _version(info: Mapping[str, object]) -> str:
     tag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
     if tag:
         return str(tag).strip('"')

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import Any
 
 from pipeline.errors import ObjectUnreadable
 from pipeline.storage.registry import store_for
@@ -48,7 +47,7 @@ class Blocks(Seekable):
         self.pool = ThreadPoolExecutor(1)
         self.ahead: tuple[int, Future[bytes]] | None = None
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # what readers hand in
         start, data = self.block
         if not start <= self.position < start + len(data):
             if self.position >= self.size:
