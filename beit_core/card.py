@@ -25,6 +25,7 @@ HEADS: dict[str, Head] = {
 }
 CONFIG_FILE, PROCESSOR_FILE = "config.json", "preprocessor_config.json"
 POOLER_NORMS = ("pooler.layernorm.weight", "fc_norm.weight")  # transformers', unilm's and timm's
+UNSAID = ("path", "name", "fingerprint", "pixels_assumed")  # fields that change no answer
 CARD_FILE = "card.json"  # what a converted folder knows beyond Hugging Face's files
 
 
@@ -33,7 +34,7 @@ class ModelCard:
     """What travels with weights: sizes, pixel statistics, label names by class id, and whose semantics they follow.
 
     `fingerprint` is the sha256 (hex) of the weights and of everything else here that changes answers; paths and the
-    name do not.
+    name do not. `pixels_assumed`: the folder says nothing of pixels, which are the defaults of transformers' BEiT.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class ModelCard:
     palette: tuple[Color, ...] | None = None
     semantics: Semantics = "original"
     fingerprint: str = ""
+    pixels_assumed: bool = False
 
     @property
     def beit(self) -> BeitConfig:
@@ -99,7 +101,7 @@ def _meaning(card: ModelCard) -> dict[str, Any]:
             auxiliary_channels=256,
         )
         card = replace(card, config=spelt)
-    meaning = {key: value for key, value in asdict(card).items() if key not in ("path", "name", "fingerprint")}
+    meaning = {key: value for key, value in asdict(card).items() if key not in UNSAID}
     if card.beit.pool_of is None:
         del meaning["config"]["pool_of"]
     return meaning
@@ -232,6 +234,7 @@ def _as_published(card: ModelCard, preset: Preset, meant: Semantics, *, keep_pix
         name=preset.name if is_it else card.name,
         config=config,
         pixels=card.pixels if keep_pixels else preset.pixels,
+        pixels_assumed=False,
         labels=preset.labels if fits and card.labels[:1] == ("LABEL_0",) else card.labels,
         palette=preset.palette if fits else None,
     )
@@ -265,7 +268,9 @@ def _card_from_hf(source: Path, raw: Mapping[str, Any], where: object, known: Kn
     if ending == "Model" and config.mean_pooling:
         config = replace(config, pooler=_has_pooler(source, known.names))
     labels = _labels(raw, config) if head in ("classifier", "segmenter") else ()
-    return ModelCard(source, source.resolve().name, head, config, _pixels(source, raw, known), labels)
+    assumed = known.processor is None and source.is_dir() and not (source / PROCESSOR_FILE).exists()
+    pixels = _pixels(source, raw, known)
+    return ModelCard(source, source.resolve().name, head, config, pixels, labels, pixels_assumed=assumed)
 
 
 def _has_pooler(source: Path, names: Collection[str] | None) -> bool:

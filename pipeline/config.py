@@ -75,9 +75,16 @@ class RunConfig:
             raise ConfigError(f"--max-failed {self.max_failed}: give a share between 0 and 1, such as 0.01")
         if self.max_pixels < 1:
             raise ConfigError(f"--max-pixels {self.max_pixels}: give a number above 0")
-        if self.gpus_per_worker <= 0:
-            raise ConfigError(f"--gpus-per-worker {self.gpus_per_worker}: give a number above 0, such as 1 or 0.5")
+        self._check_gpus()
         self.worker_range()
+
+    def _check_gpus(self) -> None:
+        given = f"--gpus-per-worker {self.gpus_per_worker:g}"
+        if self.gpus_per_worker <= 0:
+            raise ConfigError(f"{given}: give a number above 0, such as 1 or 0.5")
+        if self.gpus_per_worker != 1 and (self.local or self.device == "cpu"):
+            other = "--local uses one GPU at most" if self.local else "--device cpu uses none"
+            raise ConfigError(f"{given}: {other}; leave out either of them")
 
     def worker_range(self) -> tuple[int, int] | None:
         """(min, max) predictors, None for auto."""

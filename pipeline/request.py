@@ -86,7 +86,17 @@ def _card(model: str, task: AnyTask, *, fresh: bool) -> ModelCard:
             task.load(card)
     except CheckpointError as error:
         raise ConfigError(f"--model {model}: {error}") from error
+    if card.pixels_assumed:
+        say(f"--model {model}: {_assumed(card)}")
     return card
+
+
+def _assumed(card: ModelCard) -> str:
+    """What is taken for granted of a model that says nothing of its pixels."""
+    pixels = card.pixels
+    size = " x ".join(map(str, pixels.size or (pixels.resize,)))
+    mean, std = (" ".join(f"{value:g}" for value in values) for values in (pixels.mean, pixels.std))
+    return f"no preprocessor_config.json, so {size} pixels, mean {mean} and std {std} are assumed"
 
 
 def _first_look(sources: Sources, place: Place) -> list[Source]:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.errors import ConfigError
+
 FEW_CPUS = 4  # a GPU with fewer beside it is fed from other nodes, if there are any
 SHARE = 0.9  # of the CPUs go to workers; Ray needs a rest for itself, or it waits for ever
 
@@ -32,6 +34,17 @@ class Layout:
     cpus: float
     children: int
     said: str
+
+
+def check_gpus(wanted: float, most: float, *, bounded: bool) -> None:
+    """Raise ConfigError where no node offers the GPUs of one worker; `most` is what a node has at most.
+
+    Where `--workers` bounds their number, larger nodes may still come.
+    """
+    if most == 0 and wanted != 1:
+        raise ConfigError(f"--gpus-per-worker {wanted:g}: there is no GPU; leave it out, or wait with --device gpu")
+    if 0 < most < wanted and not bounded:
+        raise ConfigError(f"--gpus-per-worker {wanted:g}: a node has {most:g} GPUs at most")
 
 
 def layout_of(nodes: Sequence[Node], gpus_per_worker: float, workers: int | None) -> Layout:

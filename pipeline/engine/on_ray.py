@@ -24,7 +24,7 @@ import pyarrow as pa
 from pipeline.config import RunConfig
 from pipeline.engine.board import RowBoard, grouped
 from pipeline.engine.cluster import address_of, connect, import_ray, our_own
-from pipeline.engine.layout import Layout, Node, layout_of
+from pipeline.engine.layout import Layout, Node, check_gpus, layout_of
 from pipeline.engine.loading import Device, device_here, load_predictor
 from pipeline.engine.split import SpanDecoder, SpanPredictor
 from pipeline.engine.wire import (
@@ -87,8 +87,7 @@ class OnRay:
             raise ConfigError("the Ray cluster offers no CPU: start it with --num-cpus 1 or more")
         bounds = self.config.worker_range()
         gpus = max((node.gpus for node in nodes), default=0.0)
-        if 0 < gpus < self.config.gpus_per_worker and bounds is None:
-            raise ConfigError(f"--gpus-per-worker {self.config.gpus_per_worker:g}: a node has {gpus:g} GPUs at most")
+        check_gpus(self.config.gpus_per_worker, gpus, bounded=bounds is not None)
         return layout_of(nodes, self.config.gpus_per_worker, bounds[1] if bounds else None)
 
     def _nodes(self) -> list[Node]:

@@ -64,8 +64,10 @@ def test_the_fingerprint_follows_content_not_place(folder: Path, tmp_path: Path)
 
 
 def test_a_folder_without_a_processor_gets_the_class_defaults_at_its_own_size(folder: Path) -> None:
+    before = load_card(folder)
     (folder / "preprocessor_config.json").unlink()
     assert load_card(folder).pixels == PixelSpec(resize=load_card(folder).config.image_size)
+    assert (before.pixels_assumed, load_card(folder).pixels_assumed) == (False, True)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ def test_an_abbreviated_flag_is_an_error(tmp_path: Path) -> None:
         (["--top-k", "0"], "--top-k 0"),
         (["--dtype", "int8"], "invalid choice"),
         (["--keep", "label_ids"], "label_ids"),
+        (["--gpus-per-worker", "2"], "--gpus-per-worker 2: --local uses one GPU at most"),
     ],
 )
 def test_flags_that_cannot_work_are_named(flags: list[str], said: str, tmp_path: Path) -> None:

@@ -62,6 +62,18 @@ def test_a_checkpoint_whose_keys_do_not_fit(output: Path, tmp_path: Path) -> Non
     refused("stranger.weight|classifier.weight", SHARDS, output, model=tmp_path / "model")
 
 
+def test_pixels_that_a_model_leaves_open_are_said(
+    output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = shutil.copytree(DIGITS / "model", tmp_path / "model")
+    assert run_here(SHARDS, output, model=model, limit=3) == 0
+    assert "are assumed" not in capsys.readouterr().err
+    (model / "preprocessor_config.json").unlink()
+    assert run_here(SHARDS, tmp_path / "other", model=model, limit=3) == 0
+    said = "no preprocessor_config.json, so 32 x 32 pixels, mean 0.5 0.5 0.5 and std 0.5 0.5 0.5 are assumed"
+    assert said in capsys.readouterr().err
+
+
 def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     refused("cannot be", SHARDS, tmp_path / "file/out")

@@ -2,7 +2,8 @@
 
 import pytest
 
-from pipeline.engine.layout import Layout, Node, layout_of
+from pipeline.engine.layout import Layout, Node, check_gpus, layout_of
+from pipeline.errors import ConfigError
 
 
 def said(layout: Layout) -> tuple[str, int, int]:
@@ -34,3 +35,15 @@ def test_ray_keeps_some_of_the_cpus(cpus: int) -> None:
 def test_a_number_of_workers_is_taken_as_given() -> None:
     assert layout_of([Node(4, 0)], 1.0, 2).workers == 2
     assert layout_of([Node(8, 2)], 0.5, 3).workers == 3
+
+
+@pytest.mark.parametrize(("wanted", "most", "said"), [(2, 0, "there is no GPU"), (0.5, 0, "no GPU"), (2, 1, "has 1")])
+def test_gpus_that_no_node_has_are_refused(wanted: float, most: float, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"--gpus-per-worker {wanted}: .*{said}"):
+        check_gpus(wanted, most, bounded=False)
+
+
+def test_the_default_asks_for_a_gpu_only_where_there_is_one() -> None:
+    check_gpus(1, 0, bounded=False)
+    check_gpus(0.5, 4, bounded=False)
+    check_gpus(2, 1, bounded=True)  # as a larger node may still come
