@@ -46,6 +46,10 @@ class RunConfig:
     )
     max_failed: float = field(default=0.01, metadata={"help": "share of failed images above which the run exits 3"})
     max_pixels: int = field(default=MAX_PIXELS, metadata={"help": "larger images are rows with status too_large"})
+    unreadable: Literal["skip", "row"] = field(
+        default="skip",
+        metadata={"help": "photos of kinds that cannot be read here, such as HEIC: pass them by, or make them rows"},
+    )
     retry_failed: bool = field(default=False, metadata={"help": "do the failed rows of a finished output again"})
     overwrite: bool = field(
         default=False, metadata={"help": "start over: delete the output first, if it is one of ours"}

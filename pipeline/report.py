@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pipeline.output.columns import OK
 from pipeline.output.receipts import Receipt
 from pipeline.output.span_file import SpanFacts
+from pipeline.source.passed import PassedBy
 
 EXAMPLES = 5  # failed rows shown per kind of error
 POINTS = 240  # of the throughput curve
@@ -36,7 +37,7 @@ class RunReport:
         self.statuses: Counter[str] = Counter()
         self.steps: Counter[str] = Counter()  # seconds by step, over all workers
         self.devices: set[str] = set()  # by name, of the predictors
-        self.skipped: Counter[str] = Counter()  # files that the listing passed by, by their ending
+        self.passed = PassedBy()  # what the listing passed by
         self.examples: dict[str, list[FailedRow]] = {}
         self.curve: list[tuple[float, int]] = [(0.0, 0)]
 
@@ -93,7 +94,8 @@ class RunReport:
             "examples": [asdict(row) for shown in self.examples.values() for row in shown],
             "steps": {f"{step}_s": round(spent, 3) for step, spent in self.steps.items()},
             "throughput": self.curve,
-            "skipped": dict(self.skipped),
+            "skipped": dict(self.passed.others),
+            "unreadable": dict(self.passed.photos),
             **more,
         }
 

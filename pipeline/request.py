@@ -23,6 +23,7 @@ from pipeline.progress import say
 from pipeline.source.format import FORMATS
 from pipeline.source.item import Wanted
 from pipeline.source.naming import LISTED, MAGIC, LooseImage, Shard, Source, Sources
+from pipeline.source.passed import counted
 from pipeline.spec import JobSpec
 from pipeline.task import AnyTask
 
@@ -65,7 +66,7 @@ def check(config: RunConfig, task: AnyTask) -> Request:
     place = Place.of(config.output)
     try:
         with storage.quick():
-            sources = Sources(config.input, config.input_format, extensions())
+            sources = Sources(config.input, config.input_format, extensions(), config.unreadable)
             first = _first_look(sources, place)
             _check_output(config, place)
             wanted = _wanted_of_shards(config, sources, first)
@@ -109,7 +110,7 @@ def _first_look(sources: Sources, place: Place) -> list[Source]:
     listing = sources.listing()
     first = list(itertools.islice(listing, LOOK))
     if not first:
-        skipped = ", ".join(f"{count} {ending}" for ending, count in listing.skipped.most_common(5))
+        skipped = counted(listing.passed.photos + listing.passed.others)
         seen = f"only other files ({skipped})" if skipped else "nothing there, or a list of nothing"
         raise ConfigError(f"--input {' '.join(sources.inputs)}: no image and no shard found, {seen}")
     return first

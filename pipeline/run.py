@@ -27,10 +27,12 @@ from pipeline.progress import Progress, answer, hush, say
 from pipeline.report import RunReport, run_id
 from pipeline.request import Request
 from pipeline.source.naming import Listing
+from pipeline.source.passed import counted
 from pipeline.spec import JobSpec
 from pipeline.task import AnyTask
 
 ENDING_S = 1.0  # Ray ends its workers within that, also in the middle of a write; `ray job stop` gives 3 s in all
+HOW_TO_READ = "--unreadable row makes them rows; pip install pillow-heif reads HEIC"
 ROUNDS = 2  # passes over the plan; a second one does what was found missing or outdated at the end of the first
 
 
@@ -107,7 +109,7 @@ def _run(request: Request, engine: LateEngine) -> int:
         _work(spec, planner, listing, engine, report)
         for facts in report.facts.values():
             ledger.note(facts)
-        report.skipped = listing.skipped
+        report.passed = listing.passed
         prune(planner, ledger)
         found = audit(planner, ledger)
         if found.green and not found.incomplete:
@@ -175,9 +177,10 @@ def _say_result(place: Place, report: RunReport, found: Audit) -> None:
     for status, count in report.errors.items():
         first = report.examples[status][0]
         answer(f"  {status}: {count:,}, such as {first.uri}: {first.error}")
-    if report.skipped:
-        listed = ", ".join(f"{count:,} {ending}" for ending, count in report.skipped.most_common(5))
-        answer(f"  not images, passed by: {listed}")
+    if report.passed.photos:
+        answer(f"  photos that cannot be read here, passed by: {counted(report.passed.photos)} ({HOW_TO_READ})")
+    if report.passed.others:
+        answer(f"  not images, passed by: {counted(report.passed.others)}")
     if found.empty_shards:
         answer(f"  shards without an image: {found.empty_shards:,}")
     answer(f"audit: {found.line}")

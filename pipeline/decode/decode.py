@@ -10,7 +10,9 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 MAX_PIXELS = 178_956_970  # Pillow's own bound for an error, about 0.5 GB as RGB
 LARGEST_SIDE = (1 << 31) - 1  # the columns hold no more; a broken header may state anything
 OUTSIDE = {"EPS", "WMF"}  # EPS starts Ghostscript; WMF draws only on Windows
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+JXL_BEGINNINGS = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")
 DRAFT_FACTOR = 2  # JPEG's scaled decoding keeps at least this many times the pixels that the resize needs
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -51,9 +55,19 @@ class Decoded:
     seconds: float = field(default=0.0, compare=False)
 
 
+@cache
+def _learn_heif() -> None:
+    """Let Pillow read HEIC where `pillow-heif`, an extra, is installed."""
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+
+
 def formats() -> list[str]:
-    """Pillow's readable formats that start no outside program."""
+    """Pillow's readable formats that start no outside program, HEIC among them where `pillow-heif` is installed."""
     Image.init()
+    _learn_heif()
     return [name for name in Image.ID if name not in OUTSIDE]
 
 
@@ -68,11 +82,20 @@ def _reason(error: Exception, data: bytes) -> str:
     if not data:
         return "the file is empty"
     if isinstance(error, UnidentifiedImageError):
+        if kind := _unread_kind(data):
+            return f"{kind}, which Pillow does not read by itself"
         return f"not an image that Pillow knows (it begins with {data[:8].hex()})"
     if isinstance(error, MemoryError):
         return "decoding needs more memory than allowed"
     text = str(error).split("<_io")[0].split(" at 0x")[0].strip() or "no reason given"
     return f"{type(error).__name__}: {text}"[:200]
+
+
+def _unread_kind(data: bytes) -> str:
+    """What a photo is that Pillow knows only with a plugin; empty for everything else."""
+    if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS:
+        return "a HEIC photo"
+    return "a JPEG XL photo" if data.startswith(JXL_BEGINNINGS) else ""
 
 
 def decode(data: bytes, specs: Sequence[PixelSpec], max_pixels: int = MAX_PIXELS, *, exact: bool = False) -> Decoded:

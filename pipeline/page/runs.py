@@ -27,6 +27,7 @@ from pipeline.page.parts import (
     table,
 )
 from pipeline.page.sample import Account, Sample
+from pipeline.source.passed import counted
 
 if TYPE_CHECKING:
     from pipeline.plan.verify import Verification
@@ -219,19 +220,19 @@ def _throughput(account: Account) -> Markup:
 
 def errors(account: Account, sample: Sample) -> Markup:
     """Failures by kind, with examples; what a listing passed over."""
-    kinds, examples = _summed(account, "errors"), _examples(account, sample)
-    parts = (_kinds(kinds), _failed(examples), _skipped(_summed(account, "skipped")))
+    kinds, examples = _kinds_of(account), _examples(account, sample)
+    parts = (_kinds(kinds), _failed(examples), _passed_by(account.last))
     lead = "" if kinds or examples else "None."
     if kinds and len(account.runs) > 1:
         lead = "As the runs met them: an image that was tried again counts each time."
     return section("errors", "Errors", lead, *filter(None, parts))
 
 
-def _summed(account: Account, name: str) -> Counter[str]:
-    """Counts of the same name in all reports, added up."""
+def _kinds_of(account: Account) -> Counter[str]:
+    """Failures by kind in all reports, added up."""
     total: Counter[str] = Counter()
     for run in account.runs:
-        total.update({kind: int(value) for kind, value in _numbers(run, name).items()})
+        total.update({kind: int(value) for kind, value in _numbers(run, "errors").items()})
     return total
 
 
@@ -244,9 +245,11 @@ def _failed(examples: list[tuple[Markup, Markup, str]]) -> Markup:
     return table("Failed images", ("Image", "Status", "Why"), examples) if examples else EMPTY
 
 
-def _skipped(endings: Counter[str]) -> Markup:
-    listed = ", ".join(f"{number:,} x {name or 'no extension'}" for name, number in endings.most_common(12))
-    return html('<p class="lead">Passed over while listing: {}.</p>', listed) if listed else EMPTY
+def _passed_by(run: dict[str, Any]) -> Markup:
+    """What the newest run's listing passed by: it has seen the whole source, as each run before it."""
+    names = {"unreadable": "Photos that could not be read there, passed by", "skipped": "Not images, passed by"}
+    found = {said: {kind: int(number) for kind, number in _numbers(run, name).items()} for name, said in names.items()}
+    return joined(html('<p class="lead">{}: {}.</p>', said, counted(kinds)) for said, kinds in found.items() if kinds)
 
 
 def _examples(account: Account, sample: Sample) -> list[tuple[Markup, Markup, str]]:

@@ -7,7 +7,6 @@ import fnmatch
 import io
 import itertools
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from pipeline import storage
 from pipeline.errors import ConfigError, ObjectUnreadable
 from pipeline.source.format import FORMATS, format_of
 from pipeline.source.parquet import URI_NAMES
+from pipeline.source.passed import PHOTOS, PassedBy
 from pipeline.storage import Entry
 
 INPUT_FORMATS = ("auto", "images", *FORMATS, "list")
@@ -50,6 +50,7 @@ class Sources:
     inputs: tuple[str, ...]
     format: str  # one of INPUT_FORMATS
     extensions: frozenset[str]  # of images, lower case, with the dot
+    unreadable: str = "skip"  # or `row`: photos of kinds that cannot be read here are images too
 
     def listing(self) -> Listing:
         """A new listing."""
@@ -57,12 +58,13 @@ class Sources:
 
 
 class Listing:
-    """One pass over the sources; `skipped` counts the other files met so far by their ending."""
+    """One pass over the sources; `passed` counts the other files met so far."""
 
     def __init__(self, sources: Sources) -> None:
         self.sources = sources
-        self.format, self.extensions = sources.format, sources.extensions
-        self.skipped: Counter[str] = Counter()
+        self.format = sources.format
+        self.extensions = sources.extensions | (PHOTOS if sources.unreadable == "row" else set())
+        self.passed = PassedBy()
 
     def __iter__(self) -> Iterator[Source]:
         for given in self.sources.inputs:
@@ -111,13 +113,13 @@ class Listing:
             if self.format == "list" or as_list:
                 yield from self._listed(entry, entry.uri)
             elif any(part.startswith(".") for part in key.split("/")):
-                self.skipped["hidden"] += 1
+                self.passed.note("hidden")
             elif shard is not None:
                 yield Shard(entry, shard)
             elif is_image:
                 yield LooseImage(entry, key)
             else:
-                self.skipped[_ending(entry.uri) or "no ending"] += 1
+                self.passed.note(_ending(entry.uri))
 
     def _shard(self, uri: str) -> str | None:
         found = format_of(uri)

@@ -63,7 +63,7 @@ def test_single_files_globs_and_folders(folder: Path) -> None:
     assert found(f"{folder}/deep/*/s.t?r") == [("tar", f"{folder}/deep/er/s.tar")]
     sources = Sources((str(folder),), "auto", ENDINGS).listing()
     list(sources)
-    assert sources.skipped == {".txt": 1, "hidden": 1}
+    assert sources.passed.others == {".txt": 1, "hidden": 1}
 
 
 def test_a_list_names_images_anywhere(folder: Path, tmp_path: Path) -> None:
