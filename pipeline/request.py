@@ -21,7 +21,7 @@ from pipeline.output.place import Place
 from pipeline.plan.span_size import TYPICAL_IMAGE, auto_span_size
 from pipeline.progress import say
 from pipeline.source.format import FORMATS
-from pipeline.source.item import Wanted
+from pipeline.source.item import NoImage, Wanted
 from pipeline.source.naming import LISTED, MAGIC, LooseImage, Shard, Source, Sources
 from pipeline.source.passed import counted
 from pipeline.spec import JobSpec
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline.engine.loading import Device
 
 LOOK = 1000  # sources looked at before anything starts: the first page of a listing
+LOOK_INTO = 8  # shards looked into until one has an image
 VERSIONED = ("torch", "ray", "pyarrow", "pillow", "numpy")
 
 
@@ -110,9 +111,10 @@ def _first_look(sources: Sources, place: Place) -> list[Source]:
     listing = sources.listing()
     first = list(itertools.islice(listing, LOOK))
     if not first:
-        skipped = counted(listing.passed.photos + listing.passed.others)
-        seen = f"only other files ({skipped})" if skipped else "nothing there, or a list of nothing"
-        raise ConfigError(f"--input {' '.join(sources.inputs)}: no image and no shard found, {seen}")
+        passed = counted(listing.passed.photos + listing.passed.others)
+        raise ConfigError(f"--input: {'; '.join(listing.empty)}{f', only other files ({passed})' if passed else ''}")
+    for why in listing.empty:
+        say(f"--input: {why}")
     return first
 
 
@@ -120,11 +122,24 @@ def _wanted_of_shards(config: RunConfig, sources: Sources, first: list[Source]) 
     """What is taken from every shard; what the first one lacks of it raises ConfigError."""
     endings = frozenset(ending.removeprefix(".") for ending in sources.extensions)
     wanted = Wanted(endings, config.image_column, tuple(config.keep))
-    shard = next((source for source in first if isinstance(source, Shard)), None)
-    if shard is None:
+    shards = [source for source in first if isinstance(source, Shard)]
+    if not shards:
         _check_no_columns(config)
         return wanted
-    return replace(wanted, types=FORMATS[shard.format].check(shard.entry, wanted))
+    return replace(wanted, types=_kept_types(shards, wanted, alone=len(shards) == len(first)))
+
+
+def _kept_types(shards: list[Shard], wanted: Wanted, *, alone: bool) -> Mapping[str, pa.DataType]:
+    """The types of the kept columns in the first shard that has images; NoImage where none has and they are `alone`."""
+    refused: list[NoImage] = []
+    for shard in shards[:LOOK_INTO]:
+        try:
+            return FORMATS[shard.format].check(shard.entry, wanted)
+        except NoImage as error:
+            refused.append(error)
+    if alone:
+        raise refused[0]
+    return refused[0].types
 
 
 def _check_no_columns(config: RunConfig) -> None:

@@ -172,7 +172,7 @@ def _save(place: Place, report: RunReport, ledger: Ledger, body: dict[str, objec
 def _say_result(place: Place, report: RunReport, found: Audit) -> None:
     if report.images:
         answer(f"{report.task}: {report.images:,} images in {report.seconds:.1f} s ({report.rate:,.1f}/s)")
-    else:
+    elif found.planned:
         answer(f"{report.task}: nothing to do, all {found.planned:,} images are finished")
     for status, count in report.errors.items():
         first = report.examples[status][0]

@@ -28,7 +28,10 @@ class ShardFormat(Protocol):
         """Whether two images of a shard can have the same name, so that what comes before decides their `~2`."""
 
     def check(self, shard: Entry, wanted: Wanted) -> dict[str, pa.DataType]:
-        """The types of the kept columns. Raises ConfigError where the shard lacks what is wanted; reads little."""
+        """The types of the kept columns. Raises ConfigError where the shard lacks what is wanted; reads little.
+
+        Raises NoImage for an archive without an image: another one may have some.
+        """
 
     def items(self, shard: Entry, wanted: Wanted, at: Position) -> Iterator[Item]:
         """The images from a position on, in order.

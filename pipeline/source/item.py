@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from pipeline.errors import ConfigError
+
 Kept = Mapping[str, object]  # values kept beside an image, by column
 
 
@@ -62,6 +64,14 @@ class Position:
     offset: int = 0
     skip: int = 0
     names: Names = field(default_factory=Names)
+
+
+class NoImage(ConfigError):
+    """A shard has nothing that would be an image; `types` are those of the kept columns all the same."""
+
+    def __init__(self, message: str, types: Mapping[str, pa.DataType]) -> None:
+        super().__init__(message)
+        self.types = types
 
 
 @dataclass(frozen=True)

@@ -58,18 +58,25 @@ class Sources:
 
 
 class Listing:
-    """One pass over the sources; `passed` counts the other files met so far."""
+    """One pass over the sources; `passed` counts the other files met so far, `empty` says which inputs had nothing."""
 
     def __init__(self, sources: Sources) -> None:
         self.sources = sources
         self.format = sources.format
         self.extensions = sources.extensions | (PHOTOS if sources.unreadable == "row" else set())
         self.passed = PassedBy()
+        self.empty: list[str] = []
 
     def __iter__(self) -> Iterator[Source]:
         for given in self.sources.inputs:
             for name in unbraced(given):
-                yield from self._expand(name)
+                found = self._expand(name)
+                first = next(found, None)
+                if first is None:
+                    self.empty.append(_why_empty(name))
+                else:
+                    yield first
+                    yield from found
 
     def _expand(self, given: str) -> Iterator[Source]:
         uri = storage.absolute(given)
@@ -101,8 +108,9 @@ class Listing:
         for source in self._below(_list(root, given), root, named=False):
             empty = False
             yield source
-        if empty and (format_of(uri) or _ending(uri) in LISTS | self.extensions):
-            raise ConfigError(f"--input {given}: there is no such file")
+        is_file = storage.is_local(uri) or format_of(uri) or _ending(uri) in LISTS | self.extensions
+        if empty and is_file and not storage.is_folder(uri):
+            raise ConfigError(f"--input {given} does not exist")
 
     def _below(self, entries: Iterator[Entry], root: str, *, named: bool) -> Iterator[Source]:
         """The files of a folder, or with `named` those that match a pattern: of the former, lists are passed by."""
@@ -155,6 +163,17 @@ def unbraced(given: str) -> Iterator[str]:
         raise ConfigError(f"--input {given}: {match[0]} counts downwards and names nothing")
     for choice in choices:
         yield from unbraced(given[: match.start()] + choice + given[match.end() :])
+
+
+def _why_empty(given: str) -> str:
+    """What an input is that has no image and no shard; one that does not exist on this machine is an error before."""
+    uri = storage.absolute(given)
+    if storage.is_folder(uri):
+        return f"{given} holds no image and no shard"
+    if MAGIC.search(uri):
+        return f"no file matches {given}"
+    is_list = not uri.endswith("/") and _stat(uri, given) is not None
+    return f"{given} is an empty list" if is_list else f"{given} does not exist (no object's name begins like that)"
 
 
 def _listed_entry(uri: str) -> Entry:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.errors import ConfigError
-from pipeline.source.item import Item, Position, Wanted
+from pipeline.source.item import Item, NoImage, Position, Wanted
 from pipeline.storage import Entry
 
 SAMPLE = re.compile(r"((?:.*/|)[^./][^./]*)\.([^/]*)", re.DOTALL)  # "a/0001.mask.png" -> "a/0001", "mask.png"
@@ -79,25 +79,35 @@ def from_position(items: Iterator[Item], shard: Entry, at: Position) -> Iterator
 
 
 def check_members(members: Iterable[Member], shard: Entry, wanted: Wanted) -> dict[str, pa.DataType]:
-    """Raise ConfigError for a wanted ending that no member has: it would give an empty column and look like success."""
+    """Raise ConfigError for a wanted ending that no member has: it would give an empty column and look like success.
+
+    Raises NoImage where none has an image's.
+    """
+    there = endings(members, wanted)
+    types = {name: member_type(name) for name in wanted.keep}
+    if not there:
+        return types  # empty or damaged, which is no reason to refuse the others
+    has = f"among the first {LOOKED_AT:,} members of {shard.uri}, which has {', '.join(sorted(there))}"
     asked = [("image-column", wanted.image_column)] if wanted.image_column else []
-    asked += [("keep", name) for name in wanted.keep]
-    there = endings(members) if asked else Counter[str]()
-    for flag, name in asked:
-        if there and name not in there:
-            has = ", ".join(sorted(there))
-            raise ConfigError(
-                f"--{flag} {name}: no such member among the first {LOOKED_AT:,} of {shard.uri}, which has {has}"
-            )
-    return {name: member_type(name) for name in wanted.keep}
+    for flag, name in [*asked, *(("keep", name) for name in wanted.keep)]:
+        if name not in there:
+            raise ConfigError(f"--{flag} {name}: no such member {has}")
+    if not any(map(wanted.is_image, there)):
+        raise NoImage(f"no image {has}: --image-column names the ending to take", types)
+    return types
 
 
-def endings(members: Iterable[Member]) -> Counter[str]:
-    """How often each ending occurs among the first members, as `--keep` and `--image-column` name them."""
+def endings(members: Iterable[Member], wanted: Wanted) -> Counter[str]:
+    """How often each ending occurs among the first members, as `--keep` and `--image-column` name them.
+
+    Where nothing is to be kept, the first image is enough.
+    """
     found: Counter[str] = Counter()
     for member in itertools.islice(members, LOOKED_AT):
         if match := SAMPLE.fullmatch(member.name):
             found[match[2]] += 1
+            if wanted.is_image(match[2]) and found.keys() >= set(wanted.keep):
+                break
     return found
 
 

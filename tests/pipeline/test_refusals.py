@@ -29,13 +29,42 @@ def refused(match: str, source: object, output: object, **flags: object) -> None
 
 
 def test_input_that_is_not_there(output: Path, tmp_path: Path) -> None:
-    refused("nowhere: no image and no shard found, nothing there", tmp_path / "nowhere", output)
+    refused("--input .*/nowhere does not exist", tmp_path / "nowhere", output)
+    refused("--input .*/nowhere does not exist", [SHARDS, tmp_path / "nowhere"], output)
+    refused(r"--input .*/nowhere/a\.png does not exist", tmp_path / "nowhere/a.png", output)
+    (tmp_path / "list.txt").write_text("# nothing yet\n")
+    refused("--input: .*/list.txt is an empty list$", tmp_path / "list.txt", output)
+    refused(r"--input: no file matches .*/\*\.tar$", tmp_path / "*.tar", output)
+    (tmp_path / "empty").mkdir()
+    refused("--input: .*/empty holds no image and no shard; no file matches", [tmp_path / "empty", "*.jgp"], output)
+
+
+def test_an_input_that_adds_nothing_is_told(output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_here([SHARDS, tmp_path / "*.tar"], output, limit=3) == 0
+    assert f"--input: no file matches {tmp_path}/*.tar" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("names", [("left.png", "right.png"), ("json", "mask.png")])
+def test_a_tar_whose_samples_have_no_image_of_a_plain_name(
+    names: tuple[str, str], output: Path, tmp_path: Path
+) -> None:
+    make_tar(tmp_path / "in/a.tar", [(f"{n}.{name}", png(n)) for n in range(3) for name in names])
+    said = f"no image among the first 1,000 members of .*a.tar, which has {', '.join(names)}: --image-column names"
+    refused(said, tmp_path / "in", output)
+    assert run_here(tmp_path / "in", output, image_column=names[1]) == 0
+
+
+def test_another_shard_may_have_the_images(output: Path, tmp_path: Path) -> None:
+    make_tar(tmp_path / "in/a.tar", [("0.json", b"{}")])
+    make_tar(tmp_path / "in/b.tar", [("0.png", png(1)), ("0.cls", b"3")])
+    assert run_here(tmp_path / "in", output) == 0
+    assert rows(output)["status"].to_pylist() == ["ok"]
 
 
 def test_input_without_an_image(output: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/notes.md").write_text("x")
-    refused(r"only other files \(1 \.md\)", tmp_path / "in", output)
+    refused(r"in holds no image and no shard, only other files \(1 x \.md\)", tmp_path / "in", output)
 
 
 def test_a_model_that_is_not_there(output: Path, tmp_path: Path) -> None:
@@ -165,7 +194,7 @@ def test_a_ray_head_that_is_not_there(output: Path) -> None:
 @pytest.mark.usefixtures("s3_env")
 @pytest.mark.parametrize(
     ("source", "match"),
-    [("s3://no-such-bucket/x", "no such bucket|nothing there"), ("s3://inb/nothing-here/", "nothing there")],
+    [("s3://no-such-bucket/x", "no such bucket|does not exist"), ("s3://inb/nothing-here/", "does not exist")],
 )
 def test_a_bucket_or_prefix_that_is_not_there(source: str, match: str, output: Path) -> None:
     refused(match, source, output)
