@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .config import BeitConfig, DvaeConfig
     from .conversion import Choices, convert
     from .errors import CheckpointError, CheckpointMismatch
-    from .heads import Encoder
+    from .heads import Encoder, top_k
     from .normalization import normalize
     from .pixels import PixelSpec
     from .published import Preset, presets
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BeitConfig", "CheckpointError", "CheckpointMismatch", "Choices", "DvaeConfig", "Encoder", "ModelCard",
     "PixelSpec", "Preset", "config_of_file", "convert", "label_map", "load_card", "load_classifier", "load_dvae",
-    "load_embedder", "load_model", "load_segmenter", "normalize", "presets", "read_weights",
+    "load_embedder", "load_model", "load_segmenter", "normalize", "presets", "read_weights", "top_k",
 ]  # fmt: skip
 
 # Public names and their modules. Importing this package imports none of them: a process that only decodes pictures,
@@ -56,6 +56,7 @@ _MODULES = {
     "load_segmenter": "checkpoint",
     "normalize": "normalization",
     "read_weights": "weights",
+    "top_k": "heads",
 }
 
 

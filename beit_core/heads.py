@@ -11,7 +11,32 @@ from torch import Tensor, nn
 from .config import BeitConfig
 from .model import Beit
 
+BLOCK = 128  # classes that are looked at together for the greatest scores
 Pool = Literal["mean", "cls", "cls+mean"]
+
+
+def top_k(scores_BK: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Scores (B, K) float32, 0 or more -> the k greatest (B, k), descending, ties by class, and their classes (int64).
+
+    The same on every device, where `torch.topk` leaves open which of equal scores comes first. NaN counts as greater
+    than any number. They all lie in the k blocks of classes with the greatest maxima, so only these are looked through.
+    """
+    K = scores_BK.shape[1]
+    blocks = -(-K // BLOCK)
+    scores_Bbc = nn.functional.pad(scores_BK, (0, blocks * BLOCK - K), value=-1.0).unflatten(1, (blocks, BLOCK))
+    block_Bk = _greatest(scores_Bbc.amax(2), k).sort(1).values  # in the order of their classes
+    few_BN = scores_Bbc.take_along_dim(block_Bk[..., None], 1).flatten(1)
+    place_Bk = _greatest(few_BN, min(k, K))
+    ids_Bk = block_Bk.gather(1, place_Bk // BLOCK) * BLOCK + place_Bk % BLOCK
+    return scores_BK.gather(1, ids_Bk), ids_Bk
+
+
+def _greatest(values_BN: Tensor, k: int) -> Tensor:
+    """Indices (B, k) of the greatest values, in order, the first of equal ones first: float bits sort as floats do."""
+    N = values_BN.shape[1]
+    last_N = torch.arange(N - 1, -1, -1, device=values_BN.device)
+    keys_BN = values_BN.contiguous().view(torch.int32).long() << 32 | last_N
+    return N - 1 - (keys_BN.topk(min(k, N), dim=1).values & 0xFFFFFFFF)
 
 
 class Pooler(nn.Module):

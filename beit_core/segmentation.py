@@ -192,15 +192,14 @@ def _contenders(planes: Planes, count: int) -> list[int]:
     chunks = [list(range(first, min(first + 16, count))) for first in range(0, count, 16)]
     cells = [_greatest(-planes(chunk)).neg_().amax(0) for chunk in chunks]
     floor_hw = torch.stack(cells).amax(0)
-    if not floor_hw.isfinite().all():
-        raise ValueError("the logits are not finite: predict in a wider dtype (bfloat16 or float32)")
+    finite = floor_hw.isfinite().all()
     floor_hw -= 1e-5 * floor_hw.abs().amax()
-    return [
-        k
-        for chunk in chunks
-        for k, cell_hw in zip(chunk, _greatest(planes(chunk)), strict=True)
-        if (cell_hw >= floor_hw).any()
-    ]
+    above = [(_greatest(planes(chunk)) >= floor_hw).flatten(1).any(1) for chunk in chunks]
+    # One transfer for all that is asked: each waits for the device.
+    is_finite, *contends = torch.cat([finite[None], *above]).tolist()
+    if not is_finite:
+        raise ValueError("the logits are not finite: predict in a wider dtype (bfloat16 or float32)")
+    return [number for number, wins in enumerate(contends) if wins]
 
 
 def _greatest(planes_khw: Tensor) -> Tensor:

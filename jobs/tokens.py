@@ -9,11 +9,13 @@ with a masked-modelling checkpoint also masked, predicted (at every patch) and l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from _cli import main
 
+import numpy as np
 import pyarrow as pa
 
 import beit_core
@@ -62,12 +64,17 @@ class Tokens(Task[Any]):
             model.tokenizer = beit_core.load_dvae(dvae.find(card, self.tokenizer))
         return model
 
+    def prepare(self, card: beit_core.ModelCard, uris: Sequence[str]) -> dict[str, np.ndarray]:
+        if card.head == "dvae":
+            return {}
+        shape = dvae.shape(card)
+        return {"masked": np.array(block_masks((shape.rows, shape.columns), self.mask_ratio, self.seed, uris), bool)}
+
     def predict(self, model: Any, batch: Batch) -> Columns:
         if len(batch.views) == 1:
             return {"tokens": dvae.encode(model, batch.views[0]).short()}
         tokens_Bn = dvae.encode(model.tokenizer, batch.views[1])
-        masks = block_masks(model.trunk.grid(batch.pixels), self.mask_ratio, self.seed, batch.uris)
-        masked_Bn = tokens_Bn.new_tensor(masks).bool()
+        masked_Bn = batch.prepared["masked"]
         logits_BnV = model(batch.pixels, masked_Bn).float()
         loss_Bn = logits_BnV.logsumexp(2) - logits_BnV.gather(2, tokens_Bn[..., None])[..., 0]  # cross-entropy
         loss_B = (loss_Bn * masked_Bn).sum(1) / masked_Bn.sum(1)

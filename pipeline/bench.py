@@ -142,7 +142,7 @@ def _encoders(model: Path | None, *, against_hf: bool) -> tuple[ModelCard | None
 def _predicting(card: ModelCard | None, encoder: nn.Module, reference: nn.Module | None, batch: int) -> Figure:
     import torch
 
-    from pipeline.engine.predictor import device_kind, on_device, resolve_dtype
+    from pipeline.engine.device import device_kind, on_device, resolve_dtype
 
     size = (card.pixels.size or card.config.image_size) if card else (224, 224)
     dtype = "float32" if reference is not None else resolve_dtype("auto", device_kind())

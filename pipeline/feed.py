@@ -183,7 +183,7 @@ def _through(
         for receipt in work_in_threads(worker, planner.rows(sources.listing())):
             images += receipt.images
         ended = time.perf_counter()
-        return images, ended - began, worker.busy_s / (worker.last_asked - worker.first_asked)
+        return images, ended - began, worker.busy_s / (worker.last_done - worker.first_asked)
     finally:
         worker.close()
 

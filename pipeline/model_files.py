@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -58,14 +61,23 @@ def _fetch_remote(uri: str) -> Path:
     root = uri.rstrip("/") + "/" if not single else uri[: uri.rfind("/") + 1]
     content = "\n".join(f"{entry.uri} {entry.version}" for entry in entries)
     target = _cache() / digest(content, 32)
-    if not target.exists():
-        _download(entries, root, target)
+    with _alone(target):
+        if not target.exists():
+            _download(entries, root, target)
     return target / entries[0].uri[len(root) :] if single else target
 
 
-def _download(entries: list[storage.Entry], root: str, target: Path) -> None:
-    """Into a folder beside the target, then renamed: several processes may do this at once, each sees it whole."""
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """One process of this node at a time: a thousand workers that start together fetch the weights once."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    with open(target.with_name(f".{target.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # let go when the file is closed, also by a kill
+        yield
+
+
+def _download(entries: list[storage.Entry], root: str, target: Path) -> None:
+    """Into a folder beside the target, then renamed: other nodes may share this disk, and each sees it whole."""
     with tempfile.TemporaryDirectory(dir=target.parent, ignore_cleanup_errors=True) as temporary:
         for entry in entries:
             relative = entry.uri[len(root) :]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import numpy as np
@@ -35,6 +35,7 @@ class Batch:
     sizes: Sequence[tuple[int, int]]  # (height, width) of the upright original, (0, 0) for padding
     views: tuple[Tensor, ...]  # one per `Task.views`: (B, 3, H, W) float32, normalised, on the model's device
     dtype: torch.dtype  # what the model computes in
+    prepared: Mapping[str, Tensor] = field(default_factory=dict)  # what `Task.prepare` made, on the model's device
 
     @property
     def pixels(self) -> Tensor:
@@ -78,6 +79,10 @@ class Task(Generic[Model]):
     def load(self, card: ModelCard) -> Model:
         """The model, on the CPU in float32; the predictor moves it."""
         raise NotImplementedError
+
+    def prepare(self, card: ModelCard, uris: Sequence[str]) -> Mapping[str, np.ndarray]:
+        """What `predict` needs of these images beside their pixels; made while the device works on other batches."""
+        return {}
 
     def predict(self, model: Model, batch: Batch) -> Columns:
         """The answers for one batch, still on the device."""

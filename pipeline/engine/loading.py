@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from beit_core import load_card
 from pipeline import model_files
-from pipeline.engine.predictor import Predictor, auto_batch_size, device_kind, device_name, resolve_dtype
+from pipeline.engine.device import auto_batch_size, device_kind, device_name, resolve_dtype
+from pipeline.engine.predictor import Predictor
 from pipeline.errors import PipelineError
 from pipeline.spec import JobSpec
 

@@ -125,4 +125,5 @@ class SpanPredictor:
         for view in pixels:
             batch = np.stack(view[start : start + len(rows)])
             views.append(np.concatenate([batch, np.zeros((padding, *batch.shape[1:]), np.uint8)]))
-        return Asked(tuple(views), rows["uri"].to_pylist() + [""] * padding, sizes + [(0, 0)] * padding)
+        uris = rows["uri"].to_pylist() + [""] * padding
+        return self.predictor.prepare(tuple(views), uris, sizes + [(0, 0)] * padding)

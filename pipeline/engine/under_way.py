@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.decode.decode import Decoded
 from pipeline.decode.pool import PACKET_BYTES, PACKET_IMAGES, Undecoded
 from pipeline.decode.ring import Buffer
-from pipeline.engine.predictor import Answered, Asked, joined
+from pipeline.engine.predictor import Answered, joined
 from pipeline.engine.reader import OpenSpan
 from pipeline.engine.spans import KEPT, AnsweredSpan, DecodedSpan, undecodable
 from pipeline.output.columns import OK
@@ -144,10 +144,10 @@ class BatchUnderWay:
             self._due -= 1
             over = self._due == 0
         if over:
-            self.worker.ready.put(self)
+            self.worker.decoded(self)
 
-    def asked(self) -> Asked:
-        """The batch as the model takes it: the very memory that the children wrote to."""
+    def content(self) -> tuple[tuple[np.ndarray, ...], list[str], list[tuple[int, int]]]:
+        """The batch as `Predictor.prepare` takes it: the very memory that the children wrote to, uris and sizes."""
         padding = self.worker.spec.bound.batch_size - self.count
         stop = self.start + self.count
         uris = [item.uri for item in self.span.items[self.start : stop]] + [""] * padding
@@ -157,7 +157,7 @@ class BatchUnderWay:
         views = [
             next(fixed) if view.size is not None else next(varying)[None] for view in self.worker.spec.decode.specs
         ]
-        return Asked(tuple(views), uris, sizes)
+        return tuple(views), uris, sizes
 
     def release(self) -> None:
         """The pixels are not needed any more."""

@@ -18,8 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pipeline.decode.pool import DecodePool, PoolClosed
 from pipeline.decode.ring import Ring, RingClosed
+from pipeline.engine.device import AGAIN, lock_pages
 from pipeline.engine.gate import Gate, GateClosed
-from pipeline.engine.predictor import AGAIN, Predictor, Step, lock_pages
+from pipeline.engine.predictor import Asked, Predictor, Step
 from pipeline.engine.reader import OpenSpan, Reader
 from pipeline.engine.under_way import BatchUnderWay, Receipts, SpanUnderWay
 from pipeline.errors import DeviceFailed, PipelineError
@@ -57,12 +58,12 @@ class Worker:
             lock_pages(self.ring.memory, self.predictor.device.type)
         self.pool = DecodePool(spec.decode, children, self.ring, self.fail)
         self.batches, self.spans, self.ahead = Gate(BUFFERS), Gate(SPANS), Gate(AHEAD)
-        self.ready: queue.SimpleQueue[BatchUnderWay | None] = queue.SimpleQueue()
+        self.ready: queue.SimpleQueue[tuple[BatchUnderWay, Asked] | None] = queue.SimpleQueue()
         self.finishers = ThreadPoolExecutor(FINISHERS, "finish")
         self.error: Exception | None = None
         self.waiting: set[Receipts] = set()
-        # Seconds that asking the model took, and when it was first asked and last done.
-        self.busy_s = self.first_asked = self.last_asked = 0.0
+        # Seconds that the device worked, and when it was first asked and last done.
+        self.busy_s = self.first_asked = self.last_done = 0.0
         self._lock = threading.Lock()
         self._asked: dict[int, float] = {}  # batches that the device has not answered, by when it was asked
         self._ended = threading.Event()
@@ -118,23 +119,26 @@ class Worker:
         self.batches.enter()
         return BatchUnderWay(span, self.ring.take() if self.ring is not None else None)
 
+    def decoded(self, batch: BatchUnderWay) -> None:
+        """All images of a batch are decoded: it is the model's turn, unless there is nothing to ask."""
+        if batch.wanted:
+            self.finishers.submit(self._guarded, functools.partial(self._prepare, batch))
+        else:
+            batch.release()
+            batch.span.part_done()
+
+    def _prepare(self, batch: BatchUnderWay) -> None:
+        self.ready.put((batch, self.predictor.prepare(*batch.content())))
+
     def _ask_model(self) -> None:
-        """The device's thread: batches in the order in which they are decoded."""
+        """The device's thread: batches in the order in which they are ready."""
         try:
-            while (batch := self.ready.get()) is not None:
-                if not batch.wanted:
-                    batch.release()
-                    batch.span.part_done()
-                    continue
-                asked = batch.asked()
+            while (turn := self.ready.get()) is not None:
+                batch, asked = turn
                 self.ahead.enter()
-                began = time.perf_counter()
+                self.first_asked = self.first_asked or time.perf_counter()
                 self._asked[id(batch)] = time.monotonic()
                 step = self.predictor.step(asked)
-                spent = time.perf_counter() - began
-                self.busy_s += spent
-                self.first_asked, self.last_asked = self.first_asked or began, began + spent
-                batch.span.add_seconds("predict", spent)
                 self.finishers.submit(self._guarded, functools.partial(self._finish_batch, batch, step))
         except GateClosed:
             return
@@ -147,6 +151,10 @@ class Worker:
         answers = step.answers()
         self._asked.pop(id(batch), None)
         self.ahead.leave()
+        with self._lock:
+            self.busy_s += step.seconds
+            self.last_done = time.perf_counter()
+        batch.span.add_seconds("predict", step.seconds)
         batch.span.answered[batch.start] = self.predictor.encode(answers, step.reason)
         batch.span.part_done()
 

@@ -24,7 +24,7 @@ from pipeline import tokenizer
 from pipeline.config import RunConfig
 from pipeline.decode.decode import decode
 from pipeline.engine.loading import Device, load_predictor
-from pipeline.engine.predictor import Asked, Predictor
+from pipeline.engine.predictor import Predictor
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.page import page
 from pipeline.request import begin, check
@@ -149,7 +149,7 @@ def answers(model: Path, task: Tokens, photos: Path, dtype: str) -> dict[str, An
     predictor, paths = Predictor(task, card, dtype=dtype, batch_size=4), sorted(photos.iterdir())[:4]
     pictures = [decode(path.read_bytes(), predictor.specs) for path in paths]
     views = tuple(np.stack([picture.views[n] for picture in pictures]) for n in range(len(predictor.specs)))
-    step = predictor.step(Asked(views, [path.name for path in paths], [(9, 9)] * 4))
+    step = predictor.step(predictor.prepare(views, [path.name for path in paths], [(9, 9)] * 4))
     return dict(predictor.encode(step.answers(), step.reason).columns)
 
 

@@ -1,0 +1,121 @@
+"""What a device is and can do: its kind, name, arithmetic, memory, and how it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend
+
+from pipeline.errors import ConfigError, DeviceFailed
+from pipeline.task import Column
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CPU_BATCH, GPU_BATCH = 32, 256  # images of 224 x 224 per step
+NATIVE_BFLOAT16 = ("amx_bf16", "avx512_bf16")  # what a CPU must be able to do; others emulate it, slower than float32
+
+# Attention kernels in the order in which they are tried: fixed, so that no version of torch and no kind of GPU prefers
+# others. Flash attention takes no bias; cuDNN's gives wrong answers for a float32 bias.
+ATTENTION = {
+    "cuda": [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
+    "cpu": [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH],
+}
+AGAIN = "what is finished is safe, the same command continues"
+
+Placed = TypeVar("Placed", nn.Module, Tensor)
+
+
+def device_kind(wanted: str = "auto") -> str:
+    """`cuda` where this process may use a GPU that works and `--device` lets it, else `cpu`."""
+    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def device_name(kind: str) -> str:
+    """What people call the device."""
+    return str(torch.cuda.get_device_name()) if kind == "cuda" else "cpu"
+
+
+def resolve_dtype(wanted: str, kind: str) -> str:
+    """What `--dtype` means on this process's device; raises ConfigError for arithmetic that it only emulates."""
+    if kind == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        if wanted == "bfloat16" and not native:
+            raise ConfigError(f"--dtype bfloat16: {device_name(kind)} only emulates it; give float16 or float32")
+    else:
+        can = torch.cpu.get_capabilities()
+        native = any(can.get(name) for name in NATIVE_BFLOAT16)
+        if wanted == "bfloat16" and not native:
+            raise ConfigError("--dtype bfloat16: this CPU only emulates it, slower than float32; give float32")
+        if wanted == "float16":
+            raise ConfigError("--dtype float16: CPUs only emulate it, a hundred times slower; give float32 or bfloat16")
+    return wanted if wanted != "auto" else "bfloat16" if native else "float32"
+
+
+def auto_batch_size(size: tuple[int, int] | None, kind: str) -> int:
+    """Images per step: a power of two for about equal memory at any image size; 1 where every image has its own."""
+    if size is None:
+        return 1
+    base = GPU_BATCH if kind == "cuda" else CPU_BATCH
+    fitting = max(1, int(base * 224 * 224 / (size[0] * size[1])))
+    return 1 << (min(fitting, 2 * base).bit_length() - 1)
+
+
+def on_device(thing: Placed, dtype: str) -> Placed:
+    """A module or tensor where this process predicts, in that dtype."""
+    return thing.to(device=torch.device(device_kind()), dtype=DTYPES[dtype])
+
+
+def lock_pages(memory: np.ndarray, kind: str) -> None:
+    """Let the device read this memory by itself; without, every copy to it waits for one on the CPU."""
+    if kind == "cuda":
+        code = int(torch.cuda.cudart().cudaHostRegister(memory.ctypes.data, memory.nbytes, 0))
+        if code:
+            raise DeviceFailed(f"{memory.nbytes >> 20} MiB of memory cannot be locked for the device (error {code})")
+
+
+@contextmanager
+def device_failures() -> Iterator[None]:
+    """Errors of a device come late, to whoever waits for it: as DeviceFailed, which a new process may mend."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise DeviceFailed(f"the device failed ({first_line(error)}): {AGAIN}") from error
+
+
+def is_fatal(error: Exception) -> bool:
+    """Whether the error is the device's and not the model's: every later call would fail as well."""
+    return isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+
+
+class Events:
+    """When a CUDA device has a batch's pixels, begins with it and has computed it; answers return on a stream."""
+
+    def __init__(self, returning: torch.cuda.Stream) -> None:
+        self.returning, self.copied = returning, torch.cuda.Event()
+        self.begun, self.computed = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+
+
+def to_host(values: Column) -> Column:
+    """Tensors on the CPU, without bfloat16, which numpy does not know.
+
+    From a CUDA device the copies are under way: they are there once the current stream is.
+    """
+    if isinstance(values, Tensor):
+        return _to_host(values)
+    return [_to_host(value) if isinstance(value, Tensor) else value for value in values]
+
+
+def _to_host(values: Tensor) -> Tensor:
+    values = values.float() if values.dtype == torch.bfloat16 else values
+    if values.device.type == "cpu":
+        return values
+    # Into pinned memory, which the device writes by itself; a copy into any other waits on the CPU.
+    return torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
