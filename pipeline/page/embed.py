@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from markupsafe import Markup
 
 from pipeline.page import pictures
 from pipeline.page.charts import scatter
 from pipeline.page.label import top_label
-from pipeline.page.parts import figure, html, image, joined, key_line, name_of, plural, section, share
+from pipeline.page.parts import Row, figure, html, image, joined, key_line, name_of, plural, section, share
 from pipeline.page.reader import even
 from pipeline.page.sample import Sample
 
@@ -73,7 +71,7 @@ def _card(sample: Sample, place: int, said: str) -> Markup:
     return figure(picture, caption, "query" if said == "query" else "")
 
 
-def _name(row: dict[str, Any]) -> str:
+def _name(row: Row) -> str:
     label = top_label(row)
     return f"{name_of(row)}: {label}" if label else name_of(row)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import cast
 
 from markupsafe import Markup
 
 from pipeline.page.charts import bars
 from pipeline.page.parts import (
     EMPTY,
+    Row,
     figure,
     html,
     image,
@@ -29,9 +30,16 @@ COLUMNS = ("labels", "label_ids", "scores")
 SHEET, UNSURE, CLASSES, NEXT = 40, 8, 24, 2
 
 
+class Labelled(Row, total=False):
+    """A row with an answer of a labelling job; both lists are as long."""
+
+    labels: list[str]
+    scores: list[float]
+
+
 def sections(sample: Sample) -> list[Markup]:
     """What a person wants to see of `labels` and `scores`."""
-    rows = sample.good()
+    rows = cast("list[Labelled]", sample.good())
     if not rows:
         return []
     shown = [row for row in rows if row["uri"] in sample.thumbnails] or rows
@@ -47,19 +55,19 @@ def sections(sample: Sample) -> list[Markup]:
     return [section("labels", "Labels", lead, *body), _histogram(rows)]
 
 
-def _pairs(row: dict[str, Any]) -> list[tuple[str, float]]:
+def _pairs(row: Labelled) -> list[tuple[str, float]]:
     return [
         (str(name), float(score)) for name, score in zip(row.get("labels") or [], row.get("scores") or [], strict=False)
     ]
 
 
-def top_label(row: dict[str, Any]) -> str | None:
+def top_label(row: Row) -> str | None:
     """The row's first label, if it has any."""
-    pairs = _pairs(row)
+    pairs = _pairs(cast("Labelled", row))
     return pairs[0][0] if pairs else None
 
 
-def _card(row: dict[str, Any], sample: Sample) -> Markup:
+def _card(row: Labelled, sample: Sample) -> Markup:
     pairs = _pairs(row)
     if not pairs:
         caption = html('<p class="answer none">no label above the threshold</p>{}', key_line(row))
@@ -79,7 +87,7 @@ def _card(row: dict[str, Any], sample: Sample) -> Markup:
     return figure(image(sample.thumbnails.get(row["uri"]), f"{name_of(row)}: {name}, {share(score)}"), caption)
 
 
-def _histogram(rows: list[dict[str, Any]]) -> Markup:
+def _histogram(rows: list[Labelled]) -> Markup:
     counts = Counter(name for row in rows if (name := top_label(row)) is not None)
     if not counts:
         return EMPTY

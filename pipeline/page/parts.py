@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Required, TypedDict
 
 from markupsafe import Markup
 
@@ -16,7 +16,17 @@ EMPTY = Markup()
 DASH = "\N{EN DASH}"  # for what is not known
 
 
-def html(template: str, *args: Any, **values: Any) -> Markup:
+class Row(TypedDict, total=False):
+    """A row of an output as the page reads it; each section extends it by the columns that it shows."""
+
+    uri: Required[str]
+    key: str
+    status: str
+    error: str | None
+    source: str  # the shard, or the part of the plan, that the row's span belongs to
+
+
+def html(template: str, *args: object, **values: object) -> Markup:
     """A template filled with escaped values; values that are Markup already go in as they are."""
     return Markup(template).format(*args, **values)  # templates are literals of this package
 
@@ -95,12 +105,12 @@ def sheet(cards: Iterable[Markup], kind: str = "") -> Markup:
     return html('<div class="sheet {}">{}</div>', kind, joined(cards))
 
 
-def name_of(row: dict[str, Any]) -> str:
+def name_of(row: Row) -> str:
     """What to call a row: its key, else its uri."""
     return str(row.get("key") or row.get("uri") or "?")
 
 
-def key_line(row: dict[str, Any]) -> Markup:
+def key_line(row: Row) -> Markup:
     """The last part of the row's key; the tooltip has the uri."""
     name = name_of(row)
     return html(

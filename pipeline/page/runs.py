@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
@@ -26,7 +27,7 @@ from pipeline.page.parts import (
     subsection,
     table,
 )
-from pipeline.page.sample import Account, Sample
+from pipeline.page.sample import Account, Report, Sample
 from pipeline.source.passed import counted
 
 if TYPE_CHECKING:
@@ -38,12 +39,17 @@ DIGEST = re.compile("[0-9a-f]{40,}")  # a long checksum, of which the beginning 
 SHOWN_RUNS, SHOWN_BARS, SHOWN_EXAMPLES = 20, 4, 12
 
 
-def _dict(holder: dict[str, Any], name: str) -> dict[str, Any]:
+def _dict(holder: Report, name: str) -> dict[str, object]:
     value = holder.get(name)
     return value if isinstance(value, dict) else {}
 
 
-def _numbers(holder: dict[str, Any], name: str) -> dict[str, float]:
+def _list(holder: Report, name: str) -> list[object]:
+    value = holder.get(name)
+    return value if isinstance(value, list) else []
+
+
+def _numbers(holder: Report, name: str) -> dict[str, float]:
     return {key: value for key, value in _dict(holder, name).items() if isinstance(value, int | float)}
 
 
@@ -160,7 +166,7 @@ def runs(account: Account) -> Markup:
     return section("runs", "Runs", lead, table("Runs, newest first", heads, map(_run_cells, shown), range(4, 9)))
 
 
-def _run_cells(run: dict[str, Any]) -> list[object]:
+def _run_cells(run: Report) -> list[object]:
     images, seconds = _numbers(run, "images"), run.get("seconds")
     failed = int(sum(_numbers(run, "errors").values()))
     plain = [run[name] if run.get(name) is not None else DASH for name in ("mode", "workers", "device")]
@@ -205,7 +211,7 @@ def _steps(account: Account) -> Markup:
 
 def _throughput(account: Account) -> Markup:
     for run in reversed(account.runs):
-        progress = [pair for pair in run.get("throughput") or [] if isinstance(pair, list) and len(pair) == 2]
+        progress = [pair for pair in _list(run, "throughput") if isinstance(pair, list) and len(pair) == 2]
         points = rates(progress)
         if len(progress) > 1 and points:
             mean = max(n for _, n in progress) / points[-1][0]
@@ -245,7 +251,7 @@ def _failed(examples: list[tuple[Markup, Markup, str]]) -> Markup:
     return table("Failed images", ("Image", "Status", "Why"), examples) if examples else EMPTY
 
 
-def _passed_by(run: dict[str, Any]) -> Markup:
+def _passed_by(run: Report) -> Markup:
     """What the newest run's listing passed by: it has seen the whole source, as each run before it."""
     names = {"unreadable": "Photos that could not be read there, passed by", "skipped": "Not images, passed by"}
     found = {said: {kind: int(number) for kind, number in _numbers(run, name).items()} for name, said in names.items()}
@@ -253,11 +259,11 @@ def _passed_by(run: dict[str, Any]) -> Markup:
 
 
 def _examples(account: Account, sample: Sample) -> list[tuple[Markup, Markup, str]]:
-    told = [
-        example for run in reversed(account.runs) for example in run.get("examples") or [] if isinstance(example, dict)
+    shown: list[Mapping[str, object]] = [
+        example for run in reversed(account.runs) for example in _list(run, "examples") if isinstance(example, dict)
     ]
-    told += [row for row in sample.rows if row.get("status") != OK]
-    unique = {str(example.get("uri")): example for example in reversed(told)}
+    shown += [row for row in sample.rows if row.get("status") != OK]
+    unique = {str(example.get("uri")): example for example in reversed(shown)}
     newest = list(reversed(unique.values()))[:SHOWN_EXAMPLES]
     return [
         (

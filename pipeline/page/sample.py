@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +17,7 @@ from pipeline.output.bound import Bound, bound_of
 from pipeline.output.columns import BASE, OK
 from pipeline.output.place import Place
 from pipeline.page import pictures
+from pipeline.page.parts import Row
 from pipeline.page.pictures import Pictured
 from pipeline.page.reader import even, fair_shares, spread
 from pipeline.source.item import Wanted
@@ -30,6 +30,7 @@ ROWS, MASK_ROWS = 400, 120  # masks are large and few are shown
 THUMBNAIL = 192  # pixels
 DATA_BUDGET = 64 << 20
 BUFFER = 1 << 18  # bytes per request inside a data file
+Report = Mapping[str, object]  # a run's own, as its JSON stands in the output
 Decoder = Callable[[np.ndarray], np.ndarray]  # tokens (B, N) to pixels (B, H, W, 3) uint8
 
 
@@ -39,12 +40,12 @@ class Account:
 
     place: Place
     bound: Bound
-    runs: list[dict[str, Any]]
+    runs: list[Report]
     run_count: int
     complete: bool
 
     @property
-    def last(self) -> dict[str, Any]:
+    def last(self) -> Report:
         """The newest report; empty before the first run ended."""
         return self.runs[-1] if self.runs else {}
 
@@ -56,17 +57,17 @@ class Sample:
     `decoder` turns dVAE tokens back into pixels, where one is at hand.
     """
 
-    rows: list[dict[str, Any]]
+    rows: list[Row]
     columns: frozenset[str]
     files: int
     file_count: int
     vectors: np.ndarray | None = None
-    vector_rows: list[dict[str, Any]] = field(default_factory=list)
+    vector_rows: list[Row] = field(default_factory=list)
     thumbnails: dict[str, bytes] = field(default_factory=dict)
     bytes_read: int = 0
     decoder: Decoder | None = None
 
-    def good(self) -> list[dict[str, Any]]:
+    def good(self) -> list[Row]:
         """The rows with an answer."""
         return [row for row in self.rows if row.get("status") == OK]
 
@@ -80,7 +81,7 @@ def read_account(place: Place) -> Account:
     return Account(place, bound, [report for report in reports if report], len(uris), complete)
 
 
-def _report(data: bytes | Exception) -> dict[str, Any]:
+def _report(data: bytes | Exception) -> Report:
     """One run report; empty when it cannot be read, for a page without it is better than no page."""
     if isinstance(data, CredentialsLost):
         raise data
@@ -127,12 +128,12 @@ def _near_shard_starts(files: list[pq.ParquetFile]) -> list[pq.ParquetFile]:
     """The files to read: those that begin earliest in their shard, since a tar is read from its beginning."""
     if len(files) <= FILES:
         return files
-    starts = [int(_facts(file).get("start", 0)) for file in files]
+    starts = [start if isinstance(start := _facts(file).get("start"), int) else 0 for file in files]
     bound = sorted(starts)[FILES - 1]
     return even([file for file, start in zip(files, starts, strict=True) if start <= bound], FILES)
 
 
-def _facts(file: pq.ParquetFile) -> dict[str, Any]:
+def _facts(file: pq.ParquetFile) -> Mapping[str, object]:
     """What the file says of itself; empty when it says nothing of ours."""
     try:
         facts = json.loads(file.metadata.metadata[b"beit"])
@@ -164,8 +165,8 @@ def _from_table(table: pa.Table, files: int, file_count: int) -> Sample:
     columns = frozenset(table.column_names)
     vectors = None
     plain = table.drop_columns(["embedding"]) if "embedding" in columns else table
-    rows: list[dict[str, Any]] = plain.to_pylist()
-    vector_rows: list[dict[str, Any]] = []
+    rows: list[Row] = plain.to_pylist()
+    vector_rows: list[Row] = []
     if "embedding" in columns:
         column = table.column("embedding").combine_chunks()
         valid = column.is_valid().to_pylist()

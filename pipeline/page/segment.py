@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
-from typing import Any
+from typing import Required, cast
 
 from markupsafe import Markup
 from PIL import Image
 
+from pipeline.masks import ClassShare
 from pipeline.page import pictures
 from pipeline.page.charts import bars, legend
-from pipeline.page.parts import EMPTY, figure, html, image, joined, key_line, name_of, plural, section, share, sheet
+from pipeline.page.parts import (
+    EMPTY,
+    Row,
+    figure,
+    html,
+    image,
+    joined,
+    key_line,
+    name_of,
+    plural,
+    section,
+    share,
+    sheet,
+)
 from pipeline.page.reader import even
 from pipeline.page.sample import THUMBNAIL, Sample
 
@@ -21,9 +35,16 @@ OPACITY = 0.6  # of the mask over the image
 Palette = dict[int, str]
 
 
+class Segmented(Row, total=False):
+    """A row with an answer of a segmentation job."""
+
+    mask: Required[bytes]
+    classes: list[ClassShare]
+
+
 def sections(sample: Sample) -> list[Markup]:
     """Overlays with legend, and the classes by area."""
-    rows = [row for row in sample.good() if row.get("mask")]
+    rows = [row for row in cast("list[Segmented]", sample.good()) if row.get("mask")]
     if not rows:
         return []
     shown = even([row for row in rows if row["uri"] in sample.thumbnails] or rows, CARDS)
@@ -56,11 +77,11 @@ def overlay(picture: bytes | None, mask: bytes, size: int) -> bytes | None:
         return None
 
 
-def _fractions(row: dict[str, Any]) -> list[tuple[int, str, float]]:
-    return [(int(c["id"]), str(c["label"]), float(c["fraction"])) for c in row.get("classes") or []]
+def _fractions(row: Segmented) -> list[tuple[int, str, float]]:
+    return [(c["id"], c["label"], c["fraction"]) for c in row.get("classes") or []]
 
 
-def _card(row: dict[str, Any], sample: Sample, colours: Palette) -> Markup:
+def _card(row: Segmented, sample: Sample, colours: Palette) -> Markup:
     picture = sample.thumbnails.get(row["uri"])
     found = _fractions(row)
     said = ", ".join(f"{label} {share(part)}" for _, label, part in found[:CHIPS])
@@ -77,7 +98,7 @@ def _card(row: dict[str, Any], sample: Sample, colours: Palette) -> Markup:
     return figure(pair, html('<ul class="chips">{}{}</ul>{}', chips, more, key_line(row)), "wide")
 
 
-def _totals(rows: list[dict[str, Any]]) -> list[tuple[int, str, float]]:
+def _totals(rows: list[Segmented]) -> list[tuple[int, str, float]]:
     """Class id, label and mean fraction, largest first."""
     sums: dict[tuple[int, str], float] = defaultdict(float)
     for row in rows:
@@ -86,12 +107,12 @@ def _totals(rows: list[dict[str, Any]]) -> list[tuple[int, str, float]]:
     return sorted(((id_, label, part) for (id_, label), part in sums.items()), key=lambda c: (-c[2], c[0]))
 
 
-def _legend(rows: list[dict[str, Any]], colours: Palette) -> Markup:
+def _legend(rows: list[Segmented], colours: Palette) -> Markup:
     entries = [(colours.get(id_, "#888888"), label, "") for id_, label, _ in sorted(_totals(rows)[:CLASSES])]
     return legend(entries) if entries else EMPTY
 
 
-def _areas(rows: list[dict[str, Any]], colours: Palette) -> Markup:
+def _areas(rows: list[Segmented], colours: Palette) -> Markup:
     totals = _totals(rows)
     if not totals:
         return EMPTY

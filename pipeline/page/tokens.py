@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 import functools
 import math
-from typing import Any
+from typing import Required, cast
 
 import numpy as np
 from markupsafe import Markup
@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipeline.page import pictures
 from pipeline.page.parts import (
+    Row,
     figure,
     html,
     image,
@@ -35,9 +36,18 @@ HOLLOW = 28.0
 COLUMNS = ("tokens", "masked", "predicted", "loss")
 
 
+class Tokenised(Row, total=False):
+    """A row with an answer of a tokens job; the last three columns are there for masked prediction only."""
+
+    tokens: Required[list[int]]
+    masked: list[bool]
+    predicted: list[int]
+    loss: float
+
+
 def sections(sample: Sample) -> list[Markup]:
     """Mosaics; with masked prediction also the predictions and the most and least surprising images."""
-    rows = [row for row in sample.good() if row.get("tokens")]
+    rows = [row for row in cast("list[Tokenised]", sample.good()) if row.get("tokens")]
     if not rows:
         return []
     shown = [row for row in rows if row["uri"] in sample.thumbnails] or rows
@@ -54,7 +64,7 @@ def sections(sample: Sample) -> list[Markup]:
     return [section("tokens", "Token mosaics", _lead(rows), *body)]
 
 
-def _lead(rows: list[dict[str, Any]]) -> str:
+def _lead(rows: list[Tokenised]) -> str:
     tokens = np.array([row["tokens"] for row in rows])
     side = math.isqrt(tokens.shape[1])
     said = (
@@ -73,7 +83,7 @@ def _lead(rows: list[dict[str, Any]]) -> str:
     )
 
 
-def _cards(rows: list[dict[str, Any]], sample: Sample) -> Markup:
+def _cards(rows: list[Tokenised], sample: Sample) -> Markup:
     decoded: list[bytes | None] = [None] * len(rows)
     if sample.decoder is not None:
         pixels = sample.decoder(np.array([row["tokens"] for row in rows]))
@@ -81,7 +91,7 @@ def _cards(rows: list[dict[str, Any]], sample: Sample) -> Markup:
     return sheet((_card(row, sample, back) for row, back in zip(rows, decoded, strict=True)), "pairs")
 
 
-def _card(row: dict[str, Any], sample: Sample, decoded: bytes | None) -> Markup:
+def _card(row: Tokenised, sample: Sample, decoded: bytes | None) -> Markup:
     name, hidden = name_of(row), row.get("masked")
     parts = [
         image(sample.thumbnails.get(row["uri"]), name),
