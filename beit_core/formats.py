@@ -12,9 +12,9 @@ import warnings
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import msgpack
 import torch
@@ -53,10 +53,10 @@ class Shell:
 
     dump_patches = False  # asked by torch's reader of the old format, which compares sources of classes
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, *arguments: object) -> None:
         """Whatever the class was called with."""
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         if isinstance(state, dict):
             self.__dict__.update(state)
 
@@ -77,7 +77,7 @@ REAL = {
 class Unpickler(pickle.Unpickler):
     """Refuses every name that is not known to be harmless."""
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         """What a pickle means by `module.name`. Raises CheckpointError."""
         module = "builtins" if module == "__builtin__" else module
         if (module, name) in REAL:
@@ -87,12 +87,12 @@ class Unpickler(pickle.Unpickler):
         raise CheckpointError(f"it asks to import {module}.{name}")
 
 
-def load(file: Any, **options: Any) -> Any:
+def load(file: BinaryIO, **options: Any) -> object:
     """`pickle.load`, restricted; this module can stand in for `pickle` in torch.load."""
     return Unpickler(file, **options).load()
 
 
-def read_pickle(path: Path) -> Any:
+def read_pickle(path: Path) -> object:
     """Content of a `torch.save` file of either format. Raises CheckpointError naming what it must not contain."""
     _check_zip(path)
     try:
@@ -131,7 +131,7 @@ def _check_zip(path: Path) -> None:
         raise CheckpointError(f"{path} is damaged: {damaged} in it does not have its checksum, fetch it again")
 
 
-def module_tensors(content: Any) -> Content:
+def module_tensors(content: object) -> Content:
     """Named tensors of a state dict, wrapped or not, or of a shell of a pickled module."""
     if isinstance(content, Shell):
         return Content(dict(_walk(content, "")))
@@ -144,7 +144,7 @@ def module_tensors(content: Any) -> Content:
     return Content({str(name): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}, wrapper)
 
 
-def _walk(shell: Shell, prefix: str) -> Any:
+def _walk(shell: Shell, prefix: str) -> Iterator[tuple[str, Tensor]]:
     yield from ((prefix + name, value.data) for name, value in vars(shell).get("_parameters", {}).items())
     for name, child in vars(shell).get("_modules", {}).items():
         yield from _walk(child, f"{prefix}{name}.")
@@ -159,11 +159,13 @@ def read_flax(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is not a flax weights file: {error!r}") from error
 
 
-def _leaves(tree: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, Tensor]]:
+def _leaves(tree: Mapping[str, object], path: tuple[str, ...] = ()) -> Iterator[tuple[str, Tensor]]:
     for name, leaf in tree.items():
         if isinstance(leaf, dict):
             yield from _leaves(leaf, (*path, name))
             continue
+        if not isinstance(leaf, Tensor):
+            raise TypeError(f"{'.'.join([*path, name])} is a {type(leaf).__name__}, not an array")
         if name == "kernel":
             leaf = leaf.permute(3, 2, 0, 1) if leaf.ndim == 4 else leaf.T
         yield ".".join([*path, OUR_NAMES.get(name, name)]), leaf.contiguous()

@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from .errors import CheckpointError
 
@@ -154,7 +153,7 @@ def _is_stage(value: object) -> bool:
     return isinstance(value, str) and (value == "stem" or (value.removeprefix("stage").isdecimal() and len(value) < 10))
 
 
-def check(raw: Mapping[str, Any], kinds: Mapping[str, Kind], where: object) -> None:
+def check(raw: Mapping[str, object], kinds: Mapping[str, Kind], where: object) -> None:
     """Raise CheckpointError for the first value that is not of its field's kind; `where` names the file."""
     for field, kind in kinds.items():
         if field in raw and not kind.holds(raw[field]):
