@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from PIL import Image
 import beit_core
 from beit_core import ModelCard, PixelSpec, load_card
 from pipeline import model_files
+from pipeline.decode.cost import DecodeCost, decode_cost
 from pipeline.decode.decode import decode
 from pipeline.errors import ConfigError
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 TURNS = 5
+COSTED = 16  # images decoded in a turn, as in `_decoding`
 PICTURE = (500, 375)  # a typical ImageNet file
 
 
@@ -73,8 +76,8 @@ def measure(step: str, count: int, ours: Callable[[], object], reference: Callab
     return Figure(step, rates[0], rates[1], (ratios[0], statistics.median(ratios), ratios[-1]))
 
 
-def bench(model: str | None, *, against_hf: bool, batch: int) -> list[Figure]:
-    """Decoding and predicting with a model folder, or with a random base-size BEiT.
+def bench(model: str | None, *, against_hf: bool, batch: int) -> list[Figure | DecodeCost]:
+    """Decoding and predicting with a model folder, or with a random base-size BEiT; on Linux also what decoding costs.
 
     Against transformers both compute float32 with the same weights, pixels and threads. Raises ConfigError when
     transformers is not there.
@@ -83,7 +86,11 @@ def bench(model: str | None, *, against_hf: bool, batch: int) -> list[Figure]:
     if against_hf:
         _need_transformers()
     card, encoder, reference = _encoders(path, against_hf=against_hf)
-    return [_decoding(card, against_hf=against_hf), _predicting(card, encoder, reference, batch)]
+    figures: list[Figure | DecodeCost] = [_decoding(card, against_hf=against_hf)]
+    spec = card.pixels if card else PixelSpec()
+    if spec.size is not None and sys.platform == "linux":
+        figures.append(decode_cost([photo()] * COSTED, spec))
+    return [*figures, _predicting(card, encoder, reference, batch)]
 
 
 def _need_transformers() -> None:

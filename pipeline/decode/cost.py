@@ -29,6 +29,12 @@ class DecodeCost:
     parent_s: float
     ratio: float
 
+    def __str__(self) -> str:
+        return (
+            f"{'decode, CPU time of child and parent':<44} {1000 * self.quick_s:>9.2f} ms/image "
+            f"   --exact {1000 * self.exact_s:.2f} ms   ratio {self.ratio:.2f}"
+        )
+
 
 def decode_cost(files: Sequence[bytes], spec: PixelSpec, turns: int = 7) -> DecodeCost:
     """Decode all files into a ring, exactly and not, in turns; `spec` has a fixed size. On Linux only.

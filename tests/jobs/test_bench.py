@@ -10,8 +10,10 @@ from tests.helpers import run_job
 
 def test_the_bench_prints_a_figure_and_a_ratio_per_step() -> None:
     figures = bench(str(DIGITS / "model"), against_hf=True, batch=4)
-    assert [str(figure).split()[0] for figure in figures] == ["decode", "predict"]
-    assert all(figure.ours > 0 and figure.reference and figure.ratios for figure in figures)
+    assert [str(figure).split()[0] for figure in figures] == ["decode", "decode,", "predict"]
+    decoding, cost, predicting = figures
+    assert all(figure.ours > 0 and figure.reference and figure.ratios for figure in (decoding, predicting))
+    assert 0 < cost.parent_s < cost.quick_s
 
 
 def test_the_feed_is_measured_with_real_photographs(photos: Path, tmp_path: Path) -> None:
