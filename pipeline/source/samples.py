@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from pipeline.errors import ConfigError
+from pipeline import storage
+from pipeline.errors import ConfigError, ObjectUnreadable
 from pipeline.source.item import Item, NoImage, Position, Wanted
 from pipeline.storage import Entry
 
@@ -76,6 +77,31 @@ def from_position(items: Iterator[Item], shard: Entry, at: Position) -> Iterator
     for item in itertools.islice(items, at.skip, None):
         item.uri = f"{shard.uri}#{at.names.unique(item.uri)}"
         yield item
+
+
+def until_failure(
+    items: Iterator[Item], shard: Entry, at: Position, kind: str, damage: Callable[[Exception], str | None]
+) -> Iterator[Item]:
+    """The images from a position on; where reading fails, an item for the shard ends them (see `ShardFormat.items`).
+
+    `kind` is what messages call the archive. `damage` says what an error shows to be wrong with its bytes, None
+    where the error is about something else.
+    """
+    last = (at.offset, at.skip - 1)
+    try:
+        for item in from_position(items, shard, at):
+            last = item.offset, item.skip
+            yield item
+        return
+    except Exception as error:
+        said = damage(error)
+        if said is not None:
+            reason: Exception = ValueError(f"the {kind} is damaged or cut: {said}")
+        elif isinstance(error, OSError | ObjectUnreadable):
+            reason = ObjectUnreadable(f"the {kind} cannot be read on: {storage.reason(error)}")
+        else:
+            raise
+    yield Item(shard.uri, "", reason, {}, last[0], last[1] + 1)
 
 
 def check_members(members: Iterable[Member], shard: Entry, wanted: Wanted) -> dict[str, pa.DataType]:

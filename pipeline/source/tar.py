@@ -14,7 +14,7 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from pipeline import storage
-from pipeline.errors import CredentialsLost, ObjectUnreadable
+from pipeline.errors import ObjectUnreadable
 from pipeline.source import samples
 from pipeline.source.item import Item, Position, Wanted
 from pipeline.source.samples import LARGEST_MEMBER, Member
@@ -64,23 +64,20 @@ class Tar:
 
 def read(opening: Opening, shard: Entry, wanted: Wanted, at: Position) -> Iterator[Item]:
     """The images of an opened tar; one that cannot be read on ends with an item for the tar itself."""
-    last = (at.offset, at.skip - 1)
-    try:
+
+    def images() -> Iterator[Item]:
         with opening() as stream:
-            found = (item for archive in archives(stream, at.offset) for item in samples.samples(archive, wanted))
-            for item in samples.from_position(found, shard, at):
-                last = item.offset, item.skip
-                yield item
-        return
-    except CredentialsLost:
-        raise
-    except tarfile.TarError as error:
-        reason: Exception = ValueError(f"the tar is damaged or cut: {error}")
-    except (ValueError, OverflowError):  # tarfile seeks and reads by whatever numbers a damaged header holds
-        reason = ValueError("the tar is damaged or cut: a header holds an impossible number")
-    except (OSError, ObjectUnreadable) as error:
-        reason = ObjectUnreadable(f"the tar cannot be read on: {storage.reason(error)}")
-    yield Item(shard.uri, "", reason, {}, last[0], last[1] + 1)
+            for archive in archives(stream, at.offset):
+                yield from samples.samples(archive, wanted)
+
+    return samples.until_failure(images(), shard, at, "tar", _damage)
+
+
+def _damage(error: Exception) -> str | None:
+    if isinstance(error, tarfile.TarError):
+        return str(error)
+    # tarfile seeks and reads by whatever numbers a damaged header holds.
+    return "a header holds an impossible number" if isinstance(error, ValueError | OverflowError) else None
 
 
 def pick_from(stream: BinaryIO, wanted: Wanted, names: set[str]) -> Iterator[tuple[str, bytes]]:

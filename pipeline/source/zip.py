@@ -13,7 +13,7 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from pipeline import storage
-from pipeline.errors import CredentialsLost, ObjectUnreadable
+from pipeline.errors import ObjectUnreadable
 from pipeline.source import samples
 from pipeline.source.item import Item, Position, Wanted
 from pipeline.source.samples import LARGEST_MEMBER, Member
@@ -45,21 +45,12 @@ class Zip:
 
     def items(self, shard: Entry, wanted: Wanted, at: Position) -> Iterator[Item]:
         """As in `ShardFormat`."""
-        last = (at.offset, at.skip - 1)
-        try:
+
+        def images() -> Iterator[Item]:
             with storage.open_stream(shard, pinned=True) as stream:
-                found = samples.samples(members(stream, at.offset), wanted)
-                for item in samples.from_position(found, shard, at):
-                    last = item.offset, item.skip
-                    yield item
-            return
-        except CredentialsLost:
-            raise
-        except DAMAGE as error:
-            reason: Exception = ValueError(f"the zip is damaged or cut: {error}")
-        except (OSError, ObjectUnreadable) as error:
-            reason = ObjectUnreadable(f"the zip cannot be read on: {storage.reason(error)}")
-        yield Item(shard.uri, "", reason, {}, last[0], last[1] + 1)
+                yield from samples.samples(members(stream, at.offset), wanted)
+
+        return samples.until_failure(images(), shard, at, "zip", _damage)
 
     def end(self, shard: Entry, images: int) -> int:  # noqa: ARG002 - other formats know better
         """An offset that lies behind everything."""
@@ -69,6 +60,10 @@ class Zip:
         """As in `ShardFormat`: the central directory and these members are read, nothing else."""
         stream = io.BufferedReader(Ranges(shard, meter), BUFFER)
         yield from samples.pick(members(stream, 0), wanted, Position(), names)
+
+
+def _damage(error: Exception) -> str | None:
+    return str(error) if isinstance(error, DAMAGE) else None
 
 
 def members(stream: BinaryIO, first: int) -> Iterator[Member]:
