@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from pipeline.output.columns import OK
 from pipeline.storage import Entry
@@ -92,9 +93,17 @@ def to_json(row: Row) -> str:
 def from_json(text: str) -> Row:
     """The inverse of `to_json`."""
     raw = json.loads(text)
-    kind = raw.pop("row")
-    if kind == "LooseSpan":
-        redo = raw.pop("redo")
-        return LooseSpan(**raw, redo=Redo(redo["failed"], tuple(redo["uris"])) if redo else None)
-    shard = ShardRef(**raw.pop("shard"))
-    return ShardSpan(shard, **raw) if kind == "ShardSpan" else UnreadShard(shard, **raw)
+    kind = KINDS[raw.pop("row")]
+    return kind(**{name: NESTED[name](value) if name in NESTED else value for name, value in raw.items()})
+
+
+def _redo(raw: Mapping[str, Any] | None) -> Redo | None:
+    return Redo(raw["failed"], tuple(raw["uris"])) if raw is not None else None
+
+
+def _shard(raw: Mapping[str, Any]) -> ShardRef:
+    return ShardRef(**raw)
+
+
+KINDS: dict[str, Callable[..., Row]] = {kind.__name__: kind for kind in (LooseSpan, ShardSpan, UnreadShard)}
+NESTED: dict[str, Callable[[Any], object]] = {"redo": _redo, "shard": _shard}  # fields that are dataclasses
