@@ -17,7 +17,7 @@ CACHED_ELEMENTS = 2**24  # a module keeps several grids up to this size, and alw
 
 
 class PerGrid(nn.Module, Generic[Built]):
-    """A parameter that is resampled for other grids: once for each, then remembered."""
+    """A parameter that is resampled for other grids; results are cached."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,10 +27,10 @@ class PerGrid(nn.Module, Generic[Built]):
         """Resample for `grid`; the subclass says how."""
         raise NotImplementedError
 
-    # Kept out of compiled graphs: a graph that owned the table look-ups would redo them on every call.
+    # Kept out of compiled graphs: inside a graph the table look-ups would be repeated on every call.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def for_grid(self, grid: Grid) -> Built:
-        """What `build` makes of this grid, at most once while it stays remembered."""
+        """`build` for this grid, computed once while it stays in the cache."""
         if grid not in self._built:
             keep = CACHED_ELEMENTS // (grid[0] * grid[1] + 1) ** 2
             for old in list(self._built)[: max(0, len(self._built) + 1 - max(1, keep))]:
@@ -76,7 +76,7 @@ class RelativeBias(PerGrid[list[Tensor | None]]):
 
 
 def widen(tensor: Tensor) -> Tensor:
-    """At least float32: what is computed once must not lose what a narrow dtype would cost it."""
+    """At least float32: what is cached must not be rounded by a narrower dtype."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
@@ -105,7 +105,7 @@ def resample_table(table_RH: Tensor, source: Grid, target: Grid, method: BiasRes
 
     `bilinear` is what transformers does, and reads the table of a non-square model with height and width
     exchanged, as transformers does even at the trained size. `geometric` is what unilm does: distances grow
-    geometrically from the centre, a cubic spline goes through them. `linear` is timm's default: the same distances,
+    geometrically from the centre, interpolated by a cubic spline. `linear` is timm's default: the same distances,
     joined by lines.
     """
     if method != "bilinear" and source == target:
@@ -162,7 +162,7 @@ def _spline_basis(knots: Tensor, at: Tensor, degree: int) -> Tensor:
     for d in range(1, degree + 1):
         rise = (at[:, None] - knots[: -d - 1]) / (knots[d:-1] - knots[: -d - 1])
         fall = (knots[d + 1 :] - at[:, None]) / (knots[d + 1 :] - knots[1:-d])
-        # Knots that coincide give 0/0, which counts as nothing.
+        # Coinciding knots give 0/0, which counts as 0.
         basis = torch.nan_to_num(rise, 0, 0, 0) * basis[:, :-1] + torch.nan_to_num(fall, 0, 0, 0) * basis[:, 1:]
     return basis
 

@@ -13,7 +13,7 @@ TRIES = 10  # to place a block, before the mask is left as it is
 
 
 def block_masks(grid: Grid, share: float, seed: int, names: Sequence[str]) -> list[list[bool]]:
-    """A mask for each picture, drawn from the seed and its name alone, not from its place in a batch."""
+    """A mask for each picture, drawn from the seed and the picture's name, never from its place in a batch."""
     keys = [hashlib.sha256(f"{seed} {name}".encode(errors="surrogateescape")).digest() for name in names]
     return [block_mask(grid, share, Random(int.from_bytes(key))) for key in keys]
 

@@ -26,7 +26,7 @@ HEADS: dict[str, Head] = {
 CONFIG_FILE, PROCESSOR_FILE = "config.json", "preprocessor_config.json"
 POOLER_NORMS = ("pooler.layernorm.weight", "fc_norm.weight")  # transformers', unilm's and timm's
 UNSAID = ("path", "name", "fingerprint", "pixels_assumed")  # fields that change no answer
-CARD_FILE = "card.json"  # what a converted folder knows beyond Hugging Face's files
+CARD_FILE = "card.json"  # what a converted folder has beside Hugging Face's files
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ class ModelCard:
 
 
 def load_card(path: str | Path, semantics: Semantics | None = None) -> ModelCard:
-    """Read what a model folder, or a published weights file, says about itself; its tensors are not kept.
+    """Read the card of a model folder or of a published weights file; no tensors are kept.
 
-    `original` semantics (training's) hold for converted folders and for published checkpoints, recognised by name
-    and shape; `hf` (transformers' own) for every other folder. `semantics` overrides that.
+    The semantics are `original` (as in training) for converted folders and for published checkpoints, which are
+    recognised by name and shape, and `hf` (as in transformers) for every other folder; `semantics` overrides that.
     Raises CheckpointError, in one sentence, when the model cannot be used.
     """
     source = Path(path)
@@ -81,9 +81,9 @@ def load_card(path: str | Path, semantics: Semantics | None = None) -> ModelCard
 def _meaning(card: ModelCard) -> dict[str, Any]:
     """Everything about a card that changes answers, for its fingerprint.
 
-    Outputs are bound to fingerprints, so for a model of today these bytes must not change with this code: a dVAE's
-    sizes are spelt as the fields of a BeitConfig, where they were once kept, and fields that came later are left out
-    where they are not used.
+    Outputs are bound to fingerprints, so for existing models these values must never change: a dVAE's sizes are
+    written as the fields of a BeitConfig, as they were at first, and fields that were added later are left out where
+    they are not set.
     """
     if isinstance(card.config, DvaeConfig):
         sizes = card.config
@@ -112,7 +112,7 @@ class Known:
     """What a caller knows better than a model's own files.
 
     `processor` is the content of a `preprocessor_config.json` that `processor_file` names, `names` are those of all
-    tensors where they are at hand, and `by_hf` says whose file a bare weights file is.
+    tensors if they are known, and `by_hf` says whether transformers wrote a weights file that comes without a folder.
     """
 
     preset: Preset | None = None
@@ -149,13 +149,13 @@ def _is_hf_folder(source: Path) -> bool:
 
 
 def _semantics(known: Known, own: Mapping[str, Any], *, trained: bool) -> Semantics:
-    """What the caller says, or a converted folder; else training's for published weights, transformers' for others."""
+    """The caller's choice, else the converted folder's, else `original` for published weights and `hf` for others."""
     said: Semantics | None = known.semantics or own.get("semantics")
     return said or ("original" if trained else "hf")
 
 
 def _check_pixels(card: ModelCard, source: Path, known: Known, preset: Preset | None, *, by_hf: bool) -> None:
-    """Raise CheckpointError where nothing says how pictures are prepared, or a preset says it for another size."""
+    """Raise CheckpointError if the preprocessing is unknown, or known from a preset of another image size only."""
     if not (preset or known.processor or (source.is_dir() and by_hf)):
         raise CheckpointError(_pixels_unknown(source))
     if preset and known.processor is None and card.beit.image_size != (preset.image, preset.image):
@@ -163,7 +163,7 @@ def _check_pixels(card: ModelCard, source: Path, known: Known, preset: Preset | 
 
 
 def _as_asked(card: ModelCard, known: Known) -> ModelCard:
-    """The card with what the caller decided about pooling and resampling."""
+    """The card with the caller's choice of pooling and resampling."""
     if known.pool_of:
         card = replace(card, config=_pooling(card, known.pool_of))
     if known.resampling:
@@ -172,14 +172,14 @@ def _as_asked(card: ModelCard, known: Known) -> ModelCard:
 
 
 def with_semantics(card: ModelCard, semantics: Semantics) -> ModelCard:
-    """The card read with these semantics: transformers resamples position bias its own way."""
+    """The card under these semantics, which decide how position bias is resampled."""
     trained: BiasResampling = "linear" if card.beit.bias_resampling == "linear" else "geometric"
     resampling: BiasResampling = trained if semantics == "original" else "bilinear"
     return replace(card, semantics=semantics, config=replace(card.beit, bias_resampling=resampling))
 
 
 def _own_words(source: Path) -> dict[str, Any]:
-    """What conversion wrote beside the weights, {} where nothing was converted. Raises CheckpointError."""
+    """The content of `card.json`, {} for a folder that was not converted. Raises CheckpointError."""
     path = source / CARD_FILE
     own = read_json(path, absent={})
     check(own, CARD, path)
@@ -190,7 +190,7 @@ def _own_words(source: Path) -> dict[str, Any]:
 
 
 def _pixels(source: Path, raw: Mapping[str, Any], known: Known) -> PixelSpec:
-    """As `processor` or the folder's own file says; without both, the class's defaults at the trained size."""
+    """From `processor`, else from the folder's own file, else transformers' defaults at the trained size."""
     if known.processor is not None:
         return PixelSpec.from_hf(known.processor, known.processor_file)
     unsaid = {"size": raw["image_size"]} if "image_size" in raw else {}
@@ -223,7 +223,7 @@ def _pooling(card: ModelCard, pool_of: PoolOf) -> BeitConfig:
 
 
 def _as_published(card: ModelCard, preset: Preset, meant: Semantics, *, keep_pixels: bool) -> ModelCard:
-    """The card with what its preset knows; in `original` semantics also what training used."""
+    """The card completed from its preset; under `original` semantics with the settings of training."""
     config = card.beit
     if meant == "original":
         config = replace(config, layer_norm_eps=TRAINED_EPS, stride=preset.stride_at(config.image_size))
@@ -274,7 +274,7 @@ def _card_from_hf(source: Path, raw: Mapping[str, Any], where: object, known: Kn
 
 
 def _has_pooler(source: Path, names: Collection[str] | None) -> bool:
-    """Whether an encoder was saved with its pooler, which transformers can leave out without its config saying so."""
+    """Whether an encoder was saved with its pooler: transformers may leave it out, and `config.json` does not say."""
     found = names or tensor_names(source) or beit_core.read_weights(source).tensors
     return any(name.endswith(POOLER_NORMS) for name in found)
 

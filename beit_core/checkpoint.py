@@ -75,7 +75,7 @@ def load_classifier(card: ModelCard) -> Classifier:
 def load_segmenter(
     card: ModelCard, semantics: Semantics | None = None, inference: Inference | None = None
 ) -> Segmenter:
-    """A checkpoint of semantic segmentation; `semantics` overrides the card's, `inference` what goes with it."""
+    """A segmentation checkpoint; `semantics` overrides the card's, `inference` the default of these semantics."""
     model: Segmenter = load_model(with_semantics(card, semantics) if semantics else card, "segmenter")
     model.inference = inference or model.inference
     return model
@@ -99,7 +99,7 @@ def fill(build: Callable[[], nn.Module], weights: Weights, source: str) -> nn.Mo
 
 
 def fitting(build: Callable[[], nn.Module], weights: Weights, source: str) -> nn.Module:
-    """A module without memory whose names and shapes are those of the tensors, which are sound. Raises as `fill`."""
+    """Build a module on the meta device; check that the tensors fit it and are finite. Raises as `fill`."""
     with torch.device("meta"):
         module = build()
     faults = [
@@ -124,7 +124,7 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _misfits(shapes: Mapping[str, tuple[int, ...]], weights: Weights) -> dict[str, list[str]]:
-    """What is wrong with tensors for these shapes, by the kind of fault; tensors are named as in their file."""
+    """The tensors that do not fit these shapes, by the kind of fault, under their names in the file."""
     tensors = {name: tuple(tensor.shape) for name, tensor in weights.tensors.items() if not DERIVED.search(name)}
     return {
         "missing": [weights.in_file(name) for name in shapes if name not in tensors],

@@ -1,4 +1,4 @@
-"""What shape a model has."""
+"""The configuration of a model: sizes and switches."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -58,7 +58,7 @@ class BeitConfig(Patched):
     layer_scale: bool = True
     mean_pooling: bool = hf("use_mean_pooling", True)
     pooler: bool = True  # False where a checkpoint was saved without one
-    pool_of: PoolOf | None = None  # pools these tokens, whatever mean_pooling says; config.json cannot express it
+    pool_of: PoolOf | None = None  # overrides mean_pooling; config.json cannot express it
     bias_resampling: BiasResampling = "bilinear"  # for grids other than the trained one
     out_indices: tuple[int, ...] = ()  # as published; which layers they mean depends on the semantics
     pool_scales: tuple[int, ...] = (1, 2, 3, 6)
@@ -71,7 +71,7 @@ class BeitConfig(Patched):
         """How many layers each segmentation feature has passed through.
 
         The published indices count trained blocks from 0, so index i is what leaves block i: i + 1 layers.
-        transformers reads the same number one too low in a list that starts with the embeddings: i - 1 layers.
+        transformers looks up index i - 1 in a list that starts with the embeddings: i - 1 layers.
         """
         if semantics == "hf":
             return tuple((index - 1) % (self.depth + 1) for index in self.out_indices)
@@ -115,20 +115,21 @@ class DvaeConfig(Patched):
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any], *, where: object = "config.json") -> Self:
-        """Read the `config.json` of a converted tokenizer. Raises CheckpointError for values that cannot be."""
+        """Read the `config.json` of a converted tokenizer. Raises CheckpointError for invalid values."""
         check(raw, DVAE_CONFIG, where)
         return cls(**_same_fields(cls, raw), image_size=pair(raw.get("image_size", 112)))
 
 
 def _same_fields(cls: type[BeitConfig | DvaeConfig], raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Our fields whose values stand in `config.json` as they are."""
+    """The fields whose values are copied from `config.json` unchanged."""
     theirs = {entry.name: entry.metadata.get("hf", "") for entry in fields(cls)}
     return {ours: raw[name] for ours, name in theirs.items() if name in raw}
 
 
 def _check(config: BeitConfig, raw: Mapping[str, Any], where: object) -> None:
-    """Refuse fields that are right alone and wrong together, and activations other than GELU."""
-    segments = "SemanticSegmentation" in str(raw.get("architectures"))  # elsewhere a default of transformers may stand
+    """Raise CheckpointError for fields that contradict each other and for activations other than GELU."""
+    # Other heads may carry transformers' default out_indices.
+    segments = "SemanticSegmentation" in str(raw.get("architectures"))
     wrong = [index for index in config.out_indices if segments and not -config.depth - 1 <= index <= config.depth]
     if raw.get("hidden_act", "gelu") != "gelu":
         raise CheckpointError(f"{where}: hidden_act is {raw['hidden_act']!r}; only 'gelu' is supported")

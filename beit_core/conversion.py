@@ -1,4 +1,4 @@
-"""Any published checkpoint -> the folder that everything here reads: Hugging Face's files, and a card.
+"""Convert any published checkpoint to a canonical folder: Hugging Face's files, and a card.
 
 config.json, preprocessor_config.json and model.safetensors are as transformers reads them; card.json adds the
 semantics, the palette, the window's stride, accuracy and licence.
@@ -31,7 +31,7 @@ AnyPath = str | Path
 
 @dataclass(frozen=True)
 class Choices:
-    """What a user may say about weights that do not say it themselves.
+    """What the user states where the files of the weights do not say it.
 
     `preset` names the published checkpoint this is, or whose pixels and labels it shares; `processor` is a
     preprocessor_config.json and `config` a config.json. `semantics` None takes what the origin suggests: `original` for
@@ -87,19 +87,19 @@ def _known(path: Path, weights: Weights, choices: Choices) -> Known:
 
 
 def _config(path: Path, weights: Weights, known: Known, choices: Choices) -> dict[str, Any]:
-    """The `config.json` to go by: the one given, the folder's, or one read off the shapes."""
+    """The `config.json` to use: the one given, else the folder's, else one inferred from the tensors' shapes."""
     own = path / CONFIG_FILE
     if choices.config or own.is_file():
         raw = read_json(Path(choices.config) if choices.config else own)
     else:
         raw = infer_config(weights, path, known.preset or find_preset(path), choices.pool_of)
     if weights.origin == "unilm" and not own.is_file() and choices.semantics != "hf":
-        raw["layer_norm_eps"] = TRAINED_EPS  # in those programs' code, where a config.json names transformers' own
+        raw["layer_norm_eps"] = TRAINED_EPS  # set in unilm's and timm's code, not in a config.json
     return raw
 
 
 def _remarks(card: ModelCard, weights: Weights, raw: Mapping[str, Any]) -> list[str]:
-    """What was decided without having been asked for."""
+    """The decisions that no flag asked for, a sentence each."""
     said = []
     if card.head == "encoder" and not card.beit.pooler:
         said.append(f"it has no pooler: embeddings are the {card.beit.pool_of or 'mean'} of its last tokens")
@@ -113,7 +113,7 @@ def _remarks(card: ModelCard, weights: Weights, raw: Mapping[str, Any]) -> list[
 
 
 def _saved_names(tensors: Mapping[str, Tensor], raw: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The names transformers knows this family's tensors by, in a fixed order; buffers that follow from sizes go."""
+    """The names transformers knows this family's tensors by, in a fixed order, without derived buffers."""
     model_type = raw.get("model_type", "beit")
     kept = sorted(name for name in tensors if "relative_position_index" not in name)
     dense = torch.contiguous_format
@@ -144,7 +144,7 @@ def _files(card: ModelCard, raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write(target: Path, tensors: dict[str, Tensor], files: Mapping[str, Any]) -> None:
-    """All files under the target's name at once, or none."""
+    """Write all files under the target's name at once, or none."""
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
@@ -152,7 +152,7 @@ def _write(target: Path, tensors: dict[str, Tensor], files: Mapping[str, Any]) -
         for name, content in files.items():
             (draft / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         draft.chmod(0o755)
-        draft.replace(target)  # an empty folder of that name gives way
+        draft.replace(target)  # replaces an empty folder of that name
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise

@@ -1,4 +1,4 @@
-"""The tokenizer BEiT was trained with: the discrete VAE of DALL-E (arXiv 2102.12092, appendix A), both ways.
+"""The tokenizer BEiT was trained with: the discrete VAE of DALL-E (arXiv 2102.12092, appendix A), encoder and decoder.
 
 B images, H W pixels, h = H / 8 and w = W / 8 tokens down and across, V visual tokens.
 """
@@ -22,7 +22,7 @@ MARGIN = 0.1  # pixels are squeezed into [0.1, 0.9], away from the ends of the d
 
 
 class Block(nn.Module):
-    """Four convolutions in a bottleneck, added at a small gain to what came in."""
+    """Four convolutions in a bottleneck, added to the input with a small gain."""
 
     def __init__(self, channels_in: int, channels_out: int, kernels: tuple[int, int, int, int], gain: float) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Coder(nn.Module):
         return cast(nn.Conv2d, self.blocks["input"])
 
     def forward(self, map_BDhw: Tensor, between: Callable[[Tensor], Tensor]) -> Tensor:
-        """What the input convolution made -> what the output convolution makes; `between` changes the scale."""
+        """Output of the input convolution -> output of the output convolution; `between` changes the resolution."""
         for i in range(GROUPS):
             map_BDhw = self.blocks[f"group_{i + 1}"](between(map_BDhw) if i else map_BDhw)
         return self.blocks["output"].get_submodule("conv")(map_BDhw.relu())
@@ -104,7 +104,7 @@ class Dvae(nn.Module):
             # A 1 x 1 convolution of one-hot vectors picks columns of its weight.
             picked_BhwD = F.embedding(tokens_Bhw.long(), entry.weight[:, :, 0, 0].T) + cast(Tensor, entry.bias)
             out_B6HW = self.decoder(picked_BhwD.permute(0, 3, 1, 2), DOUBLE)
-        # Three channels are means; the other three were widths of the training's distribution.
+        # Three channels are means; the other three are scales of the distribution, used in training only.
         means_B3HW = out_B6HW[:, :3].sigmoid()
         return ((means_B3HW - MARGIN) / (1 - 2 * MARGIN)).clamp(0, 1)
 

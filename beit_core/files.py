@@ -30,7 +30,7 @@ def find_weights(source: Path) -> list[Path]:
 
 
 def tensor_names(source: Path) -> frozenset[str] | None:
-    """Names of the tensors of safetensors files, whose headers list them; None where only reading all can tell."""
+    """Names of the tensors of safetensors files, whose headers list them; None for formats without such headers."""
     found: set[str] = set()
     for path in find_weights(source):
         if path.suffix != ".safetensors":
@@ -41,7 +41,7 @@ def tensor_names(source: Path) -> frozenset[str] | None:
         try:
             found |= json.loads(header).keys()
         except (ValueError, AttributeError):
-            return None  # damaged: reading all says how
+            return None  # damaged: reading the tensors reports how
     return frozenset(found)
 
 

@@ -30,7 +30,7 @@ OUR_NAMES = {"kernel": "weight", "scale": "weight"}
 
 
 class Content(NamedTuple):
-    """Named tensors of one file, and the key of the dictionary they were taken from, "" where they lie open."""
+    """Named tensors of one file, and the key of the dictionary that held them, "" at the top level."""
 
     tensors: dict[str, Tensor]
     wrapper: str = ""
@@ -51,7 +51,7 @@ def read_tensors(path: Path) -> Content:
 class Shell:
     """Stands for an object of a class that is not imported: holds what it was pickled with and does nothing."""
 
-    dump_patches = False  # asked by torch's reader of the old format, which compares sources of classes
+    dump_patches = False  # read by torch's reader of the old format, which compares the source code of classes
 
     def __init__(self, *arguments: object) -> None:
         """Whatever the class was called with."""
@@ -75,10 +75,10 @@ REAL = {
 
 
 class Unpickler(pickle.Unpickler):
-    """Refuses every name that is not known to be harmless."""
+    """An unpickler that refuses every name not known to be harmless."""
 
     def find_class(self, module: str, name: str) -> object:
-        """What a pickle means by `module.name`. Raises CheckpointError."""
+        """The object for `module.name` in a pickle. Raises CheckpointError."""
         module = "builtins" if module == "__builtin__" else module
         if (module, name) in REAL:
             return REAL[module, name]
@@ -93,7 +93,7 @@ def load(file: BinaryIO, **options: Any) -> object:
 
 
 def read_pickle(path: Path) -> object:
-    """Content of a `torch.save` file of either format. Raises CheckpointError naming what it must not contain."""
+    """Content of a `torch.save` file of either format. Raises CheckpointError naming what it may not hold."""
     _check_zip(path)
     try:
         with path.open("rb") as file, warnings.catch_warnings():
@@ -101,12 +101,12 @@ def read_pickle(path: Path) -> object:
             return torch.load(file, map_location="cpu", weights_only=False, pickle_module=sys.modules[__name__])
     except CheckpointError as error:
         raise CheckpointError(f"{path} is refused, it holds more than tensors: {error}") from error
-    except Exception as error:  # damaged files fail in as many ways as there are bytes in them
+    except Exception as error:  # damaged files raise errors of many types
         raise CheckpointError(f"{path} is not a readable weights file: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:
-    """What an error says, without torch's stack traces."""
+    """The first line of an error, without torch's stack traces."""
     lines = str(error).splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:200]}"
 
@@ -122,7 +122,7 @@ def _check_zip(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith("constants.pkl") for name in archive.namelist()):
                 raise CheckpointError(f"{path} is a TorchScript program, not weights: ask for its state_dict")
-            # torch can be told to save without CRCs: all of them are zero then.
+            # torch can save without CRCs: all of them are zero then.
             has_crcs = any(entry.CRC for entry in archive.infolist())
             damaged = archive.testzip() if has_crcs else None
     except (zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, RuntimeError, ValueError) as error:

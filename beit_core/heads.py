@@ -1,4 +1,4 @@
-"""The questions a BEiT answers about a whole picture, or about its patches.
+"""The heads of a BEiT, for a whole picture or for its patches.
 
 B images, C channels, H height, W width, N tokens, n patches, D width, K classes, V visual tokens.
 """
@@ -42,7 +42,8 @@ def _greatest(values_BN: Tensor, k: int) -> Tensor:
 class Pooler(nn.Module):
     """The checkpoint's own pooled vector.
 
-    LayerNorm of the mean of the patches; or of normalised tokens the cls token, or with `pool_of` the mean.
+    Either LayerNorm of the mean of the patches, or, of tokens that are normalised already, the cls token or (with
+    `pool_of`) the mean.
     """
 
     def __init__(self, config: BeitConfig) -> None:
@@ -86,7 +87,7 @@ class Classifier(nn.Module):
 
 
 class MaskedTokenPredictor(nn.Module):
-    """For every patch, which visual token the tokenizer would give it."""
+    """Predicts the visual token of every patch."""
 
     def __init__(self, config: BeitConfig) -> None:
         super().__init__()

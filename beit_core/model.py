@@ -14,7 +14,7 @@ from .config import BeitConfig, Grid
 
 
 class Positions(PerGrid[Tensor]):
-    """Learned absolute positions, resampled bicubically for other grids; antialiased where timm's way is chosen."""
+    """Learned absolute positions, resampled bicubically for other grids; antialiased as in timm where so chosen."""
 
     def __init__(self, config: BeitConfig) -> None:
         super().__init__()

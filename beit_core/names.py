@@ -54,7 +54,7 @@ TRANSFORMERS_5 = (
     (r"((?:decode|auxiliary)_head\..*\.)convolution\.", r"\1conv."),
     (r"((?:decode|auxiliary)_head\..*\.)normalization\.", r"\1bn."),
 )
-# The way back for the head that transformers 5 reads under no older names.
+# The inverse, for the head whose older names transformers 5 does not read.
 DATA2VEC_HEAD = (
     (r"decode_head\.bottleneck\.", "decode_head.psp_bottleneck."),
     (r"decode_head\.psp_modules\.(\d+)\.1\.", r"decode_head.psp_modules.blocks.\1.conv."),
@@ -64,25 +64,25 @@ DATA2VEC_HEAD = (
 
 
 def renamed(name: str, table: Iterable[tuple[str, str]]) -> str:
-    """A name after all patterns of a table."""
+    """A name with all patterns of a table applied."""
     for pattern, replacement in table:
         name = re.sub(f"^{pattern}", replacement, name)
     return name
 
 
 def from_unilm(name: str, *, masked: bool) -> str:
-    """unilm's or timm's name -> published name. The last norm is a `masked` model's head's own, else the trunk's."""
+    """unilm's or timm's name -> published name. The last norm is the head's in a `masked` model, else the trunk's."""
     return re.sub(r"^norm\.", "layernorm." if masked else "beit.layernorm.", renamed(name, UNILM))
 
 
 def from_hugging_face(name: str, prefix: str) -> str:
-    """Any name transformers writes or has written -> published name; `prefix` is what this file's encoder carries."""
+    """Any name transformers writes or has written -> published name; `prefix` is the encoder's in this file."""
     bare = name.removeprefix(prefix)
     return renamed(f"beit.{bare}" if bare != name or not prefix else name, TRANSFORMERS_5)
 
 
 def prefix_of(names: Iterable[str]) -> str:
-    """What stands in front of the encoder's tensors: "" where transformers saved an encoder without a head."""
+    """The prefix of the encoder's tensors: "" where transformers saved an encoder without a head."""
     present = [prefix for prefix in PREFIXES.values() if any(name.startswith(prefix) for name in names)]
     return present[0] if present else ""
 

@@ -1,4 +1,4 @@
-"""From decoded picture to model input: the numbers that travel with the weights.
+"""From decoded picture to model input: the preprocessing that belongs to the weights.
 
 B images, C channels, H height, W width.
 """
@@ -69,7 +69,7 @@ class PixelSpec:
         """Read a `preprocessor_config.json`, old or new style; {} gives the defaults of transformers' BEiT class.
 
         Raises CheckpointError, naming `where` and the field, for values of a wrong type or out of range, and for a
-        processor whose defaults are not known here and that leaves some unsaid.
+        processor class with unknown defaults that leaves some fields out.
         """
         check(raw, PROCESSOR, where)
         kind, normalise = _known_kind(raw, where), raw.get("do_normalize", True)
@@ -120,7 +120,7 @@ def _triple(value: Any) -> Triple:
 
 
 def _known_kind(raw: Mapping[str, Any], where: object) -> str:
-    """The processor's class, if its defaults are known here or not needed."""
+    """The processor's class, if its defaults are known or not needed."""
     kind = str(raw.get("image_processor_type") or raw.get("feature_extractor_type") or "BeitImageProcessor")
     unsaid = [name for name in ("size", "resample", "image_mean", "image_std") if name not in raw]
     if unsaid and not kind.startswith(("Beit", "ViT", "Data2VecVision")):

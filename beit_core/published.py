@@ -43,7 +43,7 @@ class Preset:
 
     @property
     def width(self) -> int:
-        """Of the encoder."""
+        """Width of the encoder."""
         return WIDTHS[self.size][0]
 
     @property
@@ -52,12 +52,12 @@ class Preset:
         return self.width // 64
 
     def stride_at(self, image: Grid) -> int:
-        """Of a sliding window of this size; 0, for two thirds of it, where it is not the published one."""
+        """The sliding stride for this image size; 0 (two thirds of it) for any other size than the published one."""
         return self.stride if image == (self.image, self.image) else 0
 
     @property
     def palette(self) -> tuple[Color, ...] | None:
-        """Colours by class id, where its training data came with some."""
+        """Colours by class id, if its training data has some."""
         path = HERE / f"{self.classes}_palette.json"
         return tuple((r, g, b) for r, g, b in json.loads(path.read_text())) if path.is_file() else None
 
@@ -82,7 +82,7 @@ def find_preset(path: Path) -> Preset | None:
 
 
 def preset_named(name: str) -> Preset:
-    """Raises CheckpointError for a name nobody published."""
+    """The preset of this name. Raises CheckpointError for an unknown one."""
     if name not in presets():
         raise CheckpointError(f"no preset is called {name!r}; there are {', '.join(presets())}")
     return presets()[name]

@@ -13,14 +13,14 @@ from .errors import CheckpointError
 
 @dataclass(frozen=True)
 class Kind:
-    """A set of JSON values, and its name as it stands behind "not" in a message."""
+    """A set of JSON values, and its name in messages ("..., not NAME")."""
 
     name: str
     holds: Callable[[object], bool]
 
 
 def whole(low: int, high: int) -> Kind:
-    """Whole numbers of this range, both ends included; true and false are none."""
+    """Whole numbers of this range, both ends included; true and false do not count."""
     return Kind(
         f"a whole number from {low} to {high}",
         lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high,
@@ -28,7 +28,7 @@ def whole(low: int, high: int) -> Kind:
 
 
 def number(low: float, high: float, *, above: bool = False) -> Kind:
-    """Finite numbers of this range; with `above` without its lower end."""
+    """Finite numbers of this range; `above` excludes its lower end."""
 
     def holds(value: object) -> bool:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):

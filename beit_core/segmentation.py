@@ -71,7 +71,7 @@ class UperHead(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """The second head of training (a small FCN on level 2). Loaded with the rest; no answer comes from it."""
+    """The second head of training (a small FCN on level 2). Loaded with the rest and not used."""
 
     def __init__(self, config: BeitConfig) -> None:
         super().__init__()
@@ -184,7 +184,7 @@ def _first_largest(planes: Planes, count: int, height: int, width: int) -> Tenso
 
 
 def _contenders(planes: Planes, count: int) -> list[int]:
-    """Classes that can win anywhere, in order; usually few, and only they need resizing.
+    """Classes that can be largest anywhere, in order; usually few, and only they need resizing.
 
     Between four neighbours a bilinear value lies between their least and their greatest: a class whose greatest stays
     below another's least in every cell is out, with some slack for rounding.

@@ -1,4 +1,4 @@
-"""What the shapes of a checkpoint's tensors say about its configuration, and what they leave open."""
+"""The configuration of a checkpoint, inferred from the shapes of its tensors."""
 
 import re
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ def infer_config(
     """A Hugging Face `config.json` for tensors under published names, from their shapes.
 
     Assumes square pictures. What shapes leave open comes from `preset`, if it is as wide, and from `pool_of`. Raises
-    CheckpointError naming the choice where neither tells.
+    CheckpointError naming the flag where neither decides.
     """
     tensors = weights.tensors
     if weights.origin == "dvae":
@@ -74,7 +74,7 @@ def _heads(width: int, source: Path, preset: Preset | None) -> int:
     if preset and preset.width == width:
         return preset.heads
     raise CheckpointError(
-        f"{source} has no table of position bias, so nothing tells its number of attention heads: give --model-config, "
+        f"{source} has no table of position bias, so its number of attention heads is unknown: give --model-config, "
         "or --preset naming a published checkpoint of its size"
     )
 
@@ -86,7 +86,7 @@ def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
 def _side(tensors: Mapping[str, Tensor], tables: list[Tensor], source: Path) -> int:
     """Patches along a side of the trained picture."""
     positions = tensors.get("beit.embeddings.position_embeddings")
-    for side in range(1, 129):  # three times as many as anybody has published
+    for side in range(1, 129):  # three times the largest that is published
         if tables and len(tables[0]) == table_rows((side, side)):
             return side
         if not tables and positions is not None and positions.shape[1:2] == (side * side + 1,):

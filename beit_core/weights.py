@@ -15,12 +15,12 @@ from .files import find_weights
 from .formats import Content, read_tensors
 
 Origin = Literal["hf", "unilm", "dvae"]
-# Follow from the sizes, or are read by training alone.
+# Derived from sizes, or used in training only.
 DERIVED = re.compile(r"relative_position_index$|num_batches_tracked$")
 NUMBER = r"(?<=\.)\d+(?=\.)"  # of a layer, a block, a stage
 PRETRAINING = "cls_pt_layers."  # BEiT v2's two extra layers
 KEY_BIAS = ".k_bias"  # timm keeps it, as zeros
-# What every BEiT has, and its sizes are read off.
+# Every BEiT has these, and sizes are inferred from them.
 ESSENTIAL = (
     r"beit\.embeddings\.cls_token",
     r"beit\.embeddings\.patch_embeddings\.projection\.weight",
@@ -30,7 +30,7 @@ ESSENTIAL = (
 
 @dataclass(frozen=True)
 class Weights:
-    """Tensors by published names, the names under which the file holds them, and what a user should hear about it."""
+    """Tensors by published names, their names in the file, and remarks for the user."""
 
     tensors: Mapping[str, Tensor]
     written: Mapping[str, str]
@@ -81,7 +81,7 @@ def read_weights(source: Path) -> Weights:
 
 
 def _unwrapped(content: Content) -> Iterator[Row]:
-    """A file's tensors under their names without the prefixes of wrappers, those of DALL-E's halves told apart."""
+    """A file's tensors without the prefixes of wrappers; those of DALL-E's two files get distinct names."""
     half = _half(content.tensors)
     for written, tensor in content.tensors.items():
         bare = names.WRAPPERS.sub("", written)

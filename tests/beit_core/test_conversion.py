@@ -201,7 +201,9 @@ def test_what_cannot_be_known_must_be_said(tiny_model: Callable[..., Path], tmp_
     for name in [name for name in tensors if "relative" in name]:
         del tensors[name]
     torch.save(tensors, tmp_path / "bare.pth")
-    with pytest.raises(CheckpointError, match=r"number of attention heads: give --model-config, or --preset"):
+    with pytest.raises(
+        CheckpointError, match=r"number of attention heads is unknown: give --model-config, or --preset"
+    ):
         convert(tmp_path / "bare.pth", tmp_path / "new", Choices(preset="beit-base-patch16-224"))
 
 
