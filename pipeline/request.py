@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -13,25 +12,22 @@ import pyarrow as pa
 from beit_core import CheckpointError, ModelCard, load_card
 from pipeline import model_files, storage
 from pipeline.config import RunConfig
-from pipeline.decode.decode import DecodeSettings, extensions
+from pipeline.decode.decode import DecodeSettings
 from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
+from pipeline.look import LOOK, look, wanted_of
 from pipeline.output.bound import SCHEMA, Bound, BoundModel, bind, is_ours, read_bound
 from pipeline.output.columns import schema_of
 from pipeline.output.place import Place
 from pipeline.plan.span_size import TYPICAL_IMAGE, auto_span_size
 from pipeline.progress import say
-from pipeline.source.format import FORMATS
-from pipeline.source.item import NoImage, Wanted
-from pipeline.source.naming import LISTED, MAGIC, LooseImage, Shard, Source, Sources
-from pipeline.source.passed import counted
+from pipeline.source.item import Wanted
+from pipeline.source.naming import LooseImage, Shard, Source, Sources
 from pipeline.spec import JobSpec
 from pipeline.task import AnyTask
 
 if TYPE_CHECKING:
     from pipeline.engine.loading import Device
 
-LOOK = 1000  # sources looked at before anything starts: the first page of a listing
-LOOK_INTO = 8  # shards looked into until one has an image
 VERSIONED = ("torch", "ray", "pyarrow", "pillow", "numpy")
 
 
@@ -67,16 +63,15 @@ def check(config: RunConfig, task: AnyTask) -> Request:
     place = Place.of(config.output)
     try:
         with storage.quick():
-            sources = Sources(config.input, config.input_format, extensions(), config.unreadable)
-            first = _first_look(sources, place)
+            seen = look(config, place)
             _check_output(config, place)
-            wanted = _wanted_of_shards(config, sources, first)
-            _check_listed(first)
+            wanted = wanted_of(config, seen)
             card = _card(config.model, task, fresh=not is_ours(place))
             schema = schema_of(task.columns(card), dict(wanted.types))
     except CredentialsLost as error:
         raise ConfigError(str(error)) from error
-    return Request(config, task, card, place, sources, first, wanted, schema)
+    sources = replace(seen.sources, wanted=wanted)
+    return Request(config, task, card, place, sources, seen.first, wanted, schema)
 
 
 def _card(model: str, task: AnyTask, *, fresh: bool) -> ModelCard:
@@ -99,65 +94,6 @@ def _assumed(card: ModelCard) -> str:
     size = " x ".join(map(str, pixels.size or (pixels.resize,)))
     mean, std = (" ".join(f"{value:g}" for value in values) for values in (pixels.mean, pixels.std))
     return f"no preprocessor_config.json, so {size} pixels, mean {mean} and std {std} are assumed"
-
-
-def _first_look(sources: Sources, place: Place) -> list[Source]:
-    for given in sources.inputs:
-        root = storage.absolute(given).rstrip("/") + "/"
-        if (place.root + "/").startswith(root) and not MAGIC.search(root):
-            raise ConfigError(
-                f"--output {place.root} lies below --input {given}: the next run would read its own result"
-            )
-    listing = sources.listing()
-    first = list(itertools.islice(listing, LOOK))
-    if not first:
-        passed = counted(listing.passed.photos + listing.passed.others)
-        raise ConfigError(f"--input: {'; '.join(listing.empty)}{f', only other files ({passed})' if passed else ''}")
-    for why in listing.empty:
-        say(f"--input: {why}")
-    return first
-
-
-def _wanted_of_shards(config: RunConfig, sources: Sources, first: list[Source]) -> Wanted:
-    """What is taken from every shard; what the first one lacks of it raises ConfigError."""
-    endings = frozenset(ending.removeprefix(".") for ending in sources.extensions)
-    wanted = Wanted(endings, config.image_column, tuple(config.keep))
-    shards = [source for source in first if isinstance(source, Shard)]
-    if not shards:
-        _check_no_columns(config)
-        return wanted
-    return replace(wanted, types=_kept_types(shards, wanted, alone=len(shards) == len(first)))
-
-
-def _kept_types(shards: list[Shard], wanted: Wanted, *, alone: bool) -> Mapping[str, pa.DataType]:
-    """The types of the kept columns in the first shard that has images; NoImage where none has and they are `alone`."""
-    refused: list[NoImage] = []
-    for shard in shards[:LOOK_INTO]:
-        try:
-            return FORMATS[shard.format].check(shard.entry, wanted)
-        except NoImage as error:
-            refused.append(error)
-    if alone:
-        raise refused[0]
-    return refused[0].types
-
-
-def _check_no_columns(config: RunConfig) -> None:
-    if config.keep or config.image_column:
-        flag = f"--keep {' '.join(config.keep)}" if config.keep else f"--image-column {config.image_column}"
-        raise ConfigError(
-            f"{flag}: loose images carry no columns; tars and Parquet do (a list with columns becomes a Parquet with a "
-            "column of URIs)"
-        )
-
-
-def _check_listed(first: list[Source]) -> None:
-    """Nothing has been asked of remote images that a list names; that there are no keys for them shows at the first."""
-    for entry in [source.entry for source in first if source.entry.version == LISTED][:1]:
-        try:
-            storage.check_access(entry.uri)
-        except CredentialsLost as error:
-            raise ConfigError(f"--input: {entry.uri}, which a list names, cannot be read: {error}") from error
 
 
 def _check_output(config: RunConfig, place: Place) -> None:

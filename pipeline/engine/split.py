@@ -20,7 +20,7 @@ from pipeline.output.span_file import SpanFacts
 from pipeline.plan.rows import Row
 from pipeline.source.fetch import fetched
 from pipeline.source.format import FORMATS
-from pipeline.source.item import Item, Position, Remote
+from pipeline.source.item import Item, Position
 from pipeline.source.naming import LooseImage, Source
 from pipeline.spec import JobSpec
 
@@ -47,7 +47,7 @@ class SpanDecoder:
 
     def _items(self, source: Source) -> Iterator[Item]:
         if isinstance(source, LooseImage):
-            return fetched([Item(source.entry.uri, source.key, Remote(source.entry.uri))])
+            return fetched([source.item])
         return FORMATS[source.format].items(source.entry, self.spec.wanted, Position())
 
     def _decoded(self, source: OpenSpan) -> tuple[DecodedSpan, Pixels]:

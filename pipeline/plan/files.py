@@ -28,6 +28,7 @@ from pipeline.source.item import Item, Remote
 from pipeline.storage import Entry
 
 PART_SCHEMA = pa.schema([("uri", pa.string()), ("key", pa.string()), ("version", pa.string()), ("span", pa.string())])
+KEPT = pa.field("kept", pa.string())  # one more column of a part where lists name values to keep, as JSON
 META = b"beit"
 GROUP = 1024  # rows of a row group: the least that is read to get at a span
 PART = re.compile(r"part-(\d{6})\.parquet")
@@ -107,7 +108,9 @@ def listing(place: Place) -> tuple[list[Entry], dict[str, ShardEntry]]:
 def write_part(place: Place, number: int, spans: list[tuple[PartSpan, pa.Table]], *, changes: bool = False) -> bool:
     """Create part `number` with these spans' images; False when another run has taken that number."""
     meta = {"spans": [asdict(span) for span, _ in spans], "changes": changes}
-    table = pa.concat_tables([rows for _, rows in spans]).replace_schema_metadata({META: json.dumps(meta)})
+    table = pa.concat_tables([rows for _, rows in spans], promote_options="default").replace_schema_metadata(
+        {META: json.dumps(meta)}
+    )
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", row_group_size=GROUP)
     with place.writing():
@@ -156,8 +159,9 @@ def read_rows(uri: str, start: int, stop: int) -> pa.Table:
 def read_items(span: LooseSpan) -> Iterator[Item]:
     """The loose images of a span, in order."""
     table = read_rows(span.part, span.start, span.stop)
-    for uri, key in zip(table["uri"].to_pylist(), table["key"].to_pylist(), strict=True):
-        yield Item(uri, key, Remote(uri))
+    beside = table[KEPT.name].to_pylist() if KEPT.name in table.column_names else [None] * len(table)
+    for uri, key, kept in zip(table["uri"].to_pylist(), table["key"].to_pylist(), beside, strict=True):
+        yield Item(uri, key, Remote(uri), json.loads(kept) if kept else {})
 
 
 def write_shard_entry(place: Place, row: UnreadShard, content: ShardContent) -> None:

@@ -17,7 +17,7 @@ from pipeline.output.ledger import Ledger, Seen
 from pipeline.output.place import Place
 from pipeline.plan import files
 from pipeline.plan.digests import Digests
-from pipeline.plan.files import PART_SCHEMA, PartSpan
+from pipeline.plan.files import KEPT, PART_SCHEMA, PartSpan
 from pipeline.plan.names import combined_version, images_name, pairs
 from pipeline.plan.rows import LooseSpan, Redo
 from pipeline.source.naming import LooseImage
@@ -129,6 +129,8 @@ class LoosePlan:
             name = images_name(uris)
             columns = [uris, [image.key for image in piece], versions, [name] * len(piece)]
             table = pa.Table.from_arrays([pa.array(column, pa.string()) for column in columns], schema=PART_SCHEMA)
+            if any(image.kept for image in piece):
+                table = table.append_column(KEPT, pa.array([image.kept or None for image in piece], KEPT.type))
             yield PartSpan(name, start, start + len(piece), combined_version(uris, versions)), table
 
     def plan_changes(self) -> None:

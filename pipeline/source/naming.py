@@ -5,31 +5,42 @@ from __future__ import annotations
 import csv
 import fnmatch
 import io
-import itertools
+import json
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pyarrow as pa
 
 from pipeline import storage
 from pipeline.errors import ConfigError, ObjectUnreadable
 from pipeline.source.format import FORMATS, format_of
-from pipeline.source.parquet import URI_NAMES
+from pipeline.source.item import Item, Remote, Wanted
+from pipeline.source.lists import LISTS, PLAIN, listed
 from pipeline.source.passed import PHOTOS, PassedBy
 from pipeline.storage import Entry
 
 INPUT_FORMATS = ("auto", "images", *FORMATS, "list")
 MAGIC = re.compile(r"[*?\[]")
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{},]+(?:,[^{},]+)+)\}")
-LISTS = {".txt", ".csv", ".tsv"}
 LISTED = "listed"  # the version of a remote image that a list names
 
 
 @dataclass(frozen=True)
 class LooseImage:
-    """One image that is an object of its own; `key` is its path below the input as the user gave it."""
+    """One image that is an object of its own; `key` is its path below the input as the user gave it.
+
+    `kept` is what a list says beside it of the columns to keep, as JSON; empty for nothing.
+    """
 
     entry: Entry
     key: str
+    kept: str = ""
+
+    @property
+    def item(self) -> Item:
+        """The image, to be fetched."""
+        return Item(self.entry.uri, self.key, Remote(self.entry.uri), json.loads(self.kept) if self.kept else {})
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,7 @@ class Sources:
     inputs: tuple[str, ...]
     format: str  # one of INPUT_FORMATS
     extensions: frozenset[str]  # of images, lower case, with the dot
+    wanted: Wanted = field(default=Wanted(frozenset()))  # of a list's columns
     unreadable: str = "skip"  # or `row`: photos of kinds that cannot be read here are images too
 
     def listing(self) -> Listing:
@@ -58,7 +70,11 @@ class Sources:
 
 
 class Listing:
-    """One pass over the sources; `passed` counts the other files met so far, `empty` says which inputs had nothing."""
+    """One pass over the sources.
+
+    Of what it has met so far, `passed` counts the other files, `empty` says which inputs had nothing, and `tables`
+    whether a list had columns.
+    """
 
     def __init__(self, sources: Sources) -> None:
         self.sources = sources
@@ -66,6 +82,7 @@ class Listing:
         self.extensions = sources.extensions | (PHOTOS if sources.unreadable == "row" else set())
         self.passed = PassedBy()
         self.empty: list[str] = []
+        self.tables = False
 
     def __iter__(self) -> Iterator[Source]:
         for given in self.sources.inputs:
@@ -139,12 +156,24 @@ class Listing:
     def _listed(self, entry: Entry, given: str) -> Iterator[Source]:
         try:
             with io.TextIOWrapper(storage.open_stream(entry), "utf-8-sig", newline="") as lines:
-                for line in list_uris(lines, _ending(entry.uri)):
-                    yield LooseImage(_listed_entry(storage.named_in(entry.uri, line)), line)
+                self.tables |= _ending(entry.uri) != PLAIN
+                for line in listed(lines, _ending(entry.uri), self.sources.wanted, self.extensions | PHOTOS):
+                    if line.kept:
+                        check_listed_types(self.sources.wanted)
+                    yield LooseImage(_listed_entry(storage.named_in(entry.uri, line.name)), line.name, line.kept)
+        except ConfigError as error:
+            raise ConfigError(f"--input {given}: {error}") from error
         except (UnicodeDecodeError, csv.Error) as error:
             raise ConfigError(f"--input {given}: the list is no UTF-8 text with a URI a line ({error})") from error
         except (ObjectUnreadable, OSError) as error:
             raise ConfigError(f"--input {given}: the list cannot be read ({storage.reason(error)})") from error
+
+
+def check_listed_types(wanted: Wanted) -> None:
+    """Raise ConfigError where the first shard has a kept column in another type than lists have, which is text."""
+    for name, type_ in wanted.types.items():
+        if type_ != pa.string():
+            raise ConfigError(f"--keep {name}: a list has it as string, the first shard as {type_}; make them equal")
 
 
 def unbraced(given: str) -> Iterator[str]:
@@ -181,30 +210,6 @@ def _listed_entry(uri: str) -> Entry:
     if not storage.is_local(uri):
         return Entry(uri, 0, LISTED)
     return storage.stat(uri) or Entry(uri, 0, storage.MISSING)
-
-
-def list_uris(lines: Iterable[str], ending: str) -> Iterator[str]:
-    """The URIs of a list: one a line, or those in a column of a .csv / .tsv."""
-    if ending == ".txt":
-        return _uncommented(lines)
-    return _image_cells(csv.reader(lines, delimiter="\t" if ending == ".tsv" else ","))
-
-
-def _uncommented(lines: Iterable[str]) -> Iterator[str]:
-    for line in map(str.strip, lines):
-        if line and not line.startswith("#"):
-            yield line
-
-
-def _image_cells(rows: Iterator[list[str]]) -> Iterator[str]:
-    """The filled cells of the column that a header names as one of `URI_NAMES`; without a header, of the first."""
-    first = next(rows, [])
-    names = [cell.strip().lower() for cell in first]
-    known = [name for name in URI_NAMES if name in names]
-    column = names.index(known[0]) if known else 0
-    for row in rows if known else itertools.chain([first], rows):
-        if len(row) > column and row[column]:
-            yield row[column]
 
 
 def _ending(uri: str) -> str:

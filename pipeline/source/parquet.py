@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
+from pipeline.source.columns import IMAGE_NAMES, KEY_NAMES, URI_NAMES, known_column
 from pipeline.source.item import Item, Position, Remote, Wanted
 from pipeline.storage import Entry
 from pipeline.storage.ranged import Meter, Ranges
@@ -17,9 +18,6 @@ from pipeline.storage.ranged import Meter, Ranges
 Kind = Literal["bytes", "struct", "uri"]
 AT_ONCE: dict[Kind, int] = {"uri": 64, "struct": 16, "bytes": 16}  # rows materialised
 LARGE, PIECE = 64 << 20, 1 << 20  # bytes of a row group that is read piece by piece, and of such a piece
-IMAGE_NAMES = ("image", "img", "image_bytes", "bytes", "jpg", "jpeg", "png", "webp", "data", "content")
-KEY_NAMES = ("key", "id", "__key__")
-URI_NAMES = ("uri", "url", "path", "image", "file", "filename", "key")
 BUFFER = 1 << 18  # bytes per request where single rows are picked
 PICKED = 32  # rows materialised there
 
@@ -40,10 +38,9 @@ def _likely_column(kinds: dict[str, Kind]) -> str | None:
     """The column that is likely the image: bytes come before URIs, and a usual name before an only candidate."""
     for kind in ("struct", "bytes"):
         names = [name for name, found in kinds.items() if found == kind]
-        usual = [name for name in IMAGE_NAMES if name in names]
-        if usual or len(names) == 1:
-            return (usual or names)[0]
-    return next((name for name in URI_NAMES if kinds.get(name) == "uri"), None)
+        if name := names[0] if len(names) == 1 else known_column(names, IMAGE_NAMES):
+            return name
+    return known_column((name for name, found in kinds.items() if found == "uri"), URI_NAMES)
 
 
 def _kind(type_: pa.DataType) -> Kind | None:
@@ -168,13 +165,15 @@ def _items(
     column, kind = image
     names = batch.schema.names
     key_name = next((name for name in KEY_NAMES if name in names), None)
-    keys = batch.column(key_name).to_pylist() if key_name else range(row, row + len(batch))
+    keys = batch.column(key_name).to_pylist() if key_name else [None] * len(batch)
     kept = {name: batch.column(name).to_pylist() for name in keep if name in names}
     for index, (key, cell) in enumerate(zip(keys, batch.column(column).to_pylist(), strict=True)):
         number = row + index
         values = {name: values[index] for name, values in kept.items()}
-        key = str(number if key is None else key)
-        yield Item(f"{shard}#{number}", key, _content(cell, kind, shard), values, offset=number)
+        content = _content(cell, kind, shard)
+        if key is None:
+            key = content.uri if kind == "uri" and isinstance(content, Remote) else number
+        yield Item(f"{shard}#{number}", str(key), content, values, offset=number)
 
 
 def _content(cell: object, kind: Kind, shard: str) -> bytes | Remote | Exception:

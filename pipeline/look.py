@@ -1,0 +1,97 @@
+"""A first look at what `--input` names, before anything is written: is there anything, and what is taken of it?"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from pipeline import storage
+from pipeline.config import RunConfig
+from pipeline.decode.decode import extensions
+from pipeline.errors import ConfigError, CredentialsLost
+from pipeline.output.place import Place
+from pipeline.progress import say
+from pipeline.source.format import FORMATS
+from pipeline.source.item import NoImage, Wanted
+from pipeline.source.naming import LISTED, MAGIC, Listing, LooseImage, Shard, Source, Sources, check_listed_types
+from pipeline.source.passed import counted
+
+LOOK = 1000  # sources looked at: the first page of a listing
+LOOK_INTO = 8  # shards looked into until one has an image
+
+
+@dataclass(frozen=True)
+class FirstLook:
+    """The sources, the first of them, and the listing that gave these."""
+
+    sources: Sources
+    first: list[Source]
+    listing: Listing
+
+
+def look(config: RunConfig, place: Place) -> FirstLook:
+    """The beginning of the listing. Raises ConfigError where there is nothing, or the output lies in an input."""
+    for given in config.input:
+        root = storage.absolute(given).rstrip("/") + "/"
+        if (place.root + "/").startswith(root) and not MAGIC.search(root):
+            raise ConfigError(
+                f"--output {place.root} lies below --input {given}: the next run would read its own result"
+            )
+    endings = extensions()
+    wanted = Wanted(frozenset(ending.removeprefix(".") for ending in endings), config.image_column, config.keep)
+    sources = Sources(config.input, config.input_format, endings, wanted, config.unreadable)
+    listing = sources.listing()
+    first = list(itertools.islice(listing, LOOK))
+    if not first:
+        passed = counted(listing.passed.photos + listing.passed.others)
+        raise ConfigError(f"--input: {'; '.join(listing.empty)}{f', only other files ({passed})' if passed else ''}")
+    for why in listing.empty:
+        say(f"--input: {why}")
+    _check_listed(first)
+    return FirstLook(sources, first, listing)
+
+
+def wanted_of(config: RunConfig, seen: FirstLook) -> Wanted:
+    """What is taken from every source, with its types; ConfigError for what the first that decides lacks of it."""
+    wanted = seen.sources.wanted
+    shards = [source for source in seen.first if isinstance(source, Shard)]
+    if shards:
+        wanted = replace(wanted, types=_kept_types(shards, wanted, alone=len(shards) == len(seen.first)))
+    elif seen.listing.tables:
+        wanted = replace(wanted, types=dict.fromkeys(wanted.keep, pa.string()))
+    else:
+        _check_no_columns(config)
+    if any(isinstance(source, LooseImage) and source.kept for source in seen.first):
+        check_listed_types(wanted)
+    return wanted
+
+
+def _kept_types(shards: list[Shard], wanted: Wanted, *, alone: bool) -> Mapping[str, pa.DataType]:
+    """The types of the kept columns in the first shard that has images; NoImage where none has and they are `alone`."""
+    refused: list[NoImage] = []
+    for shard in shards[:LOOK_INTO]:
+        try:
+            return FORMATS[shard.format].check(shard.entry, wanted)
+        except NoImage as error:
+            refused.append(error)
+    if alone:
+        raise refused[0]
+    return refused[0].types
+
+
+def _check_no_columns(config: RunConfig) -> None:
+    if config.keep or config.image_column:
+        flag = f"--keep {' '.join(config.keep)}" if config.keep else f"--image-column {config.image_column}"
+        raise ConfigError(f"{flag}: loose images carry no columns; tars, Parquet and .csv lists do")
+
+
+def _check_listed(first: list[Source]) -> None:
+    """Nothing has been asked of remote images that a list names; that there are no keys for them shows at the first."""
+    for entry in [source.entry for source in first if source.entry.version == LISTED][:1]:
+        try:
+            storage.check_access(entry.uri)
+        except CredentialsLost as error:
+            raise ConfigError(f"--input: {entry.uri}, which a list names, cannot be read: {error}") from error

@@ -1,0 +1,122 @@
+"""Lists of images: a URI a line, or a table (.csv, .tsv) with a column of them."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from pipeline.errors import ConfigError
+from pipeline.source.columns import URI_NAMES, known_column
+from pipeline.source.item import Wanted
+
+LISTS = {".txt", ".csv", ".tsv"}
+PLAIN = ".txt"  # a URI a line, no columns
+LOOKED_AT = 20  # lines that tell the delimiter and the column
+DELIMITERS = ",;\t|"
+Rows = list[list[str]]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One line of a list: an image as it is named there, and what is kept beside it, as JSON ("" for nothing)."""
+
+    name: str
+    kept: str = ""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a table is read: the column of the images, and the names of all columns where a header says them."""
+
+    column: int
+    header: tuple[str, ...] | None
+
+
+def listed(lines: Iterator[str], ending: str, wanted: Wanted, endings: Collection[str]) -> Iterator[Listed]:
+    """The images of a list, in order. Raises ConfigError where columns cannot be told apart or a wanted one lacks.
+
+    `endings` are those of image files, with the dot.
+    """
+    if ending == PLAIN:
+        return map(Listed, _uncommented(lines))
+    head = list(itertools.islice(lines, LOOKED_AT))
+    delimiter = _delimiter(head, "\t" if ending == ".tsv" else ",")
+    seen = list(_filled(csv.reader(head, delimiter=delimiter)))
+    if not seen:
+        return iter(())
+    form = form_of(seen, wanted.image_column, lambda cell: _names_an_image(cell, endings))
+    kept = _places(form.header, wanted.keep)
+    rows = _filled(csv.reader(itertools.chain(head, lines), delimiter=delimiter))
+    return _read(itertools.islice(rows, 1 if form.header else 0, None), form.column, kept)
+
+
+def _read(rows: Iterator[list[str]], column: int, kept: Mapping[str, int]) -> Iterator[Listed]:
+    for row in rows:
+        if len(row) > column and row[column]:
+            values = {name: row[place] for name, place in kept.items() if place < len(row)}
+            yield Listed(row[column], json.dumps(values) if values else "")
+
+
+def _filled(rows: Iterable[list[str]]) -> Iterator[list[str]]:
+    return filter(any, rows)
+
+
+def _uncommented(lines: Iterable[str]) -> Iterator[str]:
+    for line in map(str.strip, lines):
+        if line and not line.startswith("#"):
+            yield line
+
+
+def _delimiter(head: list[str], usual: str) -> str:
+    """What cuts all of the first lines into as many columns, more than one; else what cuts the first of them most."""
+    widths: dict[str, int] = {}
+    for delimiter in sorted(DELIMITERS, key=lambda one: one != usual):
+        rows = [row for row in csv.reader(head, delimiter=delimiter) if row]
+        if len(head) == LOOKED_AT:
+            rows = rows[:-1]  # a quoted cell may go on behind the lines looked at
+        lengths = {len(row) for row in rows}
+        if len(lengths) == 1 and lengths != {1}:
+            return delimiter
+        widths[delimiter] = len(rows[0]) if rows else 0
+    return max(widths, key=lambda one: widths[one])
+
+
+def _names_an_image(cell: str, endings: Collection[str]) -> bool:
+    return "://" in cell or ("." in cell and "." + cell.rpartition(".")[2].lower() in endings)
+
+
+def form_of(rows: Rows, asked: str | None, is_image: Callable[[str], bool]) -> Form:
+    """The form of a table by its first rows; `asked` is `--image-column`. Raises ConfigError where it stays open."""
+    names = tuple(cell.strip() for cell in rows[0])
+    name = asked or known_column(names, URI_NAMES)
+    if name in names:
+        return Form(names.index(name), names)
+    if asked:
+        raise ConfigError(f"--image-column {asked}: no such column; its columns: {', '.join(names)}")
+    first = _columns(rows[:1], is_image)
+    likely = first or _columns(rows[1:], is_image)
+    if len(likely) == 1:
+        return Form(likely[0], None if first else names)
+    if len(names) == 1:
+        return Form(0, None)  # names without an ending
+    advice = "a header and --image-column say which" if first else "--image-column says which"
+    raise ConfigError(f"which column names the images is open, {advice}; its columns: {', '.join(names)}")
+
+
+def _columns(rows: Rows, is_image: Callable[[str], bool]) -> list[int]:
+    """The columns whose filled cells all name images."""
+    width = max(map(len, rows), default=0)
+    cells = [[row[place] for row in rows if place < len(row) and row[place]] for place in range(width)]
+    return [place for place, column in enumerate(cells) if column and all(map(is_image, column))]
+
+
+def _places(header: tuple[str, ...] | None, keep: tuple[str, ...]) -> dict[str, int]:
+    for name in keep:
+        if header is None:
+            raise ConfigError(f"--keep {name}: the list has no header that would name its columns")
+        if name not in header:
+            raise ConfigError(f"--keep {name}: no such column; its columns: {', '.join(header)}")
+    return {name: header.index(name) for name in keep} if header else {}

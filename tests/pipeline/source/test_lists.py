@@ -1,0 +1,119 @@
+"""Lists with columns: header, delimiter and images are found, named by a flag, or refused; other columns are kept."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import ConfigError
+from pipeline.source.item import Wanted
+from pipeline.source.lists import Listed, listed
+from tests.flow import make_tar, png, run_here
+from tests.helpers import rows
+
+ENDINGS = {".png", ".jpg"}
+
+
+def read(text: str, ending: str = ".csv", column: str | None = None, keep: tuple[str, ...] = ()) -> list[Listed]:
+    wanted = Wanted(frozenset(), column, keep)
+    return list(listed(iter(text.splitlines(keepends=True)), ending, wanted, ENDINGS))
+
+
+@pytest.mark.parametrize(
+    ("text", "ending"),
+    [
+        ("id,image_url,cls\n1,a.png,3\n2,b.png,4\n", ".csv"),
+        ("path;cls\na.png;3\nb.png;4\n", ".csv"),
+        ("path\tcls\na.png\t3\nb.png\t4\n", ".csv"),
+        ("path,cls\na.png,3\nb.png,4\n", ".tsv"),
+        ("cls|Image URL\n3|a.png\n4|b.png\n", ".csv"),
+        ("cls,imgPath\n3,a.png\n4,b.png\n", ".csv"),
+        ("where,cls\na.png,3\nb.png,4\n", ".csv"),  # only one column names images
+        ("photo\na.png\nb.png\n", ".csv"),
+        ("a.png,3\nb.png,4\n", ".csv"),  # no header
+        ("3;a.png\n4;b.png\n", ".csv"),
+        ("a.png\nb.png\n", ".csv"),
+        ("\n\npath,cls\na.png,3\n,9\n\nb.png,4\n", ".csv"),
+        ('url,text\na.png,"one, two"\nb.png,"three\nlines"\n', ".csv"),
+    ],
+)
+def test_header_delimiter_and_column_are_found(text: str, ending: str) -> None:
+    assert [one.name for one in read(text, ending)] == ["a.png", "b.png"]
+
+
+def test_long_tables_are_read_to_their_end() -> None:
+    text = "cls;url\n" + "".join(f'{n};"{n}.png"\n' for n in range(1000))
+    assert [one.name for one in read(text)] == [f"{n}.png" for n in range(1000)]
+
+
+def test_names_without_an_ending_are_images_where_there_is_one_column() -> None:
+    assert [one.name for one in read("001\n002\n")] == ["001", "002"]
+    assert read("") == []
+
+
+def test_the_flag_names_the_column_and_others_are_kept() -> None:
+    text = "path;mask;cls\na.png;m.png;3\nb.png;n.png\n"
+    assert read(text, column="mask", keep=("cls", "path")) == [
+        Listed("m.png", '{"cls": "3", "path": "a.png"}'),
+        Listed("n.png", '{"path": "b.png"}'),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "said"),
+    [
+        ("id,cls\n1,3\n2,4\n", {}, "--image-column says which; its columns: id, cls"),
+        ("left,right\na.png,b.png\n", {}, "--image-column says which; its columns: left, right"),
+        ("a.png,b.png\nc.png,d.png\n", {}, "a header and --image-column say which; its columns: a.png, b.png"),
+        ("path,cls\na.png,3\n", {"column": "url"}, "--image-column url: no such column; its columns: path, cls"),
+        ("path,cls\na.png,3\n", {"keep": ("label",)}, "--keep label: no such column; its columns: path, cls"),
+        ("a.png,3\n", {"keep": ("cls",)}, "--keep cls: the list has no header"),
+    ],
+)
+def test_what_cannot_be_told_apart_is_an_error(text: str, flags: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        read(text, **flags)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    for shade in range(3):
+        (tmp_path / f"{shade}.png").write_bytes(png(shade))
+    (tmp_path / "list.csv").write_text("id;image_url;cls\n" + "".join(f"7{n};{n}.png;c{n}\n" for n in range(3)))
+    return tmp_path / "list.csv"
+
+
+def test_columns_of_a_list_go_along(table: Path, tmp_path: Path) -> None:
+    assert run_here(table, tmp_path / "out", keep=("cls", "id"), span_size=2) == 0
+    found = rows(tmp_path / "out")
+    assert found["uri"].to_pylist() == [str(tmp_path / f"{n}.png") for n in range(3)]
+    assert (found["cls"].to_pylist(), found["id"].to_pylist()) == (["c0", "c1", "c2"], ["70", "71", "72"])
+    (tmp_path / "1.png").write_bytes(png(9, (4, 4)))  # a changed image keeps what the list said of it
+    next((tmp_path / "out/data").glob("*.parquet")).unlink()
+    assert run_here(table, tmp_path / "out", keep=("cls", "id"), span_size=2) == 0
+    again = rows(tmp_path / "out")
+    assert again["cls"].to_pylist() == ["c0", "c1", "c2"]
+    assert again["width"].to_pylist() == [8, 4, 8]
+
+
+def test_a_list_beside_shards(table: Path, tmp_path: Path) -> None:
+    shard = make_tar(tmp_path / "s.tar", [("x.png", png(5)), ("x.cls", b"tar")])
+    assert run_here([shard, table], tmp_path / "out", keep=("cls",)) == 0
+    assert sorted(rows(tmp_path / "out")["cls"].to_pylist()) == ["c0", "c1", "c2", "tar"]
+    pq.write_table(pa.table({"image": [png(1)], "cls": [3]}), tmp_path / "p.parquet")
+    with pytest.raises(ConfigError, match="--keep cls: a list has it as string, the first shard as int64"):
+        run_here([tmp_path / "p.parquet", table], tmp_path / "other", keep=("cls",))
+
+
+def test_a_list_without_the_column_is_refused_before_anything_is_written(table: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"list\.csv: --keep label: no such column; its columns: id, image_url, cls"):
+        run_here(table, tmp_path / "out", keep=("label",))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["image_uri", "image_url", "imageUrl", "img", "photo", "picture_path", "file_name"])
+def test_parquet_columns_of_uris_are_found_and_are_the_key(name: str, table: Path, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a", "b"], name: ["0.png", None]}), tmp_path / "p.parquet")
+    assert run_here(tmp_path / "p.parquet", tmp_path / "out", max_failed=1.0) == 0
+    assert rows(tmp_path / "out")["key"].to_pylist() == [str(table.parent / "0.png"), "1"]
