@@ -59,6 +59,10 @@ class RunConfig:
     )
     exact: bool = field(default=False, metadata={"help": "no shortcut that changes a pixel"})
     compile: bool | None = field(default=None, metadata={"help": "torch.compile the model (default: decided once)"})
+    patience: int = field(
+        default=600,
+        metadata={"help": "how long a throttling or unreachable storage is waited for", "metavar": "SECONDS"},
+    )
     local: bool = field(default=False, metadata={"help": "no Ray, one process: for tests and debuggers"})
     ray_address: str | None = field(default=None, metadata={"help": "join this Ray cluster", "metavar": "HOST:PORT"})
     verbose: bool = field(default=False, metadata={"help": "show Ray's own messages and tracebacks"})
@@ -80,6 +84,8 @@ class RunConfig:
         if self.max_pixels < 1:
             raise ConfigError(f"--max-pixels {self.max_pixels}: give a number above 0")
         self._check_gpus()
+        if self.patience < 1:
+            raise ConfigError(f"--patience {self.patience}: give a number of seconds above 0")
         self.worker_range()
 
     def _check_gpus(self) -> None:

@@ -4,7 +4,8 @@
     ├── ConfigError              exit 2: the command cannot work; nothing was written
     ├── TooManyFailures          exit 3: the run finished, but too many images failed
     ├── StorageError             exit 1: the output cannot be written, or the source cannot be listed any more
-    │   └── CredentialsLost      exit 1: the storage no longer accepts our credentials, in mid-run
+    │   ├── CredentialsLost      exit 1: the storage no longer accepts our credentials, in mid-run
+    │   └── PatienceSpent        exit 1: the storage throttled or did not answer for longer than `--patience`
     ├── DeviceFailed             exit 1: the device failed more often than a new process can mend
     └── ObjectUnreadable         never leaves the pipeline: one object cannot be read; it becomes a row
 
@@ -36,6 +37,10 @@ class StorageError(PipelineError):
 
 class CredentialsLost(StorageError):
     """The storage refuses our credentials themselves, not one object: every further read would fail too."""
+
+
+class PatienceSpent(StorageError):
+    """The storage has throttled, failed or been out of reach for too long: no object is at fault, so none is a row."""
 
 
 class DeviceFailed(PipelineError):

@@ -201,6 +201,7 @@ def _spec(request: Request, bound: Bound) -> JobSpec:
         decode=DecodeSettings(request.task.views(request.card), config.max_pixels, config.exact),
         wanted=request.wanted,
         schema=request.schema,
+        patience=config.patience,
     )
 
 

@@ -38,7 +38,7 @@ ROUNDS = 2  # passes over the plan; a second one does what was found missing or 
 
 def run(config: RunConfig, task: AnyTask) -> int:
     """Do what the command asks; returns the exit code, raises PipelineError for what has one of its own."""
-    with _interruptible():
+    with _interruptible(), _patient(config):
         if not config.local:
             address_of(config.ray_address)
         request = requests.check(config, task)
@@ -199,6 +199,15 @@ def _conclude(code: int, found: Audit, config: RunConfig) -> int:
     if code == 1:
         raise PipelineError(f"the audit is not green ({found.line}): the same command continues")
     return code
+
+
+@contextmanager
+def _patient(config: RunConfig) -> Iterator[None]:
+    storage.be_patient(config.patience, say)
+    try:
+        yield
+    finally:
+        storage.be_patient(None)
 
 
 @contextmanager

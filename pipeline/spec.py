@@ -17,7 +17,7 @@ from pipeline.task import AnyTask
 class JobSpec:
     """Small enough to travel with every Ray task; the model is found on the node, under the name `model`.
 
-    `device` is the flag's, `schema` the columns of the output.
+    `device` and `patience` are the flags', `schema` the columns of the output.
     """
 
     place: Place
@@ -28,3 +28,4 @@ class JobSpec:
     decode: DecodeSettings
     wanted: Wanted
     schema: pa.Schema
+    patience: int = 600

@@ -1,14 +1,20 @@
-"""Where the driver leaves planned rows and workers' tasks find them, whenever they ask, until they are done."""
+"""Where the driver leaves planned rows and workers find them until they are done, and where workers can speak up."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
+from typing import Any
 
+from pipeline import storage
 from pipeline.plan.rows import LooseSpan, Row, UnreadShard, to_json
+from pipeline.progress import say
+from pipeline.spec import JobSpec
 
 LONE, GROUPED, GROUP_IMAGES = 64, 16, 512  # the first rows go alone, later ones in groups of up to so many images
 DEVICE_FAILURES = 3  # of one run: then it is not chance any more
+HEAR_S = 10.0  # between two lines of what workers say
 Group = list[tuple[int, str]]  # rows of the plan by their numbers, as JSON
 DONE: Group = [(-1, "")]  # stands for a group whose rows are all done
 
@@ -25,6 +31,7 @@ class RowBoard:
         self.group_of: dict[int, int] = {}
         self.complete = False
         self.failures = 0
+        self.said = ""
         self.changed = asyncio.Condition()
 
     async def put(self, groups: list[Group], complete: bool) -> None:
@@ -52,6 +59,19 @@ class RowBoard:
                 if not self.open[index]:
                     self.groups[index] = None
 
+    async def say(self, text: str) -> None:
+        """A worker has something to tell the user; a later line takes the place of one that nobody has heard."""
+        async with self.changed:
+            self.said = text
+            self.changed.notify_all()
+
+    async def heard(self) -> str:
+        """What a worker says; waits until one does."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.said)
+            text, self.said = self.said, ""
+            return text
+
     async def may_start_again(self) -> bool:
         """A worker's device has failed: whether its process may end and be started anew."""
         self.failures += 1
@@ -70,3 +90,18 @@ def grouped(rows: Iterator[Row]) -> Iterator[Group]:
             group, images = [], 0
     if group:
         yield group
+
+
+def hear(ray: Any, board: Any) -> None:
+    """Show what workers say until the board is gone; for a thread of the driver."""
+    try:
+        while True:
+            say(f"{ray.get(board.heard.remote())} of one worker")
+            time.sleep(HEAR_S)
+    except Exception:  # the run is over, and says itself how it went
+        return
+
+
+def be_patient(spec: JobSpec, board: Any) -> None:
+    """Let this process wait for storage as the run does, and say so on the board."""
+    storage.be_patient(spec.patience, lambda text: board.say.remote(text))

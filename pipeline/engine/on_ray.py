@@ -13,6 +13,7 @@ image wait for a listing.
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
@@ -22,7 +23,7 @@ from typing import Any, NoReturn
 import pyarrow as pa
 
 from pipeline.config import RunConfig
-from pipeline.engine.board import RowBoard, grouped
+from pipeline.engine.board import RowBoard, be_patient, grouped, hear
 from pipeline.engine.cluster import address_of, connect, import_ray, our_own
 from pipeline.engine.layout import Layout, Node, check_gpus, layout_of
 from pipeline.engine.loading import Device, device_here, load_predictor
@@ -130,6 +131,7 @@ class OnRay:
         )  # a node that is lost takes no rows along, unless it is the driver's
         board = self.ray.remote(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)(RowBoard).remote()
         planning = _Planning(self.ray, board, rows)
+        threading.Thread(target=hear, args=(self.ray, board), name="hear", daemon=True).start()
         try:
             for batch in self._dataset(spec, board).iter_batches(batch_size=None, batch_format="pyarrow"):
                 reports = reports_from_table(batch)
@@ -152,10 +154,10 @@ class OnRay:
                 "compute": self._pool(GPU_CALLS if gpus else CPU_CALLS),
             }
             return rows.map_batches(Fused, **worker, num_cpus=self.found.cpus, **gpus, **every)
-        read = rows.map_batches(read_step, fn_args=(spec,), num_cpus=READ_CPUS, **every)
+        read = rows.map_batches(read_step, fn_args=(spec, board), num_cpus=READ_CPUS, **every)
         predictor = {"fn_constructor_args": (spec, board), "compute": self._pool(1)}
         predicted = read.map_batches(Predicting, **predictor, num_cpus=PREDICT_CPUS, **gpus, **every)
-        return predicted.map_batches(write_step, fn_args=(spec,), num_cpus=WRITE_CPUS, **every)
+        return predicted.map_batches(write_step, fn_args=(spec, board), num_cpus=WRITE_CPUS, **every)
 
     def _pool(self, calls: int) -> Any:
         bounds = self.config.worker_range() or (self.workers, self.workers)
@@ -217,8 +219,9 @@ class Fused:
     """A worker in an actor of its own."""
 
     def __init__(self, spec: JobSpec, children: int, board: Any) -> None:
-        self.board = board
-        self.worker = Worker(spec, children, load_predictor(spec), self._start_again)
+        be_patient(spec, board)
+        self.start_again = functools.partial(_start_again, board)
+        self.worker = Worker(spec, children, load_predictor(spec), self.start_again)
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         """Finish the spans of these rows; their receipts, and of every row that it is done."""
@@ -233,11 +236,8 @@ class Fused:
                         reports, told = [], time.monotonic()
                 reports.append((number, None))
         except DeviceFailed as error:
-            self._start_again(error)
+            self.start_again(error)
         yield reports_to_table(reports)
-
-    def _start_again(self, error: DeviceFailed) -> NoReturn:
-        _start_again(self.board, error)
 
 
 def _start_again(board: Any, error: DeviceFailed) -> NoReturn:
@@ -251,8 +251,9 @@ def _start_again(board: Any, error: DeviceFailed) -> NoReturn:
 _decoders: dict[str, SpanDecoder] = {}  # decoding children are kept between the Ray tasks of a process, for each job
 
 
-def read_step(rows: pa.Table, spec: JobSpec) -> Iterator[pa.Table]:
+def read_step(rows: pa.Table, spec: JobSpec, board: Any) -> Iterator[pa.Table]:
     """Read and decode, a Ray task."""
+    be_patient(spec, board)
     key = spec.place.root
     decoder = _decoders.get(key) or _decoders.setdefault(key, SpanDecoder(spec))
     for number, row in rows_from_table(rows):
@@ -269,6 +270,7 @@ class Predicting:
 
     def __init__(self, spec: JobSpec, board: Any) -> None:
         self.board = board
+        be_patient(spec, board)
         self.predictor = SpanPredictor(spec)
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -282,8 +284,9 @@ class Predicting:
             _start_again(self.board, error)
 
 
-def write_step(block: pa.Table, spec: JobSpec) -> pa.Table:
+def write_step(block: pa.Table, spec: JobSpec, board: Any) -> pa.Table:
     """Write the span's file, a Ray task."""
+    be_patient(spec, board)
     number, span = span_from_table(block)
     if span is None:
         return reports_to_table([(number, None)])

@@ -3,9 +3,10 @@
 store.py      what every store can do (`Store`), and the `Entry` of one object
 registry.py   which store has a URI: one line per scheme
 local.py      paths of this machine
-s3.py         `s3://`, with all retries
+s3.py         `s3://`
 other.py      whatever else fsspec opens: `gs://`, `https://`, `memory://`
-remote.py     what stores beyond this machine share; `quick`
+remote.py     what stores beyond this machine share
+patience.py   how long and how gently a storage that fails is asked again; `quick`, `be_patient`
 ranged.py     objects as seekable files: `Blocks` reads ahead, `Ranges` reads just what is asked, under a `Meter`
 uris.py       URIs as text
 
@@ -21,16 +22,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import BinaryIO
 
-from pipeline.errors import CredentialsLost, ObjectUnreadable
+from pipeline.errors import ObjectUnreadable, StorageError
+from pipeline.storage.patience import be_patient, quick
 from pipeline.storage.registry import store_for
-from pipeline.storage.remote import quick
 from pipeline.storage.store import MISSING, Entry, Store
 from pipeline.storage.uris import SCHEME, absolute, join, named_in
 
 __all__ = [
-    "MISSING", "PARALLEL", "SCHEME", "Entry", "Store", "absolute", "check_access", "create", "delete", "delete_below",
-    "is_folder", "is_half_written", "is_local", "join", "listing", "named_in", "open_stream", "put", "quick", "read",
-    "read_many", "reason", "stat", "store_for", "sweep", "try_read", "unfit",
+    "MISSING", "PARALLEL", "SCHEME", "Entry", "Store", "absolute", "be_patient", "check_access", "create", "delete",
+    "delete_below", "is_folder", "is_half_written", "is_local", "join", "listing", "named_in", "open_stream", "put",
+    "quick", "read", "read_many", "reason", "replace", "stat", "store_for", "sweep", "try_read", "unfit",
 ]  # fmt: skip
 
 PARALLEL = 16  # requests in flight per process when many small objects are wanted
@@ -81,6 +82,11 @@ def create(uri: str, data: bytes) -> bool:
     return store_for(uri).create(uri, data)
 
 
+def replace(uri: str, data: bytes, version: str) -> bool:
+    """Write an object whole if it still has this version. True for one of several writers where the store can tell."""
+    return store_for(uri).replace(uri, data, version)
+
+
 def delete(uri: str) -> None:
     """Delete one object; one that is not there is no error."""
     store_for(uri).delete(uri)
@@ -122,7 +128,7 @@ def try_read(uri: str) -> bytes | Exception:
     """`read`, with the reason in place of the bytes when this one object cannot be read."""
     try:
         return read(uri)
-    except CredentialsLost:
+    except StorageError:  # the storage's fault, which the next object would meet too
         raise
     except Exception as error:  # whatever is wrong with one object costs one row
         return ObjectUnreadable(reason(error))

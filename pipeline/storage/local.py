@@ -5,6 +5,7 @@ A file name may be any bytes, a URI is text: `\xNN` in a URI stands for a byte t
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -76,6 +77,15 @@ class Local(Store):
                 return False
         return True
 
+    def replace(self, uri: str, data: bytes, version: str) -> bool:
+        """Compared and renamed while the folder is locked, where its disk knows locks."""
+        with _locked(os.path.dirname(uri)):
+            there = self.stat(uri)
+            if there is None or there.version != version:
+                return False
+            self.put(uri, data)
+        return True
+
     def delete(self, uri: str) -> None:
         """Delete the file, if it is there."""
         Path(_path_of(uri)).unlink(missing_ok=True)
@@ -129,6 +139,22 @@ def _walk(folder: str, above: frozenset[str] = frozenset()) -> Iterator[Entry]:
                 yield _entry(item.path)
         elif item.is_symlink():
             yield Entry(item.path, 0, MISSING)  # it leads nowhere: a row that says so, not a gap
+
+
+@contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    """Alone in the block among processes of all nodes that see the folder; not alone where its disk has no locks."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        yield
+        return
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Any other store, through fsspec: `gs://`, `https://`, `memory://` and what else has an fsspec file system.
 
 All of them can be read. A job's output needs exclusive creation, so only those can hold one of which that is known.
+Reads and writes are repeated as `patience.py` says where an HTTP status or a broken connection shows that they may be.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from threading import Lock
+from typing import Any
 
+import aiohttp
 import fsspec
 
 from pipeline.errors import ObjectUnreadable
+from pipeline.storage.patience import Fault, ask
 from pipeline.storage.remote import Remote
 from pipeline.storage.store import Entry, Store
 from pipeline.storage.uris import below
@@ -55,50 +59,69 @@ class Other(Remote):
 
     def listing(self, prefix: str) -> Iterator[Entry]:
         """Listed at once, as fsspec does."""
-        fs, path = self._fs(prefix)
-        with _failures("cannot be listed"):
-            found = fs.find(path, detail=True)
+        found = ask(prefix, lambda: self._found(prefix))
+        path = self._fs(prefix)[1]
         base, root = below(prefix, f"{self.scheme}://"), path.rstrip("/") + "/"
         for name, info in found.items():
             if name.startswith(root) and not name.endswith("/"):
                 yield Entry(base + name[len(root) :], int(info["size"] or 0), _version(info))
 
+    def _found(self, prefix: str) -> dict[str, dict[str, Any]]:
+        fs, path = self._fs(prefix)
+        with _failures("cannot be listed"):
+            return dict(fs.find(path, detail=True))
+
     def stat(self, uri: str) -> Entry | None:
         """The object of exactly that name."""
-        fs, path = self._fs(uri)
         try:
-            with _failures("cannot be read"):
-                info = fs.info(path)
+            info = ask(uri, lambda: self._info(uri))
         except FileNotFoundError:
             return None
         return Entry(uri, int(info.get("size") or 0), _version(info)) if info["type"] == "file" else None
 
+    def _info(self, uri: str) -> dict[str, Any]:
+        fs, path = self._fs(uri)
+        with _failures("cannot be read"):
+            return dict(fs.info(path))
+
     def read(self, uri: str, start: int | None = None, stop: int | None = None, version: str = "") -> bytes:
         """The object's bytes as they are now, whatever the version."""
+        return ask(uri, lambda: self._read(uri, start, stop), lambda other: self._read(other, 0, 1))
+
+    def _read(self, uri: str, start: int | None, stop: int | None) -> bytes:
         fs, path = self._fs(uri)
         with _failures("cannot be read"):
             return bytes(fs.cat_file(path, start=start, end=stop))
 
     def put(self, uri: str, data: bytes) -> None:
         """Write the object whole."""
+        ask(uri, lambda: self._put(uri, data))
+
+    def _put(self, uri: str, data: bytes) -> None:
         fs, path = self._fs(uri)
         with _failures("refuses a file"):
             fs.pipe_file(path, data)
 
     def create(self, uri: str, data: bytes) -> bool:
         """Write the object unless there is one."""
-        fs, path = self._fs(uri)
         try:
-            with _failures("refuses a file"), _one_creator if self.scheme in PRIVATE else nullcontext():
-                fs.pipe_file(path, data, mode="create")
+            ask(uri, lambda: self._create(uri, data))
         except FileExistsError as error:
             if self.stat(uri) is None:
                 raise NotADirectoryError("a part of its path is a file") from error
             return False
         return True
 
+    def _create(self, uri: str, data: bytes) -> None:
+        fs, path = self._fs(uri)
+        with _failures("refuses a file"), _one_creator if self.scheme in PRIVATE else nullcontext():
+            fs.pipe_file(path, data, mode="create")
+
     def delete(self, uri: str) -> None:
         """Delete one object, if it is there."""
+        ask(uri, lambda: self._delete(uri))
+
+    def _delete(self, uri: str) -> None:
         fs, path = self._fs(uri)
         with _failures("refuses a deletion"):
             if fs.exists(path):
@@ -107,22 +130,41 @@ class Other(Remote):
     def _fs(self, uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         """The file system, and its path for this URI; raises ObjectUnreadable where there is none."""
         try:
-            fs = fsspec.filesystem(self.scheme)
+            fs = fsspec.filesystem(self.scheme, **_options(self.scheme))
             fs.invalidate_cache()  # other processes write too
             return fs, str(fs._strip_protocol(uri))
         except Exception as error:  # each file system has its own ways to miss something
             raise ObjectUnreadable(f"no file system for {self.scheme}:// ({error})") from error
 
 
+def _options(scheme: str) -> dict[str, Any]:
+    """By itself fsspec waits five minutes for a web server that says nothing."""
+    if scheme not in ("http", "https"):
+        return {}
+    return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=15)}}
+
+
 @contextmanager
 def _failures(what: str) -> Iterator[None]:
-    """Errors of a file system's own family, which only it knows, become ObjectUnreadable."""
+    """What may pass becomes Fault, errors of a file system's own family, which only it knows, ObjectUnreadable."""
     try:
         yield
-    except (OSError, ObjectUnreadable):
-        raise
     except Exception as error:
+        if fault := _fault(error):
+            raise fault from error
+        if isinstance(error, OSError | ObjectUnreadable) and not isinstance(error, aiohttp.ClientError):
+            raise
         raise ObjectUnreadable(f"{what} ({type(error).__name__})") from error
+
+
+def _fault(error: Exception) -> Fault | None:
+    """The fault that an error stands for, if it is one that may pass."""
+    status = getattr(error, "status", None) or getattr(error, "code", None)
+    if isinstance(status, int) and (status == 429 or status >= 500):
+        return Fault(f"the server answered {status}", throttled=status in (429, 503))
+    if isinstance(error, ConnectionError | TimeoutError | aiohttp.ClientConnectionError | aiohttp.ClientPayloadError):
+        return Fault(f"the server cannot be reached or broke off ({type(error).__name__})")
+    return None
 
 
 def _version(info: Mapping[str, object]) -> str:

@@ -4,30 +4,10 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import BinaryIO
 
 from pipeline.storage.ranged import Blocks
 from pipeline.storage.store import Entry, Store
-
-_quick = ContextVar("quick", default=False)
-
-
-@contextmanager
-def quick() -> Iterator[None]:
-    """Within the block S3 requests are retried twice only: a wrong endpoint is then known in a second, not thirty."""
-    token = _quick.set(True)
-    try:
-        yield
-    finally:
-        _quick.reset(token)
-
-
-def is_quick() -> bool:
-    """Whether requests made here and now are those of a `quick` block."""
-    return _quick.get()
 
 
 class Remote(Store):
@@ -42,6 +22,14 @@ class Remote(Store):
         """Ranged reads, one block ahead of the reader."""
         ranged = functools.partial(self.read, entry.uri, version=entry.version if pinned else "")
         return io.BufferedReader(Blocks(entry.size, ranged), 1 << 20)
+
+    def replace(self, uri: str, data: bytes, version: str) -> bool:
+        """Looked at, then written."""
+        there = self.stat(uri)
+        if there is None or there.version != version:
+            return False
+        self.put(uri, data)
+        return True
 
     def delete_below(self, prefix: str) -> None:
         """Delete every object below a prefix."""

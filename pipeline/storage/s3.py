@@ -1,10 +1,12 @@
-"""S3 through s3fs, as a retrying client and nothing else: no caches, no globbing, keys are taken verbatim.
+"""S3 through s3fs, as a client that asks once and nothing else: no caches, no globbing, keys are taken verbatim.
 
-Who retries what, stated once. aiohttp: a request whose connection was closed under it, once and at once. botocore:
-nothing. s3fs: each request, 10 times with 0.1 s to 12 s between (28 s in all), on HTTP 5xx, throttling, refused and
-dropped connections. This file: a body that was cut or stalled, 5 times. A request that hangs is given up after 15 s,
-an upload 1 s later for each 64 KiB. So a permanent failure is known within 30 s, a permanent stall within 3 minutes, or
-10 times what an upload may take.
+Who retries what, stated once. aiohttp: a request whose connection was closed under it, once and at once. botocore and
+s3fs: nothing. `patience.py`: what may pass, with fewer requests in flight, for as long as it says; what that is, this
+file says (`_explain`): HTTP 5xx and 429, throttling by any code, refused, dropped and silent connections, cut bodies.
+This file: credentials that are refused are looked up again, by botocore's providers, 3 times within 6 s.
+
+One request is given up after 5 s without a connection or 15 s of silence, an upload 1 s later for each 64 KiB, a body
+that trickles after 5 minutes.
 """
 
 from __future__ import annotations
@@ -12,22 +14,35 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Iterator
-from typing import Any
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import aiohttp
 import s3fs
 from aiobotocore.httpsession import AIOHTTPSession
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ReadTimeoutError
+from botocore.exceptions import (
+    ClientError,
+    ConnectionError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    ReadTimeoutError,
+)
+from botocore.parsers import ResponseParserError
 from fsspec.asyn import sync
-from s3fs.core import set_custom_error_handler
 
 from pipeline.errors import CredentialsLost, ObjectUnreadable
-from pipeline.storage.remote import Remote, is_quick
+from pipeline.storage import patience
+from pipeline.storage.patience import Fault
+from pipeline.storage.remote import Remote
 from pipeline.storage.store import Entry, Store
 from pipeline.storage.uris import below, scheme_of
 
-TRIES, QUICK_TRIES, BODY_TRIES, TIMEOUT_S = 10, 3, 5, 15
+TIMEOUT_S, BODY_S = 15, 300
+LOOK_UPS = (0.0, 2.0, 4.0)  # seconds to wait before the credentials are looked up again
 SLOWEST = 64 << 10  # bytes a second of an upload
 WHOLE_PUT = 64 << 20  # bytes; s3fs sends larger files in parts (from 100 MiB on), which is as atomic
 CREDENTIAL_CODES = {
@@ -36,19 +51,17 @@ CREDENTIAL_CODES = {
 }  # fmt: skip
 REPLACED = {"PreconditionFailed", "412"}
 TAKEN = REPLACED | {"ConditionalRequestConflict"}
-CUT = (BotoCoreError, aiohttp.ClientError, OSError, asyncio.TimeoutError)  # a body that breaks off, by whoever sees it
-
-
-def _worth_retrying(error: Exception) -> bool:
-    """Whether another try may help; s3fs by itself knows only throttling and dropped connections."""
-    if isinstance(error, ClientError):
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        code = error.response.get("Error", {}).get("Code")
-        return status >= 500 or status == 429 or code in {"RequestTimeout", "SlowDown", "Throttling"}
-    return isinstance(error, BotoCoreError) and not isinstance(error, NoCredentialsError)
-
-
-set_custom_error_handler(_worth_retrying)
+THROTTLED = {
+    "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "RequestThrottled", "TooManyRequests",
+    "503", "429",
+}  # fmt: skip
+PASSING = {"RequestTimeout", "XAmzContentSHA256Mismatch"}  # of the codes that come with other than 5xx
+# Whoever it is that sees a connection refused, silent or broken off, or a reply that is no S3's.
+BROKEN = (
+    ConnectionError, HTTPClientError, IncompleteReadError, ResponseParserError, aiohttp.ClientError, OSError,
+    asyncio.TimeoutError,
+)  # fmt: skip
+T = TypeVar("T")
 
 
 class _Session(AIOHTTPSession):  # type: ignore[misc]  # comes without types
@@ -70,10 +83,7 @@ class _Session(AIOHTTPSession):  # type: ignore[misc]  # comes without types
 
 
 class _Client(s3fs.S3FileSystem):  # type: ignore[misc]  # comes without types
-    @property
-    def retries(self) -> int:
-        """Tries of a request, as s3fs asks for them at each: fewer within `storage.quick()`."""
-        return QUICK_TRIES if is_quick() else TRIES
+    retries = 1
 
 
 @functools.cache
@@ -111,7 +121,7 @@ class S3(Remote):
         page: dict[str, Any] = {"IsTruncated": True}
         more: dict[str, str] = {}
         while page.get("IsTruncated"):
-            page = _call("list_objects_v2", Bucket=bucket, Prefix=below(key, ""), **more)
+            page = _asked(prefix, functools.partial(_page, bucket, below(key, ""), more))
             for item in page.get("Contents", ()):
                 if not item["Key"].endswith("/"):
                     yield Entry(f"{root}/{item['Key']}", item["Size"], item["ETag"].strip('"'))
@@ -119,9 +129,8 @@ class S3(Remote):
 
     def stat(self, uri: str) -> Entry | None:
         """One HEAD request."""
-        bucket, key = _split(uri)
         try:
-            head = _call("head_object", Bucket=bucket, Key=key)
+            head = _call(uri, "head_object")
         except FileNotFoundError:
             return None
         return Entry(uri, head["ContentLength"], head["ETag"].strip('"'))
@@ -136,38 +145,44 @@ class S3(Remote):
 
         With `version` (an ETag), ObjectUnreadable where the object has another by now.
         """
-        try:
-            return bytes(sync(client().loop, _get, uri, start, stop, version))
-        except Exception as error:
-            raise _explain(error) from error
+        return _asked(uri, lambda: _got(uri, start, stop, version), _first_byte)
 
     def put(self, uri: str, data: bytes) -> None:
         """Write the object whole."""
         bucket, key = _split(uri)
         if len(data) <= WHOLE_PUT:
-            _call("put_object", Bucket=bucket, Key=key, Body=data)
-            return
-        try:
-            client().pipe_file(f"{bucket}/{key}", data)
-        except Exception as error:
-            raise _explain(error) from error
+            _call(uri, "put_object", Body=data)
+        else:
+            _asked(uri, lambda: client().pipe_file(f"{bucket}/{key}", data))
 
     def create(self, uri: str, data: bytes) -> bool:
         """Write the object with `If-None-Match: *`."""
-        bucket, key = _split(uri)
         try:
-            client().call_s3("put_object", Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
-        except Exception as error:
-            code = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
-            if isinstance(error, FileExistsError) or code in TAKEN:
-                return False
-            raise _explain(error) from error
+            _call(uri, "put_object", Body=data, IfNoneMatch="*")
+        except _Refused:
+            return False
+        return True
+
+    def replace(self, uri: str, data: bytes, version: str) -> bool:
+        """Write the object with `If-Match`."""
+        try:
+            _call(uri, "put_object", Body=data, IfMatch=f'"{version}"')
+        except (_Refused, FileNotFoundError):
+            return False
         return True
 
     def delete(self, uri: str) -> None:
         """Delete one object; S3 itself does not mind when it is not there."""
-        bucket, key = _split(uri)
-        _call("delete_object", Bucket=bucket, Key=key)
+        _call(uri, "delete_object")
+
+
+def _first_byte(uri: str) -> None:
+    """Ask once whether an object can be read; raises as an attempt does."""
+    _attempted(lambda: _got(uri, 0, 1, ""))
+
+
+class _Refused(ObjectUnreadable):
+    """A condition on the object's version does not hold."""
 
 
 def _split(uri: str) -> tuple[str, str]:
@@ -176,49 +191,98 @@ def _split(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
-def _explain(error: BaseException) -> Exception:
-    """The error to raise instead: stable text without request ids, or `CredentialsLost`."""
-    cause = error if isinstance(error, ClientError) else error.__cause__
-    if isinstance(error, NoCredentialsError):
-        return CredentialsLost("no S3 credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile")
-    if isinstance(cause, ClientError):
-        code = str(cause.response.get("Error", {}).get("Code", "unknown"))
-        if code in CREDENTIAL_CODES:
-            return CredentialsLost(f"S3 refuses the credentials ({code}): check the AWS keys in the environment")
-        if code in {"NoSuchKey", "404", "NoSuchBucket"}:
-            return FileNotFoundError("no such bucket" if code == "NoSuchBucket" else "not found")
-        if code in {"AccessDenied", "403", "AllAccessDisabled"}:
-            return PermissionError("access denied")
-        if code in REPLACED:
-            return ObjectUnreadable("it was replaced while it was read; the next run reads the new one")
-        return ObjectUnreadable(f"the storage answered {code}")
-    if isinstance(error, FileNotFoundError | PermissionError):
-        return type(error)("not found" if isinstance(error, FileNotFoundError) else "access denied")
-    return ObjectUnreadable(f"the storage cannot be reached or broke off ({type(error).__name__})")
+def _page(bucket: str, prefix: str, more: dict[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = client().call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **more)
+    return found
 
 
-def _call(method: str, **arguments: Any) -> Any:
-    """One S3 request, retried; raises FileNotFoundError, PermissionError, CredentialsLost or ObjectUnreadable."""
+def _call(uri: str, method: str, **arguments: Any) -> Any:
+    """One S3 request about an object."""
+    bucket, key = _split(uri)
+    return _asked(uri, lambda: client().call_s3(method, Bucket=bucket, Key=key, **arguments))
+
+
+def _asked(uri: str, request: Callable[[], T], read: Callable[[str], object] | None = None) -> T:
+    """A request made as patiently as `patience.ask` says, credentials looked up again where they are refused.
+
+    Raises FileNotFoundError, PermissionError, ObjectUnreadable, CredentialsLost or PatienceSpent.
+    """
+    attempt = functools.partial(_attempted, request)
+    for pause in LOOK_UPS:
+        before = client()._s3
+        try:
+            return patience.ask(uri, attempt, read)
+        except CredentialsLost:
+            if patience.is_quick():  # they have only just been looked up
+                raise
+            time.sleep(pause)
+            _look_up_credentials(before)
+    return patience.ask(uri, attempt, read)
+
+
+_looking_up = threading.Lock()
+
+
+def _look_up_credentials(before: object) -> None:
+    """Have botocore's providers asked again, unless another thread has done so since this client was seen."""
+    with _looking_up:
+        if client()._s3 is before:
+            _attempted(lambda: client().connect(refresh=True))
+
+
+def _attempted(request: Callable[[], T]) -> T:
+    """A request made once; raises Fault for what may pass, else what `_explain` makes of the error."""
     try:
-        return client().call_s3(method, **arguments)
+        return request()
     except Exception as error:
         raise _explain(error) from error
+
+
+def _explain(error: BaseException) -> Exception:
+    """The error to raise instead: stable text without request ids."""
+    if isinstance(error, NoCredentialsError):
+        return CredentialsLost("no S3 credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile")
+    if isinstance(error, CredentialRetrievalError):
+        return CredentialsLost("the provider of the S3 credentials fails: check the AWS profile")
+    cause = error if isinstance(error, ClientError) else error.__cause__
+    if isinstance(cause, ClientError):
+        return _refusal(cause)
+    if isinstance(error, FileNotFoundError | PermissionError):
+        return type(error)("not found" if isinstance(error, FileNotFoundError) else "access denied")
+    text = f"the storage cannot be reached or broke off ({type(error).__name__})"
+    return Fault(text) if isinstance(error, BROKEN) else ObjectUnreadable(text)
+
+
+def _refusal(error: ClientError) -> Exception:
+    """What an answer of S3 that is an error means."""
+    code = str(error.response.get("Error", {}).get("Code", "unknown"))
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    if code in CREDENTIAL_CODES:
+        return CredentialsLost(f"S3 refuses the credentials ({code}): check the AWS keys in the environment")
+    if code in {"NoSuchKey", "404", "NoSuchBucket"}:
+        return FileNotFoundError("no such bucket" if code == "NoSuchBucket" else "not found")
+    if code in {"AccessDenied", "403", "AllAccessDisabled"}:
+        return PermissionError("access denied")
+    if code in TAKEN:
+        return _Refused("it was replaced while it was read; the next run reads the new one")
+    text, throttled = f"the storage answered {code}", code in THROTTLED or status in (429, 503)
+    return Fault(text, throttled=throttled) if throttled or status >= 500 or code in PASSING else ObjectUnreadable(text)
+
+
+def _got(uri: str, start: int | None, stop: int | None, etag: str) -> bytes:
+    data: bytes = sync(client().loop, _get, uri, start, stop, etag)
+    return data
 
 
 async def _get(uri: str, start: int | None, stop: int | None, etag: str) -> bytes:
     bucket, key = _split(uri)
     span = {} if start is None else {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
     span |= {"IfMatch": f'"{etag}"'} if etag else {}
-    cut: Exception | None = None
-    for _ in range(BODY_TRIES):
-        answer = await client()._call_s3("get_object", Bucket=bucket, Key=key, **span)
-        try:
-            data = await asyncio.wait_for(answer["Body"].read(), timeout=TIMEOUT_S * 20)
-        except CUT as error:
-            cut = error
-            continue
-        finally:
-            answer["Body"].close()
-        if len(data) == answer["ContentLength"]:
-            return bytes(data)
-    raise cut or ConnectionError("the body was short")
+    answer = await client()._call_s3("get_object", Bucket=bucket, Key=key, **span)
+    try:
+        data: bytes = await asyncio.wait_for(answer["Body"].read(), timeout=BODY_S)
+    finally:
+        answer["Body"].close()
+    if len(data) != answer["ContentLength"]:
+        raise IncompleteReadError(actual_bytes=len(data), expected_bytes=answer["ContentLength"])
+    return data

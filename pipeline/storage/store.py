@@ -21,8 +21,8 @@ class Entry:
 class Store(Protocol):
     """Where the bytes of some URIs live. One object serves all threads and all URIs of its scheme.
 
-    Raises FileNotFoundError, PermissionError and other OSErrors, CredentialsLost, and ObjectUnreadable with a text that
-    is the same on every run.
+    Raises FileNotFoundError, PermissionError and other OSErrors, ObjectUnreadable with a text that is the same on every
+    run; and, where the storage rather than the object is at fault, CredentialsLost and PatienceSpent.
     """
 
     @property
@@ -58,6 +58,12 @@ class Store(Protocol):
 
     def create(self, uri: str, data: bytes) -> bool:
         """Write an object whole unless one of that name exists. True for exactly one of several writers."""
+
+    def replace(self, uri: str, data: bytes, version: str) -> bool:
+        """Write an object whole if it is there in this version, else False.
+
+        True for exactly one of several writers on S3, and on local disks that know locks; elsewhere for at least one.
+        """
 
     def delete(self, uri: str) -> None:
         """Delete one object; one that is not there is no error."""

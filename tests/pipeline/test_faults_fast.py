@@ -7,7 +7,7 @@ import pytest
 
 from pipeline import storage
 from pipeline.errors import CredentialsLost, PipelineError
-from pipeline.storage import ranged, s3
+from pipeline.storage import patience, ranged
 from tests.faults import FaultProxy, Rule
 from tests.flow import make_tar, run_here
 from tests.helpers import rows, tree_bytes
@@ -155,6 +155,6 @@ def test_an_upload_by_https_may_take_longer_than_a_request_may_hang(
     data = random.Random(1).randbytes(24 << 20)
     # Fast enough that what sockets hold at the end is there well within the time for an answer.
     with https_server(weed.port, tmp_path, bps=8 << 20) as env, s3_client(weed.env | env, monkeypatch):
-        monkeypatch.setattr(s3, "TRIES", 1)
+        monkeypatch.setattr(patience, "OUTSIDE_S", 0.0)
         assert storage.create("s3://outb/https/slow", data)
         assert storage.read("s3://outb/https/slow") == data

@@ -67,6 +67,17 @@ def test_a_name_is_created_once(root: str) -> None:
     assert storage.create(f"{root}/x", b"third")
 
 
+def test_only_the_version_that_was_seen_is_replaced(root: str) -> None:
+    assert not storage.replace(f"{root}/x", b"first", "1")
+    assert storage.create(f"{root}/x", b"first")
+    seen = storage.stat(f"{root}/x")
+    assert seen is not None
+    assert storage.replace(f"{root}/x", b"second!", seen.version)
+    assert not storage.replace(f"{root}/x", b"third", seen.version)
+    assert storage.read(f"{root}/x") == b"second!"
+    assert uris(root) == [f"{root}/x"]
+
+
 @pytest.mark.parametrize("root", ["s3", "memory"], indirect=True)  # on disk a writer is a process: test_local.py
 def test_of_several_writers_one_creates(root: str) -> None:
     together = threading.Barrier(WRITERS)

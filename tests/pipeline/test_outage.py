@@ -1,0 +1,139 @@
+"""A storage that is away for a while, in one process: it is waited for, and no image is blamed for it."""
+
+import io
+import threading
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import storage
+from pipeline.errors import PatienceSpent
+from pipeline.source.format import FORMATS
+from pipeline.source.item import Position, Wanted
+from pipeline.storage import ranged
+from tests.faults import FaultProxy, Rule, fault_proxy_server
+from tests.flow import make_tar, run_here
+from tests.helpers import rows, tree_bytes
+from tests.proxied import noise, s3_client
+from tests.weed import Weed
+
+SOURCE = "s3://inb/outage/"
+FLAGS = {"span_size": 8, "task": "brightness"}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(weed: Weed, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("outage")
+    (folder / "in").mkdir()
+    for number in range(16):
+        (folder / f"in/{number:02d}.png").write_bytes(noise(number))
+    make_tar(folder / "in/a.tar", [(f"{n}.png", noise(100 + n)) for n in range(20)])
+    weed.put_tree(folder / "in", "inb/outage")
+    with pytest.MonkeyPatch.context() as patch, s3_client(weed.env, patch):
+        assert run_here(SOURCE, folder / "out", **FLAGS) == 0
+    return folder / "out"
+
+
+def test_a_run_outlasts_throttling_and_then_refused_connections(
+    weed: Weed, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ended = threading.Event()
+
+    def fail_and_return(proxy: FaultProxy) -> None:
+        while sum(proxy.hits()) < 3:
+            time.sleep(0.01)
+        time.sleep(3)
+        first.__exit__(None, None, None)
+        time.sleep(2)
+        with fault_proxy_server(weed.port, proxy.port):
+            ended.wait()
+
+    first = fault_proxy_server(weed.port)
+    proxy = first.__enter__()
+    proxy.fail(Rule("503", "/outage/", "GET"))
+    with s3_client(proxy.env(weed.env), monkeypatch):
+        helper = threading.Thread(target=fail_and_return, args=(proxy,))
+        helper.start()
+        try:
+            assert run_here(SOURCE, tmp_path / "out", patience=60, **FLAGS) == 0
+        finally:
+            ended.set()
+            helper.join()
+    assert tree_bytes(tmp_path / "out/data") == tree_bytes(undisturbed / "data")
+    assert "storage throttles: " in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("output", "rule"),
+    [
+        ("outb/reads", Rule("503", "/outage/", "GET")),
+        ("outb/silence", Rule("stall", "/outage/", "GET")),
+        ("outb/writes", Rule("500", "/data/", "PUT")),
+        ("outb/plans", Rule("rst", "/plan/", "PUT")),
+    ],
+)
+def test_patience_ends_and_the_same_command_continues(
+    proxied: FaultProxy, undisturbed: Path, weed: Weed, output: str, rule: Rule
+) -> None:
+    proxied.fail(rule)
+    with pytest.raises(PatienceSpent, match=r"for 2 s \(--patience\); nothing finished is lost, the same") as caught:
+        run_here(SOURCE, f"s3://{output}", patience=2, **FLAGS)
+    assert caught.value.exit_code == 1
+    assert "_SUCCESS" not in tree_bytes(output, weed.fs())
+    proxied.reset()
+    assert run_here(SOURCE, f"s3://{output}", **FLAGS) == 0
+    assert tree_bytes(f"{output}/data", weed.fs()) == tree_bytes(undisturbed / "data")
+
+
+def test_an_object_that_fails_while_others_are_read_is_a_row(
+    proxied: FaultProxy, undisturbed: Path, tmp_path: Path
+) -> None:
+    proxied.fail(Rule("500", "/outage/03.png", "GET"))
+    assert run_here(SOURCE, tmp_path / "out", patience=6, **FLAGS) == 3
+    failed = [row for row in rows(tmp_path / "out").to_pylist() if row["status"] != "ok"]
+    assert [(row["key"], row["status"], row["error"]) for row in failed] == [
+        ("03.png", "fetch_error", "the storage answered InternalError")
+    ]
+    proxied.reset()
+    assert run_here(SOURCE, tmp_path / "out", retry_failed=True, **FLAGS) == 0
+    assert tree_bytes(tmp_path / "out/data") == tree_bytes(undisturbed / "data")
+
+
+def tar_of(members: list[tuple[str, bytes]], folder: Path) -> bytes:
+    return make_tar(folder / "x.tar", members).read_bytes()
+
+
+def zip_of(members: list[tuple[str, bytes]], folder: Path) -> bytes:
+    with zipfile.ZipFile(folder / "x.zip", "w") as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+    return (folder / "x.zip").read_bytes()
+
+
+def parquet_of(members: list[tuple[str, bytes]], _: Path) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"image": [data for _, data in members]}), sink, row_group_size=2)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(("kind", "make"), [("tar", tar_of), ("zip", zip_of), ("parquet", parquet_of)])
+def test_no_format_takes_an_outage_for_damage(
+    proxied: FaultProxy, weed: Weed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str,
+    make: Callable[[list[tuple[str, bytes]], Path], bytes],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(ranged, "BLOCK", 16 << 10)
+    weed.fs().pipe_file(f"inb/shards/x.{kind}", make([(f"{n}.png", noise(n, 64)) for n in range(12)], tmp_path))
+    entry = storage.stat(f"s3://inb/shards/x.{kind}")
+    assert entry is not None
+    proxied.fail(Rule("latency", "/shards/", "GET", secs=0, times=4), Rule("503", "/shards/", "GET"))
+    storage.be_patient(1)
+    try:
+        with pytest.raises(PatienceSpent, match="SlowDown"):
+            list(FORMATS[kind].items(entry, Wanted(frozenset({"png"})), Position()))
+    finally:
+        storage.be_patient(None)
