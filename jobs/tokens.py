@@ -19,7 +19,6 @@ import numpy as np
 import pyarrow as pa
 
 import beit_core
-from beit_core.block_masks import block_masks
 from pipeline import model_files
 from pipeline import tokenizer as dvae
 from pipeline.errors import ConfigError
@@ -46,8 +45,7 @@ class Tokens(Task[Any]):
         dvae.find(card, self.tokenizer)
 
     def settings(self, card: beit_core.ModelCard) -> dict[str, object]:
-        bound = {**vars(self), "tokenizer": dvae.find(card, self.tokenizer).fingerprint}
-        return {} if card.head == "dvae" else bound
+        return {} if card.head == "dvae" else {**vars(self), "tokenizer": dvae.find(card, self.tokenizer).fingerprint}
 
     def views(self, card: beit_core.ModelCard) -> tuple[beit_core.PixelSpec, ...]:
         return (card.pixels,) if card.head == "dvae" else (card.pixels, dvae.find(card, self.tokenizer).pixels)
@@ -65,21 +63,17 @@ class Tokens(Task[Any]):
         return model
 
     def prepare(self, card: beit_core.ModelCard, uris: Sequence[str]) -> dict[str, np.ndarray]:
-        if card.head == "dvae":
-            return {}
-        shape = dvae.shape(card)
-        return {"masked": np.array(block_masks((shape.rows, shape.columns), self.mask_ratio, self.seed, uris), bool)}
+        return {} if card.head == "dvae" else {"masked": dvae.masks(card, self.mask_ratio, self.seed, uris)}
 
     def predict(self, model: Any, batch: Batch) -> Columns:
         if len(batch.views) == 1:
             return {"tokens": dvae.encode(model, batch.views[0]).short()}
-        tokens_Bn = dvae.encode(model.tokenizer, batch.views[1])
-        masked_Bn = batch.prepared["masked"]
+        tokens_Bn, masked_Bn = dvae.encode(model.tokenizer, batch.views[1]), batch.prepared["masked"]
         logits_BnV = model(batch.pixels, masked_Bn).float()
         loss_Bn = logits_BnV.logsumexp(2) - logits_BnV.gather(2, tokens_Bn[..., None])[..., 0]  # cross-entropy
         loss_B = (loss_Bn * masked_Bn).sum(1) / masked_Bn.sum(1)
-        best_Bn = logits_BnV.argmax(2).short()
-        return {"tokens": tokens_Bn.short(), "masked": masked_Bn, "predicted": best_Bn, "loss": loss_B}
+        found = {"tokens": tokens_Bn.short(), "predicted": logits_BnV.argmax(2).short()}
+        return found | {"masked": masked_Bn, "loss": loss_B}
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,6 +11,7 @@ import numpy as np
 
 import beit_core
 from beit_core import ModelCard
+from beit_core.block_masks import block_masks
 from pipeline import model_files
 from pipeline.errors import ConfigError
 
@@ -58,6 +59,12 @@ def shape(card: ModelCard) -> Shape:
     if card.config.vocab_size > INT16:
         raise ConfigError(f"{card.name} has {card.config.vocab_size} tokens, the output's int16 holds {INT16}")
     return Shape(*card.config.grid_of(*card.pixels.size), card.config.vocab_size)
+
+
+def masks(card: ModelCard, share: float, seed: int, uris: Sequence[str]) -> np.ndarray:
+    """Which patches of these images to hide: bool (B, n), from the seed and each uri alone."""
+    grid = shape(card)
+    return np.array(block_masks((grid.rows, grid.columns), share, seed, uris), bool)
 
 
 def encode(dvae: Dvae, pictures: Tensor) -> Tensor:
