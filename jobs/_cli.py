@@ -18,8 +18,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # an uninstalled checkout
 
 from beit_core import CheckpointError
 from pipeline.config import RunConfig
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import DEVICE_FAILURES, ConfigError, DeviceFailed, PipelineError
 from pipeline.task import AnyTask
+
+FAILED = "BEIT_DEVICE_FAILURES"  # in the environment of a process that another one has become
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,9 +45,25 @@ def main(task: type[AnyTask], doc: str | None) -> NoReturn:
 
         given = vars(flags)
         config = RunConfig(**_pick(RunConfig, given))
-        return run(config, task(**_pick(task, given)))
+        failures = int(os.environ.get(FAILED, "0"))
+        if failures:
+            config = dataclasses.replace(config, overwrite=False)  # what the process before has finished is kept
+        try:
+            return run(config, task(**_pick(task, given)))
+        except DeviceFailed as error:
+            if config.local and failures < DEVICE_FAILURES:
+                _start_again(error, failures + 1)
+            raise
 
     run_simple(job, parser, verbose="--verbose" in sys.argv)
+
+
+def _start_again(error: DeviceFailed, failures: int) -> NoReturn:
+    """The same command in a fresh process, under the same id: this one's device answers no more."""
+    sys.stderr.write(f"{error}; starting again ({failures} of {DEVICE_FAILURES})\n")
+    sys.stderr.flush()
+    os.environ[FAILED] = str(failures)
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def run_simple(

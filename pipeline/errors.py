@@ -12,6 +12,8 @@
 An image that cannot be decoded is no exception at all: it is a row with a status and a reason.
 """
 
+DEVICE_FAILURES = 3  # of one run that a new process is started for; more are not chance
+
 
 class PipelineError(Exception):
     """Base of all errors that are reported to the user in one sentence."""

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline import storage
+from pipeline.errors import DEVICE_FAILURES
 from pipeline.plan.rows import LooseSpan, Row, UnreadShard, to_json
 from pipeline.progress import say
 from pipeline.spec import JobSpec
 
 LONE, GROUPED, GROUP_IMAGES = 64, 16, 512  # the first rows go alone, later ones in groups of up to so many images
-DEVICE_FAILURES = 3  # of one run: then it is not chance any more
 HEAR_S = 10.0  # between two lines of what workers say
 Group = list[tuple[int, str]]  # rows of the plan by their numbers, as JSON
 DONE: Group = [(-1, "")]  # stands for a group whose rows are all done

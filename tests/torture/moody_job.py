@@ -5,6 +5,7 @@ python tests/torture/moody_job.py ... --strikes FOLDER --times N
 
 import os
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -37,7 +38,7 @@ class Moody(Task):
 
     def predict(self, model: Any, batch: Batch) -> Columns:
         if len(os.listdir(self.strikes)) < self.times:
-            Path(self.strikes, str(os.getpid())).touch()
+            Path(self.strikes, f"{os.getpid()}-{time.monotonic_ns()}").touch()  # a process may become a fresh one
             raise torch.AcceleratorError("an illegal memory access was encountered")
         return {"mean": model(batch.pixels).float().mean((1, 2, 3))}
 

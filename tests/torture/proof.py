@@ -97,6 +97,16 @@ def workers(driver: int, *, decoders: bool = True) -> set[int]:
     return found
 
 
+def pullers(driver: int) -> set[int]:
+    """Of the processes below a driver the Ray tasks that pull rows from the board."""
+    found = set()
+    for process in descendants(driver):
+        with suppress(OSError):
+            if b"MapBatches(pull)" in Path(f"/proc/{process}/cmdline").read_bytes():
+                found.add(process)
+    return found
+
+
 def kill_all(processes: Iterable[int]) -> int:
     """SIGKILL to each, in that order; how many there were."""
     killed = 0

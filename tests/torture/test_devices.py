@@ -33,6 +33,17 @@ def test_a_device_that_fails_now_and_then_costs_no_row_and_no_run(tmp_path: Path
     assert tree_bytes(tmp_path / "out/data") == tree_bytes(tmp_path / "calm/data")
 
 
+def test_without_ray_the_process_becomes_a_fresh_one(tmp_path: Path, tally: Tally) -> None:
+    calm = moody(tmp_path / "calm", tmp_path / "none", 0, "--local", "--span-size", "32")
+    assert calm.returncode == 0, calm.stderr
+    for number, more in enumerate([[], ["--overwrite"]]):
+        done = moody(tmp_path / "out", tmp_path / f"strikes{number}", 2, "--local", "--span-size", "32", *more)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stderr.count("starting again") == 2
+        assert tree_bytes(tmp_path / "out/data") == tree_bytes(tmp_path / "calm/data")
+    tally("device failures (--local)", injected=4, lost=0, duplicated=0)
+
+
 def test_a_device_that_always_fails_ends_the_run_with_the_reason(tmp_path: Path) -> None:
     done = moody(tmp_path / "out", tmp_path / "strikes", 99, "--workers", "1")
     assert done.returncode == 1

@@ -23,6 +23,7 @@ from tests.torture.proof import (
     kill,
     kill_all,
     more_than,
+    pullers,
     start,
     wait_for_the_end_of,
     wait_until,
@@ -199,6 +200,21 @@ def test_kills_of_workers_and_decoders(halting: Path, not_halted: Path, tmp_path
     said, _ = job.communicate(timeout=240)
     assert job.returncode == 0, said
     compare(tally, "workers and decoders killed", len(killed), output, not_halted)
+
+
+def test_kills_of_the_task_that_pulls_rows(halting: Path, not_halted: Path, tmp_path: Path, tally: Tally) -> None:
+    """Ray runs it again from the first row; rows that are with a worker by then are not given to another."""
+    output, gate, killed = tmp_path / "out", Gate(tmp_path / "gate"), 0
+    job = start("--input", halting, "--output", output, *FLAGS, "--workers", 2, env=gate.env)
+    assert wait_until(gate.others_wait(set(), job.pid), job)
+    for target in (5, 25):
+        assert wait_until(more_than(output, target), job)
+        killed += kill_all(pullers(job.pid))
+    gate.open()
+    said, _ = job.communicate(timeout=240)
+    assert job.returncode == 0, said
+    assert killed
+    compare(tally, "task that pulls rows killed", killed, output, not_halted)
 
 
 def test_a_worker_that_is_killed_while_it_writes_leaves_nothing(tmp_path: Path, tally: Tally) -> None:
