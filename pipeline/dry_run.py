@@ -30,7 +30,7 @@ COUNTED = 10_000  # images of the first shard that are counted at most
 
 def dry_run(request: Request) -> int:
     """Print the prediction; the exit code is 0."""
-    from pipeline.engine.loading import device_here  # here and below: who only asks for --help needs no torch
+    from pipeline.engine.loading import device_here  # here and below: --help must not import torch
     from pipeline.engine.split import SpanDecoder, SpanPredictor
 
     config = request.config
@@ -54,7 +54,7 @@ def dry_run(request: Request) -> int:
 
 
 def _count(request: Request, spec: JobSpec) -> tuple[int, str]:
-    """Images of the source: loose ones counted, those in shards from the bytes that one takes in the first shard."""
+    """Images of the source: loose ones counted, those in shards estimated from bytes per image in the first shard."""
     deadline = time.monotonic() + COUNT_S
     stream = iter(request.sources.listing())
     seen = list(itertools.takewhile(lambda _: time.monotonic() < deadline, stream))
@@ -84,6 +84,6 @@ def _tell(spec: JobSpec, done: AnsweredSpan, images: int, note: str, each_s: flo
     size_of_span = spec.bound.span_size
     answer(f"  files    {-(-images // size_of_span):,} of up to {size_of_span:,} rows, about {size / 1e6:,.2f} MB")
     if there := len(Ledger.load(spec.place).files):
-        answer(f"  finished {there:,} files are in {spec.place.root} already: a run passes by what has not changed")
+        answer(f"  finished {there:,} files are in {spec.place.root} already: a run skips what has not changed")
     answer(f"  memory   {memory / 1024:,.0f} MiB a worker")
     answer(f"  settings dtype {spec.bound.dtype}, span size {spec.bound.span_size}")

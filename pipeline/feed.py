@@ -1,8 +1,8 @@
-"""How many images a second this machine can hand to an accelerator, next to what its cores can decode at all.
+"""How many images per second this machine can feed to an accelerator, compared with what its cores can decode.
 
 A worker does all it does in a run - read, decode, batch, encode, write - for a model that costs nothing, or for one
-that takes its time and burns no CPU, as an accelerator does. In turns with it, bare processes decode the same files on
-all cores at once: the limit.
+that waits without using the CPU, as an accelerator does. In alternating turns, bare processes decode the same files on
+all cores at once: that is the limit.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ SAMPLE = 512  # images that bare processes decode in a turn
 
 
 class _OnDevice(PixelSpec):
-    """Leaves normalising to an accelerator, which does it by itself."""
+    """A spec that does not normalise: an accelerator does that itself."""
 
     def normalize(self, pixels_BHWC: Tensor) -> Tensor:  # noqa: N803 - as in the class above
         """The bytes as they are."""
@@ -60,7 +60,7 @@ class _OnDevice(PixelSpec):
 
 @dataclass(frozen=True)
 class Nothing(Task["nn.Module"]):
-    """A model that answers at once, or takes a batch's images over `rate` seconds without burning CPU (0: at once)."""
+    """A model that answers at once, or at `rate` images per second without using the CPU (0: at once)."""
 
     name: ClassVar[str] = "nothing"
     rate: float = 0.0
@@ -128,7 +128,7 @@ def feed(inputs: Sequence[str], rate: float = 0.0, turns: int = TURNS) -> Feed:
         bare: list[float] = []
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(cores(), spawn, _hold, (files, settings)) as pool:
-            _bare(pool, len(files))  # what starts up does not count
+            _bare(pool, len(files))  # starting is not measured
             for _ in range(turns):
                 bare.append(_bare(pool, len(files)))
                 through.append(_through(sources, settings, Path(folder, f"out{next(numbers)}"), 0.0, files[0])[:2])
@@ -189,7 +189,7 @@ def _through(
 
 
 def _warm_up(worker: Worker, data: bytes) -> None:
-    """Have every child of the worker decode: its start does not count."""
+    """Have every child of the worker decode, so that starting is not measured."""
     answered = threading.Semaphore(0)
     for _ in range(4 * cores()):
         worker.pool.submit(data, None, lambda _: answered.release())
