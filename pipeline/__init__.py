@@ -1,4 +1,4 @@
-"""Spans in, Parquet out: everything between a URI and a row, knowing no model head.
+"""Everything between a URI and a Parquet row. No model head is known here.
 
 One invocation
     run.py          check, bind, plan, execute, audit, report: from flags to exit code

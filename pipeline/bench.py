@@ -1,6 +1,6 @@
-"""What this machine can do: images decoded and images answered per second, next to the reference if wanted.
+"""What this machine can do: images per second of decoding and of the model, optionally beside the reference.
 
-Ours and the reference's turns alternate, and the figure to trust is the ratio: machines differ and drift, both alike.
+Turns of ours and of the reference alternate. Trust the ratio: machines differ and their speed drifts, for both alike.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Figure:
     step: str
     ours: float
     reference: float | None
-    ratios: tuple[float, float, float] | None  # least, median, greatest of the turns: far apart on a busy machine
+    ratios: tuple[float, float, float] | None  # minimum, median and maximum of the turns: far apart on a busy machine
 
     def __str__(self) -> str:
         compared = ""
@@ -59,7 +59,7 @@ def photo() -> bytes:
 
 
 def measure(step: str, count: int, ours: Callable[[], object], reference: Callable[[], object] | None) -> Figure:
-    """Both warmed up, then in turns of `count` images."""
+    """Time both after a warm-up, in alternating turns of `count` images."""
     runs = [ours] + ([reference] if reference else [])
     for run in runs:
         run()

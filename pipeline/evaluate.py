@@ -1,4 +1,4 @@
-"""Answers held against truth that was kept beside them: top-k accuracy of labels, mean IoU of masks."""
+"""Answers compared with ground truth in a kept column: top-k accuracy of labels, mean IoU of masks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.output.place import Place
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Of `images` with an answer and a truth: how often the first label, and one of the first five, was right."""
+    """Of `images` with an answer and a ground truth: how often the first label, or one of the first five, was right."""
 
     images: int
     top1: int
@@ -97,7 +97,9 @@ def _overlap(tables: list[pa.Table], truth: str, ignore: int) -> Overlap:
     for mask, true in _rows(tables, ["mask", truth]):
         found, wanted = masks.read_mask(mask).reshape(-1), masks.read_mask(true).reshape(-1)
         if found.shape != wanted.shape:
-            raise ConfigError(f"a mask of {found.size} pixels has a truth of {wanted.size}: they must be of one size")
+            raise ConfigError(
+                f"a mask has {found.size} pixels and its ground truth {wanted.size}: they must have the same size"
+            )
         size = max(len(counts), int(found.max(initial=0)) + 1, int(wanted[wanted != ignore].max(initial=0)) + 1)
         counts = np.pad(counts, ((0, size - len(counts)),) * 2)
         seen = wanted != ignore

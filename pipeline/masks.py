@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Color = tuple[int, int, int]
 PALETTE_CLASSES = 256  # ids that a palette PNG can hold; more classes make a grey PNG of 16 bits
-GOLDEN = 0.618033988749895  # turn of the hue from class to class: neighbours in number are far apart in colour
+GOLDEN = 0.618033988749895  # golden angle, in turns: consecutive classes differ clearly in hue
 STEP = 1 << 20  # pixels counted at a time
 
 
@@ -113,7 +113,7 @@ def default_palette(labels: Sequence[str]) -> list[Color]:
 
 
 def _color(id_: int) -> Color:
-    """Hues by the golden turn; every six classes another brightness, every twelve another saturation."""
+    """Hues at multiples of the golden angle; every six classes another brightness, every twelve another saturation."""
     value, saturation = (1.0, 0.7)[id_ // 6 % 2], (0.85, 0.55)[id_ // 12 % 2]
     red, green, blue = colorsys.hsv_to_rgb(id_ * GOLDEN % 1, saturation, value)
     return round(255 * red), round(255 * green), round(255 * blue)

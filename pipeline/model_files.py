@@ -35,7 +35,7 @@ def fetch(model: str) -> Path:
 
 @functools.cache
 def card(path: Path, semantics: Literal["original", "hf"] | None) -> ModelCard:
-    """The card of a model on this node under these semantics; a job's own cache could not travel to workers."""
+    """The card of a model on this node under these semantics; a cache in the task could not be sent to workers."""
     return load_card(path, semantics)
 
 
@@ -89,7 +89,7 @@ def _download(entries: list[storage.Entry], root: str, target: Path) -> None:
         try:
             Path(temporary, "model").rename(target)
         except OSError:
-            if not target.exists():  # else another process was first
+            if not target.exists():  # otherwise another process was first
                 raise
 
 

@@ -14,7 +14,7 @@ INTERVAL_S = 10.0
 
 
 def say(text: str) -> None:
-    """One line for the user, beside the result (which is on standard output)."""
+    """One line for the user on standard error; standard output is for the result."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
@@ -25,7 +25,7 @@ def answer(text: str) -> None:
 
 
 def hush() -> None:
-    """Nothing more on standard output: an interrupted run has no result, and Ray tells there of every actor it ends."""
+    """Nothing more on standard output: an interrupted run has no result, and there Ray reports actors that it ends."""
     sys.stdout.flush()
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -80,7 +80,7 @@ class Progress:
             self.read_images += facts.images
         now = time.monotonic()
         self.first = self.first or (now, facts.images)
-        # Ray and the models take their time to start; the rate that tells how long it takes is the one since then.
+        # Ray and the models start first; the remaining time follows from the rate since then.
         rate = (self.done - self.first[1]) / max(now - self.first[0], 1e-9)
         if self.bar is not None:
             self.bar.update(self.row, completed=self.done, total=self.total, rate=f"{rate:,.0f} images/s")

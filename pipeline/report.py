@@ -61,7 +61,7 @@ class RunReport:
             self.curve = self.curve[::2] + self.curve[-1:]
 
     def finish(self) -> None:
-        """The run's time ends here."""
+        """Stop the clock of the run."""
         self.ended = time.time()
 
     @property

@@ -23,7 +23,7 @@ JOBS = {"classifier": "label.py", "segmenter": "segment.py", "masked": "tokens.p
 
 
 def other_job(card: ModelCard) -> str:
-    """The job that asks what this checkpoint answers, as a user types it."""
+    """The job that fits this checkpoint, as a user types it."""
     return f"jobs/{JOBS.get(card.head, 'embed.py')}"
 
 
@@ -55,14 +55,14 @@ class Encoded:
 class Task(Generic[Model]):
     """A frozen dataclass whose fields are the task's flags, and three verbs.
 
-    `columns` is answered on the driver from the card alone, `load` once per predictor, `predict` for every batch. What
+    `columns` is called on the driver with the card alone, `load` once per predictor, `predict` for every batch. What
     `predict` returns has one entry per image: tensors on any device, or sequences of plain values, per column.
     """
 
     name: ClassVar[str]
 
     def check(self, card: ModelCard) -> None:
-        """Raise ConfigError when this checkpoint cannot answer the question; says which job can."""
+        """Raise ConfigError, naming a job that fits, if this checkpoint cannot do the task."""
 
     def settings(self, card: ModelCard) -> dict[str, object]:
         """What the output is bound to: the flags, with defaults that the card decides filled in."""
@@ -89,7 +89,7 @@ class Task(Generic[Model]):
         raise NotImplementedError
 
     def encode(self, card: ModelCard, columns: Columns) -> Encoded:
-        """Device answers, moved to the CPU, as column values; runs beside the next batch, off the device's path."""
+        """Device answers, moved to the CPU, as column values; runs in parallel with the next batch."""
         return Encoded(columns)
 
 

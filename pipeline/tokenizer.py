@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
     from beit_core.dvae import Dvae
 
-INT16 = 1 << 15  # tokens that the column's numbers can tell apart
+INT16 = 1 << 15  # different tokens that the column's type can hold
 AT_ONCE = 16  # images; each takes about 50 MB within the tokenizer, whose maps are as large as the image
 
 
 class Shape(NamedTuple):
-    """Of the tokens of one image."""
+    """The grid of an image's tokens, and how many different tokens there are."""
 
     rows: int
     columns: int
@@ -36,14 +36,14 @@ class Shape(NamedTuple):
 
 
 def find(card: ModelCard, tokenizer: str | None) -> ModelCard:
-    """The card of the dVAE that goes with this model; raises ConfigError where there is none or it does not fit."""
+    """The card of the dVAE that goes with this model; raises ConfigError if none is given or it does not fit."""
     if card.head == "dvae":
         if tokenizer:
             raise ConfigError(f"--tokenizer {tokenizer}: --model {card.name} is a tokenizer itself, leave the flag out")
         return card
     if not tokenizer:
         raise ConfigError(
-            f"--model {card.name} predicts the tokens of a dVAE, which must be there to tell them: give its folder as "
+            f"--model {card.name} predicts the tokens of a dVAE, which has to be given: name its folder with "
             "--tokenizer (jobs/convert.py makes one of DALL-E's encoder.pkl)"
         )
     dvae = _read(tokenizer)
@@ -55,7 +55,7 @@ def find(card: ModelCard, tokenizer: str | None) -> ModelCard:
 def shape(card: ModelCard) -> Shape:
     """How many tokens an image has and how many there are; raises ConfigError where no column can hold them."""
     if card.pixels.size is None:
-        raise ConfigError(f"{card.name} keeps the ratio of images: their tokens would differ in number")
+        raise ConfigError(f"{card.name} keeps the aspect ratio of images, so their numbers of tokens would differ")
     if card.config.vocab_size > INT16:
         raise ConfigError(f"{card.name} has {card.config.vocab_size} tokens, the output's int16 holds {INT16}")
     return Shape(*card.config.grid_of(*card.pixels.size), card.config.vocab_size)
