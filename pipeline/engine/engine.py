@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipeline.engine.loading import Device
     from pipeline.engine.worker import Worker
 
-READERS = 4  # rows read at the same time: while some drain, the next fill the batches
+READERS = 4  # rows read concurrently: while some are finished, others fill the batches
 
 
 class Engine(Protocol):
@@ -26,7 +26,7 @@ class Engine(Protocol):
 
     @property
     def mode(self) -> str:
-        """How the report calls it."""
+        """Its name in the report."""
 
     @property
     def workers(self) -> int:
@@ -34,7 +34,7 @@ class Engine(Protocol):
 
     @property
     def layout(self) -> str:
-        """What there is to work with and how it is used, for the first line of a run."""
+        """The resources and their use, for the first line of a run."""
 
     def device(self, size: tuple[int, int] | None) -> Device:
         """The device of a worker that will predict, for a model of this picture size (None: each its own).
@@ -46,7 +46,7 @@ class Engine(Protocol):
         """Receipts as spans are finished, in any order."""
 
     def close(self) -> None:
-        """Leave what was started."""
+        """Shut down what was started."""
 
 
 class InProcess:
@@ -84,7 +84,7 @@ class InProcess:
             worker.close()
 
     def close(self) -> None:
-        """Nothing to leave."""
+        """Nothing to shut down."""
 
 
 def cores() -> int:

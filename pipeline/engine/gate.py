@@ -1,4 +1,4 @@
-"""Bounds on what is under way, that let go of everybody who waits when the work ends."""
+"""Bounds on concurrent work; closing one releases all threads that wait."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Gate:
         self._changed = threading.Condition()
 
     def enter(self) -> None:
-        """Take a place; waits for one. Raises GateClosed, also to those who wait."""
+        """Take a place, waiting for one. Raises GateClosed, also in threads that wait."""
         with self._changed:
             while not self._places and not self._closed:
                 self._changed.wait()
@@ -33,7 +33,7 @@ class Gate:
             self._changed.notify()
 
     def close(self) -> None:
-        """Let nobody in any more."""
+        """Refuse all who enter from now on, waiting threads included."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

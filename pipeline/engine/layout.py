@@ -1,4 +1,4 @@
-"""How a cluster's nodes are used: decided by a rule from what they have, and said in the first line of a run."""
+"""How a cluster's nodes are used: a rule decides from their resources; the first line of a run states the result."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 from pipeline.errors import ConfigError
 
 FEW_CPUS = 4  # a GPU with fewer beside it is fed from other nodes, if there are any
-SHARE = 0.9  # of the CPUs go to workers; Ray needs a rest for itself, or it waits for ever
+SHARE = 0.9  # of the CPUs go to workers; Ray keeps the rest, without which it hangs
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a span is on its way: decoded, then answered. Rows are in the order of the images all along."""
+"""A span between its steps: decoded, then answered. Rows are in the order of the images all along."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ KEPT = Decoded("", None, None, None)  # stands for an image whose row stays as i
 
 
 def undecodable(item: Item) -> Decoded:
-    """What stands for an image that has no bytes, only a reason."""
+    """The decoding result of an image without bytes: the reason why."""
     status = "decode_error" if isinstance(item.data, ValueError) else "fetch_error"
     return Decoded(status, str(item.data), None, None)
 
 
 @dataclass(frozen=True)
 class DecodedSpan:
-    """A span whose images are decoded: what is known of each but the model's answer.
+    """A span whose images are decoded: all columns but the model's answers are known.
 
     `rows` has the base columns and those of --keep. `todo` (bool per image) says which the model is asked about, `kept`
     whose rows stay as they are in `before`.
@@ -81,7 +81,7 @@ class AnsweredSpan:
         return AnsweredSpan(span.facts, rows, done, {**span.seconds, "predict": seconds}, device)
 
     def write(self, spec: JobSpec) -> SpanFacts:
-        """Write the span's file; what its metadata say."""
+        """Write the span's file; returns what its metadata hold."""
         facts = counted(self.facts, self.rows)
         write_span(spec.place, self.rows, facts, spec.bound)
         return facts

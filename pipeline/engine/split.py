@@ -1,4 +1,4 @@
-"""The steps of a span one by one, for clusters that read on other nodes than they predict on, and for dry runs."""
+"""The steps of a span one after the other, for clusters that read and predict on different nodes, and for dry runs."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ Receipts = queue.SimpleQueue[Receipt | Exception]
 
 
 class SpanUnderWay:
-    """A span under way. Its parts are its batches, and its being read."""
+    """A span under way. Its parts are its batches, and the reading of it."""
 
     def __init__(self, worker: Worker, source: OpenSpan, receipts: Receipts) -> None:
         self.worker, self.source, self.receipts = worker, source, receipts
@@ -45,7 +45,7 @@ class SpanUnderWay:
             self._parts += 1
 
     def part_done(self) -> None:
-        """One part less to wait for; with the last one the span is finished."""
+        """Count a part as done; after the last one the span is finished."""
         with self._lock:
             self._parts -= 1
             over = self._parts == 0
@@ -117,7 +117,7 @@ class BatchUnderWay:
             self.worker.pool.submit_packet(packet)
 
     def _settle(self, slot: int, answer: Decoded) -> None:
-        """An image that is not decoded: its slot is black."""
+        """Count an image that needs no decoding; its slot is black."""
         self.span.decoded[self.start + slot] = answer
         if self.buffer is not None:
             self.buffer.blacken(slot)
@@ -132,7 +132,7 @@ class BatchUnderWay:
         self._one_less()
 
     def seal(self) -> None:
-        """No image comes any more: what is left of the batch is black."""
+        """No more images: the remaining slots are black."""
         self._send_packet()
         if self.buffer is not None:
             for slot in range(self.count, self.worker.spec.bound.batch_size):

@@ -24,7 +24,7 @@ SPAN = pa.schema(
 
 
 def rows_from_table(table: pa.Table) -> list[tuple[int, Row]]:
-    """Rows of the plan with their numbers; a row without a number is none, and left out."""
+    """Rows of the plan with their numbers; rows without a number are left out."""
     pairs = zip(table["number"].to_pylist(), table["row"].to_pylist(), strict=True)
     return [(number, plan_rows.from_json(text)) for number, text in pairs if number >= 0]
 

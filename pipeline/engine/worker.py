@@ -4,7 +4,7 @@
 
 A batch is handed to the model once its last image is decoded, whatever span it is of. What is under way is bounded by
 the buffers of the ring and by a number of spans, so memory does not grow with what is read. The first error of any
-thread ends the worker, and everybody who waits for it gets that error.
+thread ends the worker and is raised in every thread that waits for it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pipeline.spec import JobSpec
 BUFFERS = 6  # batches between reading and the model
 SPANS = 12  # spans between the first image read and the file written
 AHEAD = 2  # batches that the device has been asked about and has not answered
-HANG_S, WATCH_S = 1800.0, 5.0  # silence after which a device hangs (a batch of large images on a CPU takes minutes)
+HANG_S, WATCH_S = 1800.0, 5.0  # a device without an answer for so long has hung (large images on a CPU take minutes)
 FINISHERS = 4  # threads that encode answers and write files
 
 
@@ -159,7 +159,7 @@ class Worker:
         batch.span.part_done()
 
     def finish(self, span: SpanUnderWay) -> None:
-        """Have a span written, all of whose parts are done."""
+        """Write a span all of whose parts are done, in a finisher's thread."""
         self.finishers.submit(self._guarded, span.finish)
 
     def _guarded(self, step: Callable[[], None]) -> None:
@@ -186,7 +186,7 @@ class Worker:
             gate.close()
 
     def close(self) -> None:
-        """End the children and threads; what is under way is given up."""
+        """End the children and threads; spans under way are abandoned."""
         self._ended.set()
         self.fail(PipelineError("the worker is closed"))
         self.pool.close()
