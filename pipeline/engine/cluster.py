@@ -21,7 +21,7 @@ PATIENT_STARTS = 20  # deaths of starting actors in a row that Ray forgives (a f
 def address_of(given: str | None) -> str | None:
     """The cluster to join: the one given by flag, else RAY_ADDRESS, else None: Ray is started on this machine.
 
-    Asked before anything else is done, as Ray waits for minutes, silently, for a head that is not there. Raises
+    Called before anything else: Ray waits silently for minutes for a head node that is not there. Raises
     ConfigError for what cannot be joined.
     """
     address = given or os.environ.get(VARIABLE)
@@ -38,7 +38,7 @@ def address_of(given: str | None) -> str | None:
 
 
 def check_form(address: str, origin: str) -> None:
-    """Raise ConfigError for addresses of other servers than a cluster's own."""
+    """Raise ConfigError for addresses that are not a cluster's own, such as a job server's."""
     if address.startswith("ray://"):
         raise ConfigError(
             f"{origin} ray://... is refused: a Ray Client connection that breaks loses the run. Give host:port of the "
@@ -50,7 +50,7 @@ def check_form(address: str, origin: str) -> None:
 
 
 def import_ray(*, verbose: bool) -> Any:
-    """Ray, with its noise kept off the screen; it must be told before it is imported."""
+    """Ray, with its noise kept off the screen; its settings are read when it is imported."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if not verbose:
@@ -68,7 +68,7 @@ def import_ray(*, verbose: bool) -> Any:
 
 @contextmanager
 def _no_stderr() -> Iterator[None]:
-    """Ray's native part greets on file descriptor 2 whatever the log level; what matters comes as an exception."""
+    """Ray's native code writes to file descriptor 2 at any log level; real errors are raised as exceptions."""
     sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -108,7 +108,7 @@ def _init(ray: Any, address: str | None, options: dict[str, Any], *, verbose: bo
     try:
         with nullcontext() if verbose else _no_stderr():
             ray.init(**options)
-    except Exception as error:  # a node that starts too slowly raises just that
+    except Exception as error:  # Ray raises a plain Exception for a node that starts too slowly
         told = str(error).strip().partition("\n")[0] or type(error).__name__
         if address is not None:
             raise ConfigError(f"no Ray cluster at {address}: {told}") from error

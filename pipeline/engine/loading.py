@@ -30,11 +30,11 @@ def device_here(wanted: str, dtype: str, size: tuple[int, int] | None) -> Device
 
 
 def load_predictor(spec: JobSpec) -> Predictor:
-    """The task's model on this process's device; refuses a model that is not the one the driver has seen."""
+    """The task's model on this process's device; raises PipelineError if it is not the one the driver has read."""
     bound, card = spec.bound, load_card(model_files.fetch(spec.model))
     if card.fingerprint != bound.model.fingerprint:
         raise PipelineError(f"the model {spec.model} on this node is not the one that the run was started with")
-    # What else a task reads, such as a tokenizer, it binds by content.
+    # Other files of a task, such as a tokenizer, are bound by content too.
     here, there = spec.task.settings(card), json.loads(json.dumps(dict(bound.settings)))
     if changed := [name for name in there if json.loads(json.dumps(here.get(name))) != there[name]]:
         raise PipelineError(f"--{changed[0]} means something else on this node than where the run was started")
