@@ -1,4 +1,4 @@
-"""Images that are objects of their own: their bytes, read ahead of who wants them."""
+"""Images that are objects of their own: their bytes, read ahead of their use."""
 
 from __future__ import annotations
 

@@ -25,10 +25,10 @@ class ShardFormat(Protocol):
 
     @property
     def names_repeat(self) -> bool:
-        """Whether two images of a shard can have the same name, so that what comes before decides their `~2`."""
+        """Whether two images of a shard can have the same name, so that the names before it decide on `~2`."""
 
     def check(self, shard: Entry, wanted: Wanted) -> dict[str, pa.DataType]:
-        """The types of the kept columns. Raises ConfigError where the shard lacks what is wanted; reads little.
+        """The types of the kept columns. Raises ConfigError if the shard lacks what is wanted; reads little.
 
         Raises NoImage for an archive without an image: another one may have some.
         """
@@ -37,7 +37,7 @@ class ShardFormat(Protocol):
         """The images from a position on, in order.
 
         A shard that cannot be read on ends with an item for the shard itself (its uri, no key) whose data is the
-        reason and whose position is where reading would go on. Raises CredentialsLost, and ConfigError for a shard
+        reason and whose position is where reading would continue. Raises CredentialsLost, and ConfigError for a shard
         that contradicts the first one.
         """
 
@@ -52,7 +52,7 @@ FORMATS: dict[str, ShardFormat] = {"tar": Tar(), "parquet": Parquet(), "tar.gz":
 
 
 def format_of(uri: str) -> str | None:
-    """The name of the format that a file's ending speaks of, None where none does."""
+    """The name of the format with this file ending, None if there is none."""
     file = uri.rpartition("/")[2].lower()
     fitting = [name for name, found in FORMATS.items() if file.endswith(found.endings) and not file.startswith(".")]
     return fitting[0] if fitting else None

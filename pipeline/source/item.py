@@ -1,4 +1,4 @@
-"""One image on its way from a shard or a list to the decoder, and what a job wants of every shard."""
+"""An image between its shard or list and the decoder, and what a job takes from every shard."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Kept = Mapping[str, object]  # values kept beside an image, by column
 
 @dataclass(frozen=True)
 class Remote:
-    """The bytes of an image that is an object of its own; `named`: a failure names it, as the row's uri does not."""
+    """The bytes of an image that is an object of its own; `named`: errors name it, because the row's uri does not."""
 
     uri: str
     named: bool = False
@@ -24,8 +24,8 @@ class Remote:
 class Item:
     """One image: its bytes, where to fetch them, or the reason why there are none; and its place in the shard.
 
-    `uri` and `key` are the row's. `offset` and `skip` are the position (see `Position`) at which reading would begin
-    with this very image.
+    `uri` and `key` are the row's. `offset` and `skip` are the position (see `Position`) from which reading begins
+    with this image.
     """
 
     uri: str
@@ -44,7 +44,7 @@ class Names:
         self.repeated = False
 
     def unique(self, name: str) -> str:
-        """The name itself the first time."""
+        """The name itself the first time, then with a suffix."""
         candidate, count = name, 1
         while candidate in self.used:
             count += 1
@@ -56,7 +56,7 @@ class Names:
 
 @dataclass
 class Position:
-    """Where reading a shard begins: `offset` in the format's own measure, `skip` images to pass by from there.
+    """Where reading a shard begins: `offset` in the format's own unit, then `skip` images to pass by.
 
     `names` are the members met before that place; reading adds to them.
     """

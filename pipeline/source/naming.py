@@ -109,7 +109,7 @@ class Listing:
             yield from self._folder(uri, given)
 
     def _single(self, entry: Entry, given: str) -> Iterator[Source]:
-        """A file that was named: it is what --input-format says, or else its ending; without either an image."""
+        """A file that was named: its kind follows from --input-format, else from its ending; else it is an image."""
         key = entry.uri.rpartition("/")[2]
         shard = self.format if self.format in FORMATS else format_of(entry.uri) if self.format == "auto" else None
         if shard is not None:
@@ -206,7 +206,7 @@ def _why_empty(given: str) -> str:
 
 
 def _listed_entry(uri: str) -> Entry:
-    """A listed image; a remote one is not looked at: a million HEAD requests would be the price of its version."""
+    """A listed image; the version of a remote one is left unknown, as it would take a HEAD request each."""
     if not storage.is_local(uri):
         return Entry(uri, 0, LISTED)
     return storage.stat(uri) or Entry(uri, 0, storage.MISSING)

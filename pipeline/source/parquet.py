@@ -16,14 +16,14 @@ from pipeline.storage import Entry
 from pipeline.storage.ranged import Meter, Ranges
 
 Kind = Literal["bytes", "struct", "uri"]
-AT_ONCE: dict[Kind, int] = {"uri": 64, "struct": 16, "bytes": 16}  # rows materialised
+AT_ONCE: dict[Kind, int] = {"uri": 64, "struct": 16, "bytes": 16}  # rows held in memory at a time
 LARGE, PIECE = 64 << 20, 1 << 20  # bytes of a row group that is read piece by piece, and of such a piece
 BUFFER = 1 << 18  # bytes per request where single rows are picked
-PICKED = 32  # rows materialised there
+PICKED = 32  # rows held in memory there
 
 
 def image_column(schema: pa.Schema, wanted: str | None, shard: str) -> tuple[str, Kind]:
-    """Which column is the image and how; raises ConfigError that lists the columns when none is."""
+    """Which column holds the images, and in which form. Raises ConfigError that lists the columns if none does."""
     kinds = {field.name: kind for field in schema if (kind := _kind(field.type))}
     name = _likely_column(kinds) if wanted is None else wanted
     if name is not None and name in kinds:
@@ -154,7 +154,7 @@ def _batches(
 def _piecewise(file: pq.ParquetFile, stream: BinaryIO) -> pq.ParquetFile:
     """The same file for large row groups, which pyarrow holds whole: a writer's default is a million rows in one.
 
-    Not for small ones: hopping between columns piece by piece would fetch their neighbourhood several times.
+    Not for small ones: reading columns piece by piece would fetch the bytes around them several times.
     """
     return pq.ParquetFile(stream, metadata=file.metadata, buffer_size=PIECE, pre_buffer=False)
 

@@ -1,6 +1,6 @@
 """Archives in WebDataset's manner: consecutive members that share a key are a sample, its image members the images.
 
-Nothing is ever extracted to a path, so what a member is called (absolute, `..`) and what links point to cannot matter.
+Nothing is ever extracted to a path, so absolute names, `..` and links are harmless.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.source.item import Item, NoImage, Position, Wanted
 from pipeline.storage import Entry
 
 SAMPLE = re.compile(r"((?:.*/|)[^./][^./]*)\.([^/]*)", re.DOTALL)  # "a/0001.mask.png" -> "a/0001", "mask.png"
-LARGEST_MEMBER = 1 << 30  # bytes; a larger "image" would take the worker down rather than decode
+LARGEST_MEMBER = 1 << 30  # bytes; a larger "image" would exhaust the worker's memory
 LOOKED_AT = 1000  # members, to tell which endings there are
 TEXT = {"cls", "cls2", "txt", "json", "caption", "text"}  # kept members that are strings; others are binary
 
@@ -34,7 +34,7 @@ class Member:
 
 
 def samples(members: Iterable[Member], wanted: Wanted) -> Iterator[Item]:
-    """The images of an archive; what is kept of a sample goes with each of its images."""
+    """The images of an archive; the kept members of a sample go with each of its images."""
     images: list[Item] = []
     kept: dict[str, object] = {}
     current: str | None = None
@@ -73,7 +73,7 @@ def member_type(ending: str) -> pa.DataType:
 
 
 def from_position(items: Iterator[Item], shard: Entry, at: Position) -> Iterator[Item]:
-    """The items behind the images to pass by, under URIs that are unique in the shard."""
+    """The items after the images to pass by, under URIs that are unique in the shard."""
     for item in itertools.islice(items, at.skip, None):
         item.uri = f"{shard.uri}#{at.names.unique(item.uri)}"
         yield item

@@ -37,7 +37,7 @@ class Tar:
     names_repeat = True
 
     def check(self, shard: Entry, wanted: Wanted) -> dict[str, pa.DataType]:
-        """As in `ShardFormat`; a tar that is damaged further on is no reason to refuse the others."""
+        """As in `ShardFormat`; damage further on does not refuse the whole input."""
 
         def readable() -> Iterator[Member]:
             with contextlib.suppress(tarfile.TarError, OSError, ValueError, ObjectUnreadable), self.open(shard) as file:
@@ -54,7 +54,7 @@ class Tar:
         return shard.size
 
     def pick(self, shard: Entry, wanted: Wanted, names: set[str], meter: Meter) -> Iterator[tuple[str, bytes]]:
-        """As in `ShardFormat`: one pass, by which nothing but headers and these members is read."""
+        """As in `ShardFormat`: one pass that reads headers and these members only."""
         yield from pick_from(io.BufferedReader(Ranges(shard, meter), BUFFER), wanted, names)
 
     def open(self, shard: Entry) -> AbstractContextManager[BinaryIO]:
@@ -86,7 +86,7 @@ def pick_from(stream: BinaryIO, wanted: Wanted, names: set[str]) -> Iterator[tup
 
 
 class _Header(tarfile.TarInfo):
-    """A header that is not believed blindly: tarfile reads names and PAX records of any size it is told."""
+    """A header whose size is checked: tarfile would read names and PAX records of any stated size."""
 
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
         if self.size < 0 or (self.size > LARGEST_NAME and self.type in READ_WHOLE):

@@ -16,7 +16,7 @@ from pipeline.source.item import Wanted
 from pipeline.storage import Entry
 from pipeline.storage.ranged import Meter, Ranges
 
-END = 1 << 62  # the offset behind the last image: how large the archive is decompressed nobody knows
+END = 1 << 62  # the offset behind the last image; the decompressed size is unknown
 KEPT = 1 << 20  # bytes behind the reader to which it may go back
 PIECE = 1 << 20
 
@@ -27,7 +27,7 @@ class TarGz(tar.Tar):
     endings = (".tar.gz", ".tgz")
 
     def end(self, shard: Entry, images: int) -> int:  # noqa: ARG002 - as in `Tar`
-        """An offset that lies behind everything."""
+        """An offset beyond any archive."""
         return END
 
     def open(self, shard: Entry) -> AbstractContextManager[BinaryIO]:
@@ -83,7 +83,7 @@ class _Forward(io.RawIOBase):
         return len(data)
 
     def _more(self, size: int) -> bytes:
-        """Up to so many bytes further on; none at the end."""
+        """Decompress up to so many bytes more; empty at the end."""
         try:
             data = self.content.read1(size)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:

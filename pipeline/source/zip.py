@@ -32,7 +32,7 @@ class Zip:
     names_repeat = True
 
     def check(self, shard: Entry, wanted: Wanted) -> dict[str, pa.DataType]:
-        """As in `ShardFormat`; a damaged zip is a row, not a reason to refuse the others."""
+        """As in `ShardFormat`; a damaged zip becomes a row and does not refuse the whole input."""
 
         def readable() -> Iterator[Member]:
             with (
@@ -53,7 +53,7 @@ class Zip:
         return samples.until_failure(images(), shard, at, "zip", _damage)
 
     def end(self, shard: Entry, images: int) -> int:  # noqa: ARG002 - other formats know better
-        """An offset that lies behind everything."""
+        """A number beyond any member's."""
         return END
 
     def pick(self, shard: Entry, wanted: Wanted, names: set[str], meter: Meter) -> Iterator[tuple[str, bytes]]:
