@@ -31,7 +31,7 @@ def stacked_bar(title: str, parts: Sequence[tuple[str, float]]) -> Markup:
 
 
 def legend(entries: Sequence[tuple[str, str, str]]) -> Markup:
-    """Colour class (or colour), name and value of each entry; the value carries what colour alone would not."""
+    """Colour class (or colour), name and value of each entry, written out for readers who cannot see the colours."""
     items = []
     for colour, name, value in entries:
         mark = (

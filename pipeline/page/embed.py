@@ -1,4 +1,4 @@
-"""Pictures of embeddings: who is near whom, and a map of the sample."""
+"""Pictures of embeddings: nearest neighbours, and a map of the sample."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def plane(unit: np.ndarray) -> tuple[np.ndarray, float]:
     centred = unit - unit.mean(axis=0)
     left, strength, axes = np.linalg.svd(centred, full_matrices=False)
     width = min(2, len(strength))
-    turn = np.sign(axes[np.arange(width), np.abs(axes[:width]).argmax(axis=1)])  # an SVD leaves the signs open
+    turn = np.sign(axes[np.arange(width), np.abs(axes[:width]).argmax(axis=1)])  # the signs of an SVD are arbitrary
     places = np.zeros((len(unit), 2))
     places[:, :width] = left[:, :width] * strength[:width] * turn
     low, high = places.min(axis=0), places.max(axis=0)
@@ -52,8 +52,8 @@ def _neighbours(sample: Sample, unit: np.ndarray) -> Markup:
     shown = [place for place, row in enumerate(sample.vector_rows) if row["uri"] in sample.thumbnails]
     queries = even(shown or list(range(len(unit))), QUERIES)
     lead = (
-        f"An image, and the {order.shape[1]} of the other {len(unit) - 1:,} in the sample whose vectors point most "
-        f"nearly the same way (cosine). Vectors have {sample.vectors.shape[1]:,} numbers."
+        f"An image, and the {order.shape[1]} of the other {len(unit) - 1:,} in the sample whose vectors are "
+        f"most similar (cosine). Vectors have {sample.vectors.shape[1]:,} numbers."
         if sample.vectors is not None
         else ""
     )
@@ -86,6 +86,6 @@ def _map(sample: Sample, unit: np.ndarray) -> Markup:
     lead = (
         f"{plural(len(unit), 'image')} of the sample on the two directions in which their vectors differ most "
         f"(principal components, {share(explained)} of the variance). "
-        "Neighbours here are likely, not certain, neighbours."
+        "Images that are close here are probably, but not certainly, similar."
     )
     return section("map", "Map", lead, scatter(f"Map of {plural(len(unit), 'image')} by their embeddings", spots, side))

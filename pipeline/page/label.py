@@ -1,4 +1,4 @@
-"""Pictures of labels: a contact sheet with scores, the least sure answers, how often each class came first."""
+"""Pictures of labels: a contact sheet with scores, the least certain answers, how often each class came first."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ SHEET, UNSURE, CLASSES, NEXT = 40, 8, 24, 2
 
 
 class Labelled(Row, total=False):
-    """A row with an answer of a labelling job; both lists are as long."""
+    """A row with an answer of a labelling job; both lists have the same length."""
 
     labels: list[str]
     scores: list[float]
 
 
 def sections(sample: Sample) -> list[Markup]:
-    """What a person wants to see of `labels` and `scores`."""
+    """The sheet, the least certain answers and the histogram."""
     rows = cast("list[Labelled]", sample.good())
     if not rows:
         return []
@@ -49,7 +49,7 @@ def sections(sample: Sample) -> list[Markup]:
     ]
     body = [sheet(_card(row, sample) for row in first)]
     if len(unsure) == UNSURE and len(rows) > 2 * UNSURE:
-        lead = "The lowest scores of the sample: where a second look pays."
+        lead = "The lowest scores of the sample, worth checking first."
         body.append(subsection("Least sure", lead, sheet(_card(row, sample) for row in unsure)))
     lead = f"{plural(len(first), 'image')} of the sample, each with its first label and the score."
     return [section("labels", "Labels", lead, *body), _histogram(rows)]

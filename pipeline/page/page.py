@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 PICTURES = 48
-# What tasks' answers look like: modules with `COLUMNS`, which the sample reads, and `sections(sample)`, which is called
-# for outputs that have the first of them.
+# How the answers of tasks are shown: modules with `COLUMNS`, which the sample reads, and `sections(sample)`, which is
+# called for outputs that have the first of them.
 SECTIONS = (label, embed, segment, tokens)
 SAMPLED = tuple(name for module in SECTIONS for name in module.COLUMNS)
-NO_PICTURES = "The images themselves cannot be read from here, so their places are left empty."
+NO_PICTURES = "The images themselves cannot be read from here, so they are not shown."
 
 
 def write(
@@ -65,7 +65,7 @@ def render(account: Account, sample: Sample, verified: Verification | None = Non
 
 
 def _pictures(sample: Sample) -> list[Markup]:
-    """What the columns call for; rows of a task this page does not know are shown by their images alone."""
+    """The sections for the output's columns; for an unknown task the images alone."""
     drawn: list[Markup] = []
     if sample.good() and not sample.thumbnails:
         drawn.append(html('<p class="notice">{}</p>', NO_PICTURES))

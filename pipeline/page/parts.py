@@ -106,7 +106,7 @@ def sheet(cards: Iterable[Markup], kind: str = "") -> Markup:
 
 
 def name_of(row: Row) -> str:
-    """What to call a row: its key, else its uri."""
+    """The name of a row: its key, else its uri."""
     return str(row.get("key") or row.get("uri") or "?")
 
 
@@ -129,14 +129,14 @@ def plural(number: int, noun: str) -> str:
 
 
 def share(value: float) -> str:
-    """A fraction as a percentage; nothing short of all reads 100, nothing but none reads 0."""
+    """A fraction as a percentage; only 1 reads 100 and only 0 reads 0."""
     if value in (0, 1):
         return f"{100 * value:.0f} %"
     return "< 0.1 %" if value < 0.0005 else f"{min(100 * value, 99.9):.1f} %"
 
 
 def duration(seconds: object) -> str:
-    """Seconds as people say them."""
+    """Seconds, minutes or hours, as fits."""
     if not isinstance(seconds, int | float) or not math.isfinite(seconds):
         return DASH
     if seconds < 10:

@@ -1,4 +1,4 @@
-"""Small pictures of the images that rows are about, read from where the images lie.
+"""Thumbnails of the images of rows, read from the source.
 
 Nothing here fails: an image that cannot be read or drawn, or lies beyond the reading budget, is left out of the answer.
 """
@@ -95,7 +95,7 @@ def thumbnail(data: bytes, size: int) -> bytes | None:
             rgb = to_rgb(ImageOps.exif_transpose(image))
             rgb.thumbnail((size, size), Image.Resampling.LANCZOS)
         return encode(rgb)
-    except Exception:  # Pillow's plugins raise nearly anything on bytes they do not like; see decode.py
+    except Exception:  # Pillow's plugins raise many types of errors; see decode.py
         return None
 
 

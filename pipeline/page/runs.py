@@ -1,4 +1,4 @@
-"""What the runs say of themselves: summary and audit, settings, time, throughput, errors."""
+"""The run reports: summary and audit, settings, time, throughput, errors."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ def errors(account: Account, sample: Sample) -> Markup:
     parts = (_kinds(kinds), _failed(examples), _passed_by(account.last))
     lead = "" if kinds or examples else "None."
     if kinds and len(account.runs) > 1:
-        lead = "As the runs met them: an image that was tried again counts each time."
+        lead = "Counted in each run: an image that was tried again counts again."
     return section("errors", "Errors", lead, *filter(None, parts))
 
 

@@ -1,4 +1,4 @@
-"""What the report looks at: the runs' own accounts, and a small, deterministic sample of rows with their pictures."""
+"""What the page shows: the run reports, and a small, deterministic sample of rows with their pictures."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Sample:
 
 
 def read_account(place: Place) -> Account:
-    """What the runs said about the output; ConfigError where there is none."""
+    """The binding and run reports of the output; ConfigError if there is none."""
     bound = bound_of(place)
     uris = place.reports()
     reports = [_report(data) for data in storage.read_many(uris[-RUNS:])]
@@ -134,7 +134,7 @@ def _near_shard_starts(files: list[pq.ParquetFile]) -> list[pq.ParquetFile]:
 
 
 def _facts(file: pq.ParquetFile) -> Mapping[str, object]:
-    """What the file says of itself; empty when it says nothing of ours."""
+    """The metadata of the span in this file; empty if it has none of ours."""
     try:
         facts = json.loads(file.metadata.metadata[b"beit"])
     except (TypeError, KeyError, ValueError):
