@@ -1,4 +1,4 @@
-"""`_run.json`: what an output is bound to. Created once, exclusively; a later run has to want the same."""
+"""`_run.json`: what an output is bound to. Created once, exclusively; a later run must ask for the same."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class BoundModel:
 
 @dataclass(frozen=True)
 class Bound:
-    """Everything that decides which rows an output holds and what they say; `versions` are for a warning only.
+    """Everything that decides which rows an output holds and what they say; `versions` only lead to a warning.
 
     `settings` are the task's, as JSON values. `limit` and `image_column` count when they are None, too: a limited
     output must not be taken for a whole one.
@@ -63,7 +63,7 @@ class Bound:
         return Bound(**{**known, "keep": tuple(raw["keep"]), "model": BoundModel(**model)})
 
     def durable(self) -> dict[str, object]:
-        """What the files of spans repeat: what decides answers, not the versions of the day or a folder's name."""
+        """What the files of spans repeat: what decides answers, without library versions and the model's name."""
         content = self.to_json()
         model = {name: value for name, value in asdict(self.model).items() if name != "name"}
         return {name: value for name, value in content.items() if name != "versions"} | {"model": model}
@@ -79,7 +79,7 @@ class Bound:
                 )
 
     def compared(self) -> dict[str, object]:
-        """What has to be the same, by the name a user knows it by."""
+        """The settings that have to be the same, under the names that users know."""
         names = ("schema", "task", "dtype", "compile", "batch_size", "exact", "keep", "span_size")
         content = self.to_json()
         found = {name: content[name] for name in names}

@@ -1,4 +1,4 @@
-"""The columns of an output: fixed before the first image is read, whatever the images turn out to be."""
+"""The columns of an output: fixed before the first image is read, whatever the images are."""
 
 from __future__ import annotations
 

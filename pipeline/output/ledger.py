@@ -1,4 +1,4 @@
-"""What is finished: one listing of `data/`, and what earlier reports have seen of each file, so that few are opened."""
+"""What is finished: one listing of `data/`, and what earlier runs recorded of each file, so that few are opened."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SEEN_SCHEMA = pa.schema(
 
 
 class Seen(NamedTuple):
-    """What is known of a finished span: the version of its file, of its source, and its counts."""
+    """What is known of a finished span: versions of its file and of its source, and its counts."""
 
     file: str
     version: str
@@ -39,7 +39,7 @@ class Ledger:
 
     @staticmethod
     def load(place: Place) -> Ledger:
-        """List `data/`, and read what earlier runs have seen of these files."""
+        """List `data/`, and read what earlier runs recorded of these files."""
         ledger = Ledger(place)
         ledger.refresh()
         ledger._load_seen()
@@ -62,12 +62,12 @@ class Ledger:
                     self.seen[name] = Seen(file, version, images, ok)
 
     def note(self, facts: SpanFacts) -> None:
-        """A receipt: the file as the listing now has it holds this."""
+        """Record what a receipt says of the file that the listing has now."""
         if facts.name in self.files:
             self.seen[facts.name] = Seen(self.files[facts.name], facts.version, facts.images, facts.ok)
 
     def facts_of(self, names: Iterable[str]) -> Iterator[tuple[str, Seen]]:
-        """What is known of these spans; footers are read where no report has seen the file."""
+        """What is known of these spans; footers are read where no earlier run has recorded the file."""
         unseen = [name for name in names if not self._is_seen(name)]
         pool = ThreadPoolExecutor(storage.PARALLEL)
         try:
@@ -85,7 +85,7 @@ class Ledger:
         return read_facts(Entry(self.place.span_file(name), self.sizes[name], self.files[name]))
 
     def save(self, run: str, names: Iterable[str]) -> None:
-        """Leave what this run has seen for later ones."""
+        """Record what this run has seen, for later ones."""
         rows = [(name, *self.seen[name]) for name in sorted(names)]
         if rows:
             arrays = [pa.array(c, f.type) for c, f in zip(zip(*rows, strict=True), SEEN_SCHEMA, strict=True)]

@@ -32,7 +32,7 @@ class Place:
 
     @property
     def success_file(self) -> str:
-        """`_SUCCESS`: names the last run that ended well."""
+        """`_SUCCESS`: names the last successful run."""
         return storage.join(self.root, "_SUCCESS")
 
     @property
@@ -87,12 +87,12 @@ class Place:
         return (entry for entry in storage.listing(self.runs) if entry.uri.endswith(SEEN))
 
     def not_ours(self, why: str) -> ConfigError:
-        """The error to raise where a command needs an output of ours and this is none."""
+        """The error to raise if a command needs an output of ours and this is none."""
         return ConfigError(f"{self.root} is no output of these jobs: {why}")
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Whatever the storage refuses within the block becomes one sentence about the output."""
+        """Errors of the storage within the block become a StorageError of one sentence about the output."""
         try:
             yield
         except (OSError, ObjectUnreadable) as error:

@@ -11,12 +11,12 @@ import pyarrow.compute as pc
 from pipeline.output.columns import OK
 from pipeline.output.span_file import SpanFacts
 
-EXAMPLES = 5  # failed rows told per span
+EXAMPLES = 5  # failed rows reported per span
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a finished span reports: `images` of it were done anew; 0 of one that was found finished on the way."""
+    """What a finished span reports: `images` of it were done now; 0 if it was already finished."""
 
     facts: SpanFacts
     images: int
@@ -37,7 +37,7 @@ class Receipt:
         return Receipt(facts, images, tuple(zip(*columns, strict=True)), seconds, device)
 
     def to_json(self) -> str:
-        """For the way through a Ray dataset."""
+        """As text, for a Ray dataset."""
         return json.dumps(asdict(self))
 
     @staticmethod

@@ -21,10 +21,10 @@ META = b"beit"
 
 @dataclass(frozen=True)
 class SpanFacts:
-    """What the metadata of a span's file holds: counts by status, and where in which version of its source it stands.
+    """What the metadata of a span's file holds: counts by status, and its position in which version of its source.
 
     `next_offset` and `next_skip` say where the following span of the shard begins, `repeated` whether a member name
-    had come twice by then.
+    had occurred twice by then.
     """
 
     name: str
@@ -72,7 +72,7 @@ def counted(facts: SpanFacts, table: pa.Table) -> SpanFacts:
 
 
 def read_facts(entry: Entry) -> SpanFacts:
-    """What a span's file says of itself, from its footer; raises StorageError for a file that is not ours."""
+    """The metadata of a span's file, from its footer; raises StorageError for a file that is not ours."""
     try:
         with storage.open_stream(entry) as stream:
             raw = (pq.read_metadata(stream).metadata or {}).get(META)
