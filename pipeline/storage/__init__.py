@@ -1,4 +1,4 @@
-"""Where bytes live. Outside this room a URI is a text that names something; nobody asks which store it belongs to.
+"""Where bytes live. Outside this package a URI is plain text, and no code depends on its store.
 
 store.py      what every store can do (`Store`), and the `Entry` of one object
 registry.py   which store has a URI: one line per scheme

@@ -47,7 +47,7 @@ class Local(Store):
         path = _path_of(uri)
         try:
             return _entry(path) if os.path.isfile(path) else None
-        except FileNotFoundError:  # deleted in between
+        except FileNotFoundError:  # deleted meanwhile
             return None
 
     def check_access(self, uri: str) -> None:
@@ -138,7 +138,7 @@ def _walk(folder: str, above: frozenset[str] = frozenset()) -> Iterator[Entry]:
             with suppress(FileNotFoundError):  # another run has renamed or deleted it since the folder was read
                 yield _entry(item.path)
         elif item.is_symlink():
-            yield Entry(item.path, 0, MISSING)  # it leads nowhere: a row that says so, not a gap
+            yield Entry(item.path, 0, MISSING)  # a dangling link becomes a row with a reason, not a gap
 
 
 @contextmanager

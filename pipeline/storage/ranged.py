@@ -79,12 +79,12 @@ class Blocks(Seekable):
 
 
 class BudgetSpentError(OSError):
-    """As much has been read as was allowed."""
+    """The reading budget is used up."""
 
 
 @dataclass
 class Meter:
-    """Counts the bytes read and refuses those above the budget; a part's `parent` counts them too."""
+    """Counts bytes read, and raises above the budget; a part's `parent` counts them too."""
 
     budget: int
     spent: int = 0

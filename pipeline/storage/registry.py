@@ -8,13 +8,13 @@ from importlib import import_module
 from pipeline.storage.store import Store
 from pipeline.storage.uris import scheme_of
 
-# Modules by scheme, imported when first needed: boto costs half a second that a local run should not pay.
+# Modules by scheme, imported when first needed: importing boto takes half a second, which a local run does not need.
 STORES = {"": "local", "s3": "s3", "s3a": "s3"}
 ANY_OTHER = "other"
 
 
 def store_for(uri: str) -> Store:
-    """The store of a URI; one that does not exist says so when it is used."""
+    """The store of a URI; an unknown scheme raises when it is used."""
     return _store(scheme_of(uri))
 
 
