@@ -4,6 +4,6 @@
 `rows.py`     rows of the dataset: a span, or a shard nobody has read to its end
 `files.py`    plan parts and shard entries on storage · `digests.py` a set of millions of texts
 `planner.py`  sources become rows; its halves: `loose.py` loose images, `shards.py` shards
-`audit.py`    finished files held against the plan · `verify.py` the same by reading every row
+`audit.py`    finished files compared with the plan · `verify.py` the same by reading every row
 `prune.py`    deletes surplus spans
 """

@@ -1,8 +1,8 @@
 """The plan on storage: numbered parts that list loose images, and one entry for every shard that was read to its end.
 
-Each file is created exclusively and never changed. A part holds one row per image; what its spans are is in its
-metadata, so a finished one costs a footer. A shard's counts are in its entry's *name*, so finished shards cost one
-listing:
+Each file is created exclusively and never changed. A part holds one row per image; its spans are listed in its
+metadata, so of a finished one only the footer is read. A shard's counts are in its entry's *name*, so finished shards
+take one listing:
 
     plan/part-000012.parquet                           loose images, or later versions of images of earlier parts
     plan/shard-NAME.NUMBER-VERSION-IMAGES.json         the latest number of a shard counts
@@ -94,7 +94,7 @@ def listing(place: Place) -> tuple[list[Entry], dict[str, ShardEntry]]:
     parts: list[Entry] = []
     shards: dict[str, ShardEntry] = {}
     for entry in storage.listing(place.plan):
-        file = entry.uri.rpartition("/")[2]  # the folder above may be called anything, `shard-1` too
+        file = entry.uri.rpartition("/")[2]  # the folder above may have any name, `shard-1` too
         if PART.fullmatch(file):
             parts.append(entry)
         elif match := SHARD.fullmatch(file):

@@ -13,7 +13,7 @@ from pipeline.storage import Entry
 
 @dataclass(frozen=True)
 class Redo:
-    """Which rows of a finished span are done again; its other rows are copied.
+    """Which rows of a finished span are computed again; its other rows are copied.
 
     Either the failed ones, or those of the images in `uris`, which changed.
     """
