@@ -35,7 +35,7 @@ def device_kind(wanted: str = "auto") -> str:
 
 
 def device_name(kind: str) -> str:
-    """What people call the device."""
+    """The device's name, for reports."""
     return str(torch.cuda.get_device_name()) if kind == "cuda" else "cpu"
 
 
@@ -70,7 +70,7 @@ def on_device(thing: Placed, dtype: str) -> Placed:
 
 
 def lock_pages(memory: np.ndarray, kind: str) -> None:
-    """Let the device read this memory by itself; without, every copy to it waits for one on the CPU."""
+    """Lock the memory's pages: from pageable memory every copy to the device waits for another copy on the CPU."""
     if kind == "cuda":
         code = int(torch.cuda.cudart().cudaHostRegister(memory.ctypes.data, memory.nbytes, 0))
         if code:
@@ -79,7 +79,7 @@ def lock_pages(memory: np.ndarray, kind: str) -> None:
 
 @contextmanager
 def device_failures() -> Iterator[None]:
-    """Errors of a device come late, to whoever waits for it: as DeviceFailed, which a new process may mend."""
+    """Raise errors of the device, which come late where something waits for it, as DeviceFailed."""
     try:
         yield
     except RuntimeError as error:
@@ -96,7 +96,7 @@ def first_line(error: Exception) -> str:
 
 
 class Events:
-    """When a CUDA device has a batch's pixels, begins with it and has computed it; answers return on a stream."""
+    """CUDA events of a batch (pixels copied, begun, computed), and the stream on which its answers return."""
 
     def __init__(self, returning: torch.cuda.Stream) -> None:
         self.returning, self.copied = returning, torch.cuda.Event()

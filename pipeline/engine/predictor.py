@@ -44,7 +44,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Asked:
-    """One batch for the model: uint8 (B, H, W, 3) per view, and what a task may want to know of its images."""
+    """One batch for the model: uint8 (B, H, W, 3) per view, and what a task may use of its images."""
 
     views: tuple[np.ndarray, ...]
     uris: Sequence[str]
@@ -83,7 +83,7 @@ class Step:
         there = self._on_device
         if there is None:
             return {name: to_host(values) for name, values in self.columns.items()}
-        # On the model's own stream they would wait for the next batch.
+        # Copies on the model's stream would wait for the next batch.
         with device_failures(), torch.cuda.stream(there.returning):
             there.computed.synchronize()
             self.seconds = there.begun.elapsed_time(there.computed) / 1000
@@ -129,14 +129,14 @@ class Predictor:
         return Asked(views, uris, sizes, prepared)
 
     def step(self, asked: Asked) -> Step:
-        """Have the model answer a batch; where it fails on it, the step has the reason.
+        """Run the model on a batch; if it fails, the step holds the reason.
 
         Raises DeviceFailed for an error that leaves the device, and this process, unusable.
         """
         began = time.perf_counter()
         with torch.inference_mode(), sdpa_kernel(ATTENTION[self.device.type], set_priority=True):
             if self.device.type == "cpu":
-                torch.set_num_threads(1)  # one predictor per core; and a fixed count keeps answers bit-equal
+                torch.set_num_threads(1)  # one predictor per core; a fixed number keeps answers bit-identical
             there, on_device = self._copy(asked)
             columns, reason = self._answer(there)
             if on_device is not None:
@@ -183,7 +183,7 @@ class Predictor:
         return self.task.predict(self.model, batch)
 
     def encode(self, answers: Columns, reason: str | None) -> Answered:
-        """Column values of a batch's answers; an answer that is not a number is none."""
+        """Column values of a batch's answers; NaN and infinity become errors."""
         errors: list[str | None] = [reason] * self.batch_size
         if reason is not None:
             return Answered({}, errors)
@@ -221,7 +221,7 @@ def _to_values(values: Column) -> Values:
 def joined(batches: Mapping[int, Answered], count: int, batch_size: int) -> Answered:
     """The answers for the `count` images of a span from those of its batches, by the index of their first image.
 
-    Batches that nobody asked about are filled up with values that nobody reads.
+    Batches about which the model was not asked get placeholder values, which are never read.
     """
     starts = range(0, count, batch_size)
     example = next((answered.columns for answered in batches.values() if answered.columns), {})
