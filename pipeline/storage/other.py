@@ -22,7 +22,7 @@ from pipeline.storage.remote import Remote
 from pipeline.storage.store import Entry, Store
 from pipeline.storage.uris import below
 
-PRIVATE = frozenset({"memory"})  # one process's own
+PRIVATE = frozenset({"memory"})  # visible in one process only
 # Where `mode="create"` fails for a name that is taken: elsewhere fsspec looks first and then writes, or ignores it.
 EXCLUSIVE = PRIVATE | {"gs", "gcs", "abfs", "abfss", "az"}
 _one_creator = Lock()  # a private store has no server to decide between threads
@@ -133,7 +133,7 @@ class Other(Remote):
             fs = fsspec.filesystem(self.scheme, **_options(self.scheme))
             fs.invalidate_cache()  # other processes write too
             return fs, str(fs._strip_protocol(uri))
-        except Exception as error:  # each file system has its own ways to miss something
+        except Exception as error:  # file systems raise many types for what they miss
             raise ObjectUnreadable(f"no file system for {self.scheme}:// ({error})") from error
 
 

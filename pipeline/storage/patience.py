@@ -35,7 +35,7 @@ from pipeline.errors import ObjectUnreadable, PatienceSpent
 MOST = 64  # requests in flight to a host
 QUICK_TRIES, OUTSIDE_S, OBJECT_S = 3, 30.0, 60.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 4.0
-QUIET_S, TELL_S = 2.0, 10.0  # trouble that is over by then is not told; pause between two lines
+QUIET_S, TELL_S = 2.0, 10.0  # shorter trouble is not reported; pause between two reports
 
 T = TypeVar("T")
 _quick = ContextVar("quick", default=False)
@@ -50,7 +50,7 @@ class Fault(Exception):
 
 
 class _NoRoom(Exception):
-    """The host bears no more requests than are in flight, and the time to wait is over."""
+    """The host's window is full, and the time to wait is over."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,14 @@ def be_patient(seconds: float | None, tell: Callable[[str], None] | None = None)
 
 
 def forget() -> None:
-    """Begin anew with all hosts, as if none had been asked anything."""
+    """Forget what is known of all hosts."""
     with _making:
         _hosts.clear()
 
 
 @contextmanager
 def quick() -> Iterator[None]:
-    """Within the block only throttling is waited for: a wrong endpoint is then known in a second."""
+    """Within the block only throttling is waited for: a wrong endpoint is then reported in a second."""
     token = _quick.set(True)
     try:
         yield
@@ -113,7 +113,7 @@ def ask(uri: str, attempt: Callable[[], T], read: Callable[[str], object] | None
             waiting = waiting or _Waiting(uri, host, read, fault)
             waiting.go_on(fault)
             continue
-        except _NoRoom as error:  # only who waits has a deadline
+        except _NoRoom as error:  # only waiting calls have a deadline
             raise (waiting.spent() if waiting else error) from error
         if read is not None:
             host.read.append(uri)
@@ -263,7 +263,7 @@ class _Waiting:
         except (Fault, _NoRoom):
             return False
         except (OSError, ObjectUnreadable):
-            return True  # it is not there any more, say; that is an answer
+            return True  # for example that it is gone: that is an answer
         return True
 
     def spent(self) -> Exception:

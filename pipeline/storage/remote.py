@@ -16,7 +16,7 @@ class Remote(Store):
     is_local = False
 
     def check_access(self, uri: str) -> None:
-        """Nothing is known of credentials in general."""
+        """Not checked in general."""
 
     def open_stream(self, entry: Entry, *, pinned: bool = False) -> BinaryIO:
         """Ranged reads, one block ahead of the reader."""
