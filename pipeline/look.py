@@ -33,7 +33,7 @@ class FirstLook:
 
 
 def look(config: RunConfig, place: Place) -> FirstLook:
-    """The beginning of the listing. Raises ConfigError where there is nothing, or the output lies in an input."""
+    """The beginning of the listing. Raises ConfigError if there is nothing, or the output lies in an input."""
     for given in config.input:
         root = storage.absolute(given).rstrip("/") + "/"
         if (place.root + "/").startswith(root) and not MAGIC.search(root):
@@ -89,7 +89,7 @@ def _check_no_columns(config: RunConfig) -> None:
 
 
 def _check_listed(first: list[Source]) -> None:
-    """Nothing has been asked of remote images that a list names; that there are no keys for them shows at the first."""
+    """Remote images of a list have not been requested so far: check the credentials on the first one."""
     for entry in [source.entry for source in first if source.entry.version == LISTED][:1]:
         try:
             storage.check_access(entry.uri)

@@ -56,7 +56,7 @@ class Request:
 
 
 def check(config: RunConfig, task: AnyTask) -> Request:
-    """Raise ConfigError for whatever makes the command hopeless; reads the model's card and one page of listing."""
+    """Raise ConfigError for anything that makes the command fail; reads the model's card and one page of listing."""
     unfit = storage.unfit(storage.absolute(config.output), shared=not config.local)
     if unfit is not None:
         raise ConfigError(f"--output {config.output}: {unfit}")

@@ -123,7 +123,7 @@ def _run(request: Request, engine: LateEngine) -> int:
 
 
 def _work(spec: JobSpec, planner: Planner, listing: Listing, engine: LateEngine, report: RunReport) -> None:
-    """Execute what the planner yields; the first row starts the engine and unfinishes the output."""
+    """Execute what the planner yields; the first row starts the engine, and removes `_SUCCESS`."""
     with Progress(report.task) as progress:
         rows = _watched(planner.rows(listing), progress)
         first = next(rows, None)

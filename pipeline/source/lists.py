@@ -14,7 +14,7 @@ from pipeline.source.item import Wanted
 
 LISTS = {".txt", ".csv", ".tsv"}
 PLAIN = ".txt"  # a URI a line, no columns
-LOOKED_AT = 20  # lines that tell the delimiter and the column
+LOOKED_AT = 20  # first lines, which decide on delimiter and column
 DELIMITERS = ",;\t|"
 Rows = list[list[str]]
 
@@ -36,7 +36,7 @@ class Form:
 
 
 def listed(lines: Iterator[str], ending: str, wanted: Wanted, endings: Collection[str]) -> Iterator[Listed]:
-    """The images of a list, in order. Raises ConfigError where columns cannot be told apart or a wanted one lacks.
+    """The images of a list, in order. Raises ConfigError if the image column is ambiguous or a wanted one is missing.
 
     `endings` are those of image files, with the dot.
     """
@@ -71,12 +71,12 @@ def _uncommented(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _delimiter(head: list[str], usual: str) -> str:
-    """What cuts all of the first lines into as many columns, more than one; else what cuts the first of them most."""
+    """The delimiter that gives all first lines the same number of columns, above one; else the one that gives most."""
     widths: dict[str, int] = {}
     for delimiter in sorted(DELIMITERS, key=lambda one: one != usual):
         rows = [row for row in csv.reader(head, delimiter=delimiter) if row]
         if len(head) == LOOKED_AT:
-            rows = rows[:-1]  # a quoted cell may go on behind the lines looked at
+            rows = rows[:-1]  # a quoted cell may continue after the first lines
         lengths = {len(row) for row in rows}
         if len(lengths) == 1 and lengths != {1}:
             return delimiter
@@ -89,7 +89,7 @@ def _names_an_image(cell: str, endings: Collection[str]) -> bool:
 
 
 def form_of(rows: Rows, asked: str | None, is_image: Callable[[str], bool]) -> Form:
-    """The form of a table by its first rows; `asked` is `--image-column`. Raises ConfigError where it stays open."""
+    """The form of a table by its first rows; `asked` is `--image-column`. Raises ConfigError if it is ambiguous."""
     names = tuple(cell.strip() for cell in rows[0])
     name = asked or known_column(names, URI_NAMES)
     if name in names:
