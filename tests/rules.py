@@ -30,6 +30,7 @@ class Rule:
     match: str = ""
     method: str = ""
     query: str = ""
+    signer: str = ""  # a part of the access key that the request is signed with
     times: int = -1
     after: int = 0
     secs: float = 3600.0
@@ -44,6 +45,6 @@ class Rule:
     def fits(self, head: Head) -> bool:
         path, _, query = head.target.partition("?")
         live = self.times < 0 or self.hits < self.times
-        return (
-            live and self.method in ("", head.method) and self.match in unquote(path) and self.query in unquote(query)
-        )
+        signed = self.signer in head.headers.get("authorization", "")
+        asked = self.match in unquote(path) and self.query in unquote(query)
+        return live and signed and asked and self.method in ("", head.method)

@@ -1,5 +1,6 @@
 """Storage that fails, in one process: what passes costs time and no row, what stays becomes rows, nothing is harmed."""
 
+import json
 import random
 from pathlib import Path
 
@@ -7,13 +8,13 @@ import pytest
 
 from pipeline import storage
 from pipeline.errors import CredentialsLost, PipelineError
-from pipeline.storage import patience, ranged
+from pipeline.storage import patience, ranged, s3
 from tests.faults import FaultProxy, Rule
 from tests.flow import make_tar, run_here
 from tests.helpers import rows, tree_bytes
 from tests.proxied import noise, s3_client
 from tests.tls import https_server
-from tests.weed import Weed
+from tests.weed import ADMIN, READER, Weed
 
 NAMES = [f"{number:02d}.png" for number in range(24)]
 TRANSIENT = [
@@ -96,8 +97,9 @@ def test_a_tar_that_breaks_off_for_good_keeps_what_came_before(
 
 
 def test_credentials_lost_on_the_way_stop_the_run_and_harm_nothing(
-    proxied: FaultProxy, undisturbed: Path, tmp_path: Path
+    proxied: FaultProxy, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(s3, "LOOK_UPS", (0.0,))
     proxied.fail(Rule("expired", "/loose/20.png", "GET"), Rule("expired", "/tars/a.tar", "GET"))
     with pytest.raises(CredentialsLost, match="ExpiredToken") as caught:
         run_here(SOURCES, tmp_path / "out", span_size=8)
@@ -106,6 +108,24 @@ def test_credentials_lost_on_the_way_stop_the_run_and_harm_nothing(
     proxied.reset()
     assert run_here(SOURCES, tmp_path / "out", span_size=8) == 0
     assert tree_bytes(tmp_path / "out/data") == tree_bytes(undisturbed / "data")
+
+
+def test_expired_credentials_are_looked_up_again(
+    weed: Weed, fault_proxy: FaultProxy, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A provider that gives the administrator's keys first, which expire in mid-run, and then a reader's."""
+    provider, asked = tmp_path / "provider.sh", tmp_path / "asked"
+    keys = [{"Version": 1, "AccessKeyId": i.access_key, "SecretAccessKey": i.secret_key} for i in (ADMIN, READER)]
+    first, then = map(json.dumps, keys)
+    provider.write_text(f"if [ -e {asked} ]; then echo '{then}'; else echo '{first}'; fi; echo asked >> {asked}\n")
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = sh {provider}\n")
+    env = {name: value for name, value in fault_proxy.env(weed.env).items() if "KEY" not in name}
+    fault_proxy.fail(Rule("expired", "/loose/20.png", "GET", signer=ADMIN.access_key))
+    with s3_client(env | {"AWS_CONFIG_FILE": str(tmp_path / "config")}, monkeypatch):
+        assert run_here(SOURCES, tmp_path / "out", span_size=8) == 0
+    assert tree_bytes(tmp_path / "out/data") == tree_bytes(undisturbed / "data")
+    assert fault_proxy.hits()[0] >= 1
+    assert asked.read_text().split() == ["asked", "asked"]
 
 
 def test_writes_without_a_reply_end_and_are_not_taken_for_somebody_elses(
