@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # an uninstalled checkout
 from beit_core import CheckpointError
 from pipeline.config import RunConfig
 from pipeline.errors import DEVICE_FAILURES, ConfigError, DeviceFailed, PipelineError
+from pipeline.log import log_as_json, say
 from pipeline.task import AnyTask
 
 FAILED = "BEIT_DEVICE_FAILURES"  # in the environment of a process that another one has become
@@ -44,6 +45,7 @@ def main(task: type[AnyTask], doc: str | None) -> NoReturn:
         from pipeline.run import run
 
         given = vars(flags)
+        log_as_json(flags.log_json)
         config = RunConfig(**_pick(RunConfig, given))
         failures = int(os.environ.get(FAILED, "0"))
         if failures:
@@ -60,8 +62,7 @@ def main(task: type[AnyTask], doc: str | None) -> NoReturn:
 
 def _start_again(error: DeviceFailed, failures: int) -> NoReturn:
     """The same command in a fresh process, under the same id: this one's device answers no more."""
-    sys.stderr.write(f"{error}; starting again ({failures} of {DEVICE_FAILURES})\n")
-    sys.stderr.flush()
+    say(f"{error}; starting again ({failures} of {DEVICE_FAILURES})", "warning")
     os.environ[FAILED] = str(failures)
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
@@ -77,10 +78,10 @@ def run_simple(
     except (PipelineError, CheckpointError) as error:
         if verbose:
             raise
-        sys.stderr.write(f"{parser.prog}: {' '.join(str(error).split())}\n")
+        say(f"{parser.prog}: {' '.join(str(error).split())}", "error")
         code = getattr(error, "exit_code", ConfigError.exit_code)
     except KeyboardInterrupt:
-        sys.stderr.write(f"{parser.prog}: interrupted before anything was begun\n")
+        say(f"{parser.prog}: interrupted before anything was begun", "error")
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()

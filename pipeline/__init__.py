@@ -5,7 +5,8 @@ One invocation
     config.py       the flags all tasks share · task.py the question asked of every image · spec.py what a worker needs
     request.py      everything that can be refused, before anything is written · look.py a first look at the sources
     dry_run.py      a sample tried
-    progress.py     what the user sees meanwhile · report.py receipts added up · errors.py what can go wrong, drawn once
+    log.py          lines of the log · progress.py how far a run is
+    report.py       receipts added up · errors.py what can go wrong, drawn once
 Rooms
     source/         what the user names, and the images in it          storage/ where bytes live
     plan/           what is to be done, and whether it was done

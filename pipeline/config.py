@@ -65,6 +65,7 @@ class RunConfig:
     )
     local: bool = field(default=False, metadata={"help": "no Ray, one process: for tests and debuggers"})
     ray_address: str | None = field(default=None, metadata={"help": "join this Ray cluster", "metavar": "HOST:PORT"})
+    log_json: bool = field(default=False, metadata={"help": "one JSON object per line of the log"})
     verbose: bool = field(default=False, metadata={"help": "show Ray's own messages and tracebacks"})
 
     def __post_init__(self) -> None:

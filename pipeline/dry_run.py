@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import request as requests
+from pipeline.log import answer
 from pipeline.output.columns import OK
 from pipeline.output.ledger import Ledger
 from pipeline.plan.planner import count_images
-from pipeline.progress import answer
 from pipeline.request import Request
 from pipeline.source.naming import Shard
 from pipeline.spec import JobSpec

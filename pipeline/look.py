@@ -12,8 +12,8 @@ from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.decode.decode import extensions
 from pipeline.errors import ConfigError, CredentialsLost
+from pipeline.log import warn
 from pipeline.output.place import Place
-from pipeline.progress import say
 from pipeline.source.format import FORMATS
 from pipeline.source.item import NoImage, Wanted
 from pipeline.source.naming import LISTED, MAGIC, Listing, LooseImage, Shard, Source, Sources, check_listed_types
@@ -49,7 +49,7 @@ def look(config: RunConfig, place: Place) -> FirstLook:
         passed = counted(listing.passed.photos + listing.passed.others)
         raise ConfigError(f"--input: {'; '.join(listing.empty)}{f', only other files ({passed})' if passed else ''}")
     for why in listing.empty:
-        say(f"--input: {why}")
+        warn(f"--input: {why}")
     _check_listed(first)
     return FirstLook(sources, first, listing)
 

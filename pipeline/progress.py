@@ -1,35 +1,19 @@
-"""What the user sees: a bar on a terminal or a line every ten seconds in a log, on standard error; then the result."""
+"""How far a run is: a bar on a terminal, or a line every ten seconds in a log, on standard error."""
 
 from __future__ import annotations
 
-import os
-import sys
+import threading
 import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from pipeline.log import for_people, say
 from pipeline.output.span_file import SpanFacts
 from pipeline.plan.rows import Row, UnreadShard
+from pipeline.source.naming import Source
 
-INTERVAL_S = 10.0
-
-
-def say(text: str) -> None:
-    """One line for the user on standard error; standard output is for the result."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
-
-
-def answer(text: str) -> None:
-    """One line of the result, on standard output."""
-    sys.stdout.write(text + "\n")
-
-
-def hush() -> None:
-    """Nothing more on standard output: an interrupted run has no result, and there Ray reports actors that it ends."""
-    sys.stdout.flush()
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.close(nowhere)
+INTERVAL_S, BAR_S = 10.0, 0.5  # between two lines of a log, and two updates of a bar
+STILL = 6  # intervals without news after which the same line is said again
 
 
 class Progress:
@@ -37,31 +21,40 @@ class Progress:
 
     def __init__(self, task: str) -> None:
         self.task = task
+        self.listed = 0  # sources
         self.done = self.known = 0
         self.planning = True  # there may be more images than those known
         self.unread: dict[str, int] = {}  # bytes of each shard whose images nobody has counted
         self.read_bytes = self.read_images = 0
-        self.last = time.monotonic()
         self.first: tuple[float, int] | None = None  # when the first span was finished, and its images
+        self.said, self.same = "", 0
         self.bar: Any = None
         self.row: Any = None
+        self.ended = threading.Event()
 
     def __enter__(self) -> Progress:
-        if sys.stderr.isatty():
+        if for_people():
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
             from rich.progress import Progress as Bar
 
-            text, rate = TextColumn("{task.description}"), TextColumn("{task.fields[rate]}")
-            columns = (text, BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
-            self.bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            text, rest = TextColumn("{task.description}"), TextColumn("{task.fields[rest]}")
+            self.bar = Bar(text, BarColumn(), MofNCompleteColumn(), rest, console=Console(stderr=True), transient=True)
             self.bar.start()
-            self.row = self.bar.add_task(self.task, total=None, rate="")
+            self.row = self.bar.add_task(self.task, total=None, rest="")
+        threading.Thread(target=self._tick, name="progress", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.ended.set()
         if self.bar is not None:
             self.bar.stop()
+
+    def listing(self, sources: Iterable[Source]) -> Iterator[Source]:
+        """The sources, counted as they pass."""
+        for source in sources:
+            self.listed += 1
+            yield source
 
     def expect(self, row: Row) -> None:
         """A row of the dataset has been handed out."""
@@ -78,28 +71,65 @@ class Progress:
         if facts.source in self.unread:
             self.read_bytes += max(0, facts.next_offset - facts.offset)
             self.read_images += facts.images
-        now = time.monotonic()
-        self.first = self.first or (now, facts.images)
-        # Ray and the models start first; the remaining time follows from the rate since then.
-        rate = (self.done - self.first[1]) / max(now - self.first[0], 1e-9)
+        if self.first is None:
+            self.first = time.monotonic(), facts.images
+            self.show()
+
+    def _tick(self) -> None:
+        while not self.ended.wait(INTERVAL_S if self.bar is None else BAR_S):
+            self.show()
+
+    def show(self) -> None:
+        """Update the bar, or say a line if there is news."""
         if self.bar is not None:
-            self.bar.update(self.row, completed=self.done, total=self.total, rate=f"{rate:,.0f} images/s")
-        elif now - self.last >= INTERVAL_S:
-            self.last = now
-            say(self._line(rate))
+            text = f"{self.task}, {stage}" if (stage := self._stage()) else self.task
+            known = self.total or None
+            self.bar.update(self.row, description=text, completed=self.done, total=known, rest=self._rest())
+            return
+        line = f"{self.task}: {', '.join(filter(None, [self._share(), self._stage()]))}{self._rest()}"
+        self.same = self.same + 1 if line == self.said else 0
+        if self.same % STILL == 0:
+            self.said = line
+            counts = {"listed": self.listed, "done": self.done, "total": self.total, "planning": self.planning}
+            say(line, "info", task=self.task, images_per_second=round(self.rate, 2), **counts)
+
+    @property
+    def rate(self) -> float:
+        """Images per second since the first span: Ray and the models take their time to start."""
+        if self.first is None:
+            return 0.0
+        return (self.done - self.first[1]) / max(time.monotonic() - self.first[0], 1e-9)
 
     @property
     def total(self) -> int:
         """Images expected by now; more may be planned yet."""
         per_byte = self.read_images / self.read_bytes if self.read_bytes else 0.0
-        left = max(0, sum(self.unread.values()) - self.read_bytes)
+        left = max(0, sum(list(self.unread.values())) - self.read_bytes)
         return max(self.done, self.known + self.read_images + int(left * per_byte))
 
-    def _line(self, rate: float) -> str:
-        about = "at least " if self.planning else "about " if self.unread else ""
-        share = f"{self.done:,} of {about}{self.total:,} images ({self.done / max(self.total, 1):.0%})"
-        left = f", {rate:,.1f}/s, {_duration((self.total - self.done) / rate)} left" if rate else ""
-        return f"{self.task}: {share}{left}"
+    def _stage(self) -> str:
+        """What is waited for, or goes on beside."""
+        if self.known or self.unread:
+            return "" if self.done else "waiting for the first"
+        return f"listing: {self.listed:,} so far"
+
+    def _share(self) -> str:
+        """What is done of what is planned; of what is not all planned nobody knows a percentage."""
+        if not (self.known or self.unread):
+            return ""
+        counted = f"{self.total:,}" if self.total else f"{len(self.unread):,} shards"
+        if self.planning:
+            return f"{self.done:,} of at least {counted} images" if self.total else f"0 of at least {counted}"
+        about = "about " if self.unread and self.total else ""
+        share = f" ({self.done / self.total:.0%})" if self.done else ""
+        return f"{self.done:,} of {about}{counted}{' images' if self.total else ''}{share}"
+
+    def _rest(self) -> str:
+        rate, left = self.rate, self.total - self.done
+        if not rate:
+            return ""
+        least = "at least " if self.planning else ""
+        return f", {rate:,.1f}/s" + (f", {least}{_duration(left / rate)} left" if left else "")
 
 
 def _duration(seconds: float) -> str:

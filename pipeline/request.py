@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -13,13 +14,14 @@ from beit_core import CheckpointError, ModelCard, load_card
 from pipeline import model_files, storage
 from pipeline.config import RunConfig
 from pipeline.decode.decode import DecodeSettings
+from pipeline.engine.cluster import is_submitted
 from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
+from pipeline.log import phase, warn
 from pipeline.look import LOOK, look, wanted_of
 from pipeline.output.bound import SCHEMA, Bound, BoundModel, bind, is_ours, read_bound
 from pipeline.output.columns import schema_of
 from pipeline.output.place import Place
 from pipeline.plan.span_size import TYPICAL_IMAGE, auto_span_size
-from pipeline.progress import say
 from pipeline.source.item import Wanted
 from pipeline.source.naming import LooseImage, Shard, Source, Sources
 from pipeline.spec import JobSpec
@@ -57,6 +59,11 @@ class Request:
 
 def check(config: RunConfig, task: AnyTask) -> Request:
     """Raise ConfigError for anything that makes the command fail; reads the model's card and one page of listing."""
+    if is_submitted() and storage.is_relative(config.output):
+        raise ConfigError(
+            f"--output {config.output}: a submitted job runs in Ray's copy of the working folder, which is deleted; "
+            "give s3://..., or an absolute path that all nodes share"
+        )
     unfit = storage.unfit(storage.absolute(config.output), shared=not config.local)
     if unfit is not None:
         raise ConfigError(f"--output {config.output}: {unfit}")
@@ -80,11 +87,12 @@ def _card(model: str, task: AnyTask, *, fresh: bool) -> ModelCard:
         card = load_card(model_files.fetch(model))
         task.check(card)
         if fresh:
-            task.load(card)
+            with phase("loading the model, to see that it fits"):
+                task.load(card)
     except CheckpointError as error:
         raise ConfigError(f"--model {model}: {error}") from error
     if card.pixels_assumed:
-        say(f"--model {model}: {_assumed(card)}")
+        warn(f"--model {model}: {_assumed(card)}")
     return card
 
 
@@ -116,8 +124,9 @@ def _check_output(config: RunConfig, place: Place) -> None:
 
 def begin(request: Request, device: Callable[[], Device]) -> JobSpec:
     """Bind the output, which fixes once what `auto` means for it; with --overwrite what is there goes first."""
-    place = request.place
+    place, device = request.place, cache(device)
     if request.config.overwrite and is_ours(place):
+        device()  # what refuses the output's place does so before anything is deleted
         _start_over(place)
     here = versions()
     bound = bind(place, lambda there: _resolved(request, there, device))
@@ -208,4 +217,4 @@ def _spec(request: Request, bound: Bound) -> JobSpec:
 def _warn_of_versions(then: Mapping[str, str], now: Mapping[str, str]) -> None:
     changed = [f"{name} {then[name]} -> {now[name]}" for name in now if name in then and then[name] != now[name]]
     if changed:
-        say(f"warning: the output was begun with other versions ({', '.join(changed)}); last bits may differ")
+        warn(f"the output was begun with other versions ({', '.join(changed)}); last bits may differ")

@@ -16,6 +16,7 @@ from pipeline.dry_run import dry_run
 from pipeline.engine.cluster import address_of
 from pipeline.engine.engine import Engine, InProcess
 from pipeline.errors import ConfigError, ObjectUnreadable, PipelineError, StorageError, TooManyFailures
+from pipeline.log import answer, hush, phase, say
 from pipeline.output.bound import read_bound
 from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
@@ -23,7 +24,7 @@ from pipeline.plan.audit import Audit, audit
 from pipeline.plan.planner import Order, Planner
 from pipeline.plan.prune import prune
 from pipeline.plan.rows import Row
-from pipeline.progress import Progress, answer, hush, say
+from pipeline.progress import Progress
 from pipeline.report import RunReport, run_id
 from pipeline.request import Request
 from pipeline.source.naming import Listing
@@ -91,9 +92,11 @@ class LateEngine:
 
 
 def _on_ray(config: RunConfig) -> Engine:
-    from pipeline.engine.on_ray import OnRay  # here: with --local nobody waits for Ray's import
+    address = address_of(config.ray_address)
+    with phase(f"joining the Ray cluster at {address}" if address else "starting Ray on this machine"):
+        from pipeline.engine.on_ray import OnRay  # here: with --local nobody waits for Ray's import
 
-    return OnRay(config)
+        return OnRay(config)
 
 
 def _run(request: Request, engine: LateEngine) -> int:
@@ -125,7 +128,7 @@ def _run(request: Request, engine: LateEngine) -> int:
 def _work(spec: JobSpec, planner: Planner, listing: Listing, engine: LateEngine, report: RunReport) -> None:
     """Execute what the planner yields; the first row starts the engine, and removes `_SUCCESS`."""
     with Progress(report.task) as progress:
-        rows = _watched(planner.rows(listing), progress)
+        rows = _watched(planner.rows(progress.listing(listing)), progress)
         first = next(rows, None)
         if first is None:
             return

@@ -9,8 +9,8 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.errors import DEVICE_FAILURES
+from pipeline.log import say
 from pipeline.plan.rows import LooseSpan, Row, UnreadShard, to_json
-from pipeline.progress import say
 from pipeline.spec import JobSpec
 
 LONE, GROUPED, GROUP_IMAGES = 64, 16, 512  # the first rows go alone, later ones in groups of up to so many images

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
+import secrets
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+from pipeline import storage
 from pipeline.errors import ConfigError, PipelineError
 
 FLAG, VARIABLE = "--ray-address", "RAY_ADDRESS"
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the entry point of a submitted job,
+PACKAGES = "working_dir_files"  # ... which it starts in a folder below one of this name
 NO_PROGRESS_S = 24 * 3600  # Ray gives up a run without progress; waiting for capacity overnight is no failure
 PATIENT_STARTS = 20  # deaths of starting actors in a row that Ray forgives (a flaky download of weights)
 
@@ -35,6 +40,11 @@ def address_of(given: str | None) -> str | None:
         except (OSError, OverflowError) as error:
             raise ConfigError(f"no Ray cluster at {address}: nothing answers there ({error})") from error
     return address
+
+
+def is_submitted() -> bool:
+    """Whether this process is the driver of a job that `ray job submit` has started."""
+    return SUBMITTED in os.environ or PACKAGES in os.getcwd().split(os.sep)
 
 
 def check_form(address: str, origin: str) -> None:
@@ -92,7 +102,7 @@ def connect(ray: Any, address: str | None, *, verbose: bool) -> None:
         options |= {"address": "local", "include_dashboard": False}
     else:
         options["address"] = address
-        if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # `ray job submit` has shipped the code already
+        if SUBMITTED not in os.environ:  # `ray job submit` has shipped the code already
             options["runtime_env"] = {"py_modules": [str(Path(root, name)) for name in ("beit_core", "pipeline")]}
     _init(ray, address, options, verbose=verbose)
     context = ray.data.DataContext.get_current()
@@ -129,3 +139,73 @@ def our_own(error: BaseException) -> BaseException:
                 return plain
         seen = cause if isinstance(cause, BaseException) and cause is not seen else seen.__cause__
     return error
+
+
+def check_shared(ray: Any, output: str) -> None:
+    """Raise ConfigError where another node of the cluster does not see this local folder as this process does.
+
+    A file is put there for the moment, and nothing of it stays.
+    """
+    folder, others = storage.absolute(output), _other_nodes(ray)
+    if not others or not storage.is_local(folder):
+        return
+    try:
+        with _probe(folder) as (path, text):
+            blind = _who_does_not_see(ray, others, path, text)
+    except OSError as error:
+        raise ConfigError(f"--output {output}: cannot be written ({error.strerror or error})") from error
+    if blind:
+        raise ConfigError(
+            f"--output {output}: {len(blind)} of {len(others) + 1} nodes do not see this folder (such as {blind[0]}); "
+            "give s3://..., or a folder that all nodes share"
+        )
+
+
+def _other_nodes(ray: Any) -> dict[str, str]:
+    """Addresses of the nodes that can have workers, but for this one, by their ids."""
+    here = ray.get_runtime_context().get_node_id()
+    able = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in able if node["NodeID"] != here}
+
+
+def _who_does_not_see(ray: Any, nodes: Mapping[str, str], path: str, text: str) -> list[str]:
+    """Addresses of the nodes on which this file does not hold this text."""
+    affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+    asked = {
+        node: ray.remote(num_cpus=0, scheduling_strategy=affinity(node, soft=False))(_sees).remote(path, text)
+        for node in nodes
+    }
+    return [nodes[node] for node, answer in asked.items() if not _answer(ray, answer)]
+
+
+@contextmanager
+def _probe(folder: str) -> Iterator[tuple[str, str]]:
+    """The path of a file in the folder, and what is in it; the folders that it takes are removed again."""
+    missing = list(itertools.takewhile(lambda path: not path.exists(), [Path(folder), *Path(folder).parents]))
+    os.makedirs(folder, exist_ok=True)
+    # Named as what `sweep` removes, should this process be killed.
+    path = Path(folder, f".probe.{socket.gethostname()}-{os.getpid()}.tmp")
+    text = secrets.token_hex(16)
+    try:
+        path.write_text(text)
+        yield str(path), text
+    finally:
+        path.unlink(missing_ok=True)
+        for made in missing:
+            with suppress(OSError):  # another run uses it by now
+                made.rmdir()
+
+
+def _sees(path: str, text: str) -> bool:
+    try:
+        return Path(path).read_text() == text
+    except OSError:
+        return False
+
+
+def _answer(ray: Any, asked: Any) -> bool:
+    """What a node answers; one that is lost meanwhile writes nothing either."""
+    try:
+        return bool(ray.get(asked))
+    except ray.exceptions.RayError:
+        return True

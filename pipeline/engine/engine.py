@@ -6,10 +6,12 @@ import os
 import queue
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
+from pipeline.log import phase
 from pipeline.output.receipts import Receipt
 from pipeline.plan.rows import Row
 from pipeline.spec import JobSpec
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.engine.loading import Device
     from pipeline.engine.worker import Worker
 
+AHEAD = 2000  # rows planned before they are worked on, at most
 READERS = 4  # rows read concurrently: while some are finished, others fill the batches
 
 
@@ -77,7 +80,8 @@ class InProcess:
         from pipeline.engine.loading import load_predictor
         from pipeline.engine.worker import Worker
 
-        worker = Worker(spec, cores(), load_predictor(spec))
+        with phase("loading the model"):
+            worker = Worker(spec, cores(), load_predictor(spec))
         try:
             yield from work_in_threads(worker, rows)
         finally:
@@ -92,18 +96,59 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class _Ahead:
+    """Rows planned by a thread of their own, up to `AHEAD` of them: what is to be done is known before it is done."""
+
+    def __init__(self, rows: Iterator[Row]) -> None:
+        self.rows = rows
+        self.planned: queue.Queue[Row | BaseException | None] = queue.Queue(AHEAD)
+        self.closed = threading.Event()
+        self.thread = threading.Thread(target=self._plan, name="plan", daemon=True)
+        self.thread.start()
+
+    def _plan(self) -> None:
+        try:
+            for row in self.rows:
+                self.planned.put(row)
+                if self.closed.is_set():
+                    return
+            self.planned.put(None)
+        except BaseException as error:  # handed over to the threads that wait
+            self.planned.put(error)
+
+    def take(self) -> Row | None:
+        """The next row, None behind the last; raises what planning raised."""
+        row = self.planned.get()
+        if row is None or isinstance(row, BaseException):
+            self.planned.put(None)  # for the other threads
+        if isinstance(row, BaseException):
+            raise row
+        return row
+
+    def close(self) -> None:
+        """Plan no further; a listing that is silent just now is not waited for."""
+        self.closed.set()
+        with suppress(queue.Empty):
+            while True:
+                self.planned.get_nowait()
+        self.thread.join(timeout=1)
+
+
 def work_in_threads(worker: Worker, rows: Iterator[Row]) -> Iterator[Receipt]:
     """What `READERS` threads finish together; the first error of any of them is raised."""
+    ahead = _Ahead(rows)
+    try:
+        yield from _read_in_threads(worker, ahead)
+    finally:
+        ahead.close()
+
+
+def _read_in_threads(worker: Worker, ahead: _Ahead) -> Iterator[Receipt]:
     found: queue.SimpleQueue[Receipt | BaseException | None] = queue.SimpleQueue()
-    lock = threading.Lock()
 
     def read() -> None:
         try:
-            while True:
-                with lock:
-                    row = next(rows, None)
-                if row is None:
-                    break
+            while (row := ahead.take()) is not None:
                 for receipt in worker.work(row):
                     found.put(receipt)
             found.put(None)

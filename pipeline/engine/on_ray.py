@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from pipeline.config import RunConfig
 from pipeline.engine.board import RowBoard, be_patient, grouped, hear
-from pipeline.engine.cluster import address_of, connect, import_ray, our_own
+from pipeline.engine.cluster import address_of, check_shared, connect, import_ray, our_own
 from pipeline.engine.layout import Layout, Node, check_gpus, layout_of
 from pipeline.engine.loading import Device, device_here, load_predictor
 from pipeline.engine.split import SpanDecoder, SpanPredictor
@@ -40,10 +40,10 @@ from pipeline.engine.wire import (
 )
 from pipeline.engine.worker import Worker
 from pipeline.errors import ConfigError, DeviceFailed
+from pipeline.log import say
 from pipeline.output.receipts import Receipt
 from pipeline.output.span_file import SpanFacts
 from pipeline.plan.rows import Row
-from pipeline.progress import say
 from pipeline.spec import JobSpec
 
 PULL_CPUS, READ_CPUS, WRITE_CPUS, PREDICT_CPUS = 0.02, 0.8, 0.1, 0.05  # they fit into one CPU together
@@ -68,6 +68,7 @@ class OnRay:
         connect(self.ray, address, verbose=config.verbose)
         try:
             self.found = self._layout()
+            check_shared(self.ray, config.output)
         except ConfigError:
             self.close()
             raise

@@ -26,12 +26,13 @@ from pipeline.errors import ObjectUnreadable, StorageError
 from pipeline.storage.patience import be_patient, quick
 from pipeline.storage.registry import store_for
 from pipeline.storage.store import MISSING, Entry, Store
-from pipeline.storage.uris import SCHEME, absolute, join, named_in
+from pipeline.storage.uris import SCHEME, absolute, is_relative, join, named_in
 
 __all__ = [
     "MISSING", "PARALLEL", "SCHEME", "Entry", "Store", "absolute", "be_patient", "check_access", "create", "delete",
-    "delete_below", "is_folder", "is_half_written", "is_local", "join", "listing", "named_in", "open_stream", "put",
-    "quick", "read", "read_many", "reason", "replace", "stat", "store_for", "sweep", "try_read", "unfit",
+    "delete_below", "is_folder", "is_half_written", "is_local", "is_relative", "join", "listing", "named_in",
+    "open_stream", "put", "quick", "read", "read_many", "reason", "replace", "stat", "store_for", "sweep", "try_read",
+    "unfit",
 ]  # fmt: skip
 
 PARALLEL = 16  # requests in flight per process when many small objects are wanted

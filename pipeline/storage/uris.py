@@ -24,6 +24,12 @@ def absolute(uri: str) -> str:
     return os.path.abspath(os.path.expanduser(uri)).rstrip("/") + slash or "/"
 
 
+def is_relative(uri: str) -> bool:
+    """Whether it is a path that depends on the current folder."""
+    path = uri.partition("://")[2] if scheme_of(uri) in ("file", "local") else uri
+    return not SCHEME.match(path) and not path.startswith(("/", "~"))
+
+
 def join(base: str, *parts: str) -> str:
     """`base/part/part`, whatever the store."""
     return "/".join([base.rstrip("/"), *parts])

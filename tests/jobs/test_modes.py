@@ -1,6 +1,7 @@
 """The same command in every mode: one process, Ray on this machine, a submitted job; local files and S3."""
 
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -36,8 +37,11 @@ def test_ray_writes_the_bytes_that_one_process_writes(local: Path, tmp_path: Pat
     assert "planned 360 = ok 360 + failed 0, missing 0, duplicates 0" in done.stdout
     report = json.loads(newest_report(tmp_path / "out").read_text())
     assert (report["mode"], report["device"]) == ("ray", "cpu")
-    loud = [line for line in done.stderr.splitlines() if not line.startswith("label: ")]
-    assert loud == []  # Ray keeps quiet
+    said = [line.partition(" ") for line in done.stderr.splitlines()]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", time) for time, _, _ in said)
+    assert [text for _, _, text in said if "starting Ray on this machine: done in" in text]
+    phases = ("label: ", "starting Ray on this machine", "loading the model")
+    assert [text for _, _, text in said if not text.startswith(phases)] == []  # Ray keeps quiet
 
 
 @pytest.mark.parametrize(("task", "limit"), [("segment", 12), ("tokens", 6)])

@@ -1,0 +1,89 @@
+"""What is said while a run goes on, on standard error: a line for people, or with `--log-json` an object for programs.
+
+Where nobody watches (a pipe, a file) each line begins with the time. With `--log-json` each has `time`, `level` (one of
+`info`, `warning`, `error`) and `message`; progress has `task`, `listed`, `done`, `total`, `planning` and
+`images_per_second` besides, the end of a phase `phase` and `seconds`. The result itself is on standard output.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["info", "warning", "error"]
+QUIET_S = 1.0  # a phase that takes longer says that it goes on
+
+
+@dataclass
+class _Form:
+    """How this process's lines are written."""
+
+    json: bool = False
+
+
+_form = _Form()
+
+
+def log_as_json(wanted: bool) -> None:
+    """Whether this process's lines are JSON objects."""
+    _form.json = wanted
+
+
+def for_people() -> bool:
+    """Whether somebody watches a terminal."""
+    return not _form.json and sys.stderr.isatty()
+
+
+def say(text: str, level: Level = "info", **fields: object) -> None:
+    """One line for the user; `fields` are for programs, which get them beside the text."""
+    if _form.json:
+        text = json.dumps({"time": _now(), "level": level, "message": text, **fields})
+    elif not sys.stderr.isatty():
+        text = f"{_now()} {text}"
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def warn(text: str) -> None:
+    """One line about what the user may want to change."""
+    say(text if _form.json else f"warning: {text}", "warning")
+
+
+def answer(text: str) -> None:
+    """One line of the result, on standard output."""
+    sys.stdout.write(text + "\n")
+
+
+def hush() -> None:
+    """Nothing more on standard output: an interrupted run has no result, and Ray tells there of every actor it ends."""
+    sys.stdout.flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+
+
+@contextmanager
+def phase(what: str) -> Iterator[None]:
+    """Say what the block does if it takes longer than a second, and then how long it took."""
+    began = time.monotonic()
+    told = threading.Timer(QUIET_S, say, [what])
+    told.daemon = True
+    told.start()
+    try:
+        yield
+    finally:
+        told.cancel()
+    seconds = round(time.monotonic() - began, 1)
+    if seconds >= QUIET_S:
+        say(f"{what}: done in {seconds} s", phase=what, seconds=seconds)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
