@@ -15,5 +15,6 @@ Rooms
 Beside the flow
     model_files.py  a model on this node · masks.py class masks as PNG · tokenizer.py the dVAE of a run on tokens
     evaluate.py     answers against kept truth · compact.py few large files
-    bench.py        what this machine can do · feed.py how fast it can feed an accelerator
+    bench.py        what this machine can do
+    feed.py         how fast it feeds an accelerator · nothing.py a model that costs nothing
 """

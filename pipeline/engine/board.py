@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from pipeline.spec import JobSpec
 
 LONE, GROUPED, GROUP_IMAGES = 64, 16, 512  # the first rows go alone, later ones in groups of up to so many images
 HEAR_S = 10.0  # between two lines of what workers say
+AHEAD = 2000  # rows on the board at most
 Group = list[tuple[int, str]]  # rows of the plan by their numbers, as JSON
 DONE: Group = [(-1, "")]  # stands for a group whose rows are all done
 
@@ -90,6 +92,38 @@ def grouped(rows: Iterator[Row]) -> Iterator[Group]:
             group, images = [], 0
     if group:
         yield group
+
+
+class Planning:
+    """The driver's thread that plans: puts rows on the board, and no more than `AHEAD` that are not done."""
+
+    def __init__(self, ray: Any, board: Any, rows: Iterator[Row]) -> None:
+        self.ray, self.board, self.rows = ray, board, rows
+        self.error: BaseException | None = None
+        self.open = 0
+        self.changed = threading.Condition()
+        self.thread = threading.Thread(target=self._run, name="plan", daemon=True)
+        self.thread.start()
+
+    def done(self, numbers: list[int]) -> None:
+        """These rows have reported."""
+        if not numbers:
+            return
+        self.board.done.remote(numbers)
+        with self.changed:
+            self.open -= len(numbers)
+            self.changed.notify_all()
+
+    def _run(self) -> None:
+        try:
+            for group in grouped(self.rows):
+                with self.changed:
+                    self.changed.wait_for(lambda: self.open < AHEAD)
+                    self.open += len(group)
+                self.board.put.remote([group], False)
+        except BaseException as error:  # handed over to the thread that waits for receipts
+            self.error = error
+        self.board.put.remote([], True)
 
 
 def hear(ray: Any, board: Any) -> None:

@@ -1,0 +1,125 @@
+"""What runs in Ray's processes: the task that pulls rows, the fused worker, and the three steps of the split layout."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import pyarrow as pa
+
+from pipeline.engine.board import be_patient
+from pipeline.engine.cluster import import_ray
+from pipeline.engine.loading import load_predictor
+from pipeline.engine.split import SpanDecoder, SpanPredictor
+from pipeline.engine.wire import (
+    ROW,
+    answered_to_table,
+    decoded_to_table,
+    finished_to_table,
+    reports_to_table,
+    rows_from_table,
+    span_from_table,
+)
+from pipeline.engine.worker import Worker
+from pipeline.errors import DeviceFailed
+from pipeline.output.receipts import Receipt
+from pipeline.output.span_file import SpanFacts
+from pipeline.spec import JobSpec
+
+REPORT_S = 0.5  # receipts of a group of small spans leave together at this interval
+
+
+def pull(_: pa.Table, board: Any) -> Iterator[pa.Table]:
+    """Rows from the board as they are planned, a Ray task."""
+    ray = import_ray(verbose=False)
+    index = 0
+    while (group := ray.get(board.get.remote(index))) is not None:
+        yield pa.table([[number for number, _ in group], [text for _, text in group]], schema=ROW)
+        index += 1
+
+
+class Fused:
+    """A worker in an actor of its own."""
+
+    def __init__(self, spec: JobSpec, children: int, board: Any) -> None:
+        be_patient(spec, board)
+        self.start_again = functools.partial(_start_again, board)
+        self.worker = Worker(spec, children, load_predictor(spec), self.start_again)
+
+    def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
+        """Finish the spans of these rows; their receipts, and of every row that it is done."""
+        reports: list[tuple[int, Receipt | None]] = []
+        told = time.monotonic()
+        try:
+            for number, row in rows_from_table(rows):
+                for receipt in self.worker.work(row):
+                    reports.append((number, receipt))
+                    if time.monotonic() - told > REPORT_S:
+                        yield reports_to_table(reports)
+                        reports, told = [], time.monotonic()
+                reports.append((number, None))
+        except DeviceFailed as error:
+            self.start_again(error)
+        yield reports_to_table(reports)
+
+
+def _start_again(board: Any, error: DeviceFailed) -> NoReturn:
+    """End this process, for Ray to start another; raises where that has been tried often enough."""
+    ray = import_ray(verbose=False)
+    if ray.get(board.may_start_again.remote()):
+        os._exit(1)
+    raise error
+
+
+_decoders: dict[str, SpanDecoder] = {}  # decoding children are kept between the Ray tasks of a process, for each job
+
+
+def read_step(rows: pa.Table, spec: JobSpec, board: Any) -> Iterator[pa.Table]:
+    """Read and decode, a Ray task."""
+    be_patient(spec, board)
+    key = spec.place.root
+    decoder = _decoders.get(key) or _decoders.setdefault(key, SpanDecoder(spec))
+    for number, row in rows_from_table(rows):
+        for span in decoder.spans(row):
+            if isinstance(span, SpanFacts):
+                yield finished_to_table(number, span)
+            else:
+                yield decoded_to_table(number, *span)
+        yield finished_to_table(number, None)
+
+
+class Predicting:
+    """A predictor, an actor on a GPU."""
+
+    def __init__(self, spec: JobSpec, board: Any) -> None:
+        self.board = board
+        be_patient(spec, board)
+        self.predictor = SpanPredictor(spec)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Answer a decoded span; others pass."""
+        number, span = span_from_table(block)
+        if not isinstance(span, tuple):
+            return block
+        try:
+            return answered_to_table(number, self.predictor.answer(*span))
+        except DeviceFailed as error:
+            _start_again(self.board, error)
+
+
+def write_step(block: pa.Table, spec: JobSpec, board: Any) -> pa.Table:
+    """Write the span's file, a Ray task."""
+    be_patient(spec, board)
+    number, span = span_from_table(block)
+    if span is None:
+        return reports_to_table([(number, None)])
+    if isinstance(span, SpanFacts):
+        return reports_to_table([(number, Receipt.of_finished(span))])
+    if isinstance(span, tuple):
+        raise ValueError(f"the span {span[0].facts.name} came to be written without answers")
+    began = time.perf_counter()
+    facts = span.write(spec)
+    return reports_to_table([(number, span.receipt(facts, time.perf_counter() - began))])

@@ -1,0 +1,146 @@
+"""A model that does nothing, and images for it: what is left of a run when predicting costs nothing."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import tarfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import pyarrow as pa
+
+from beit_core import ModelCard, PixelSpec, load_card
+from pipeline.decode.decode import DecodeSettings, extensions
+from pipeline.errors import ConfigError
+from pipeline.output.bound import SCHEMA, Bound, BoundModel, bind
+from pipeline.output.columns import schema_of
+from pipeline.output.ledger import Ledger
+from pipeline.output.place import Place
+from pipeline.plan.planner import Order, Planner
+from pipeline.plan.rows import Row
+from pipeline.source.fetch import fetched
+from pipeline.source.format import FORMATS
+from pipeline.source.item import Item, Position, Remote, Wanted
+from pipeline.source.naming import Shard, Sources
+from pipeline.spec import JobSpec
+from pipeline.task import Batch, Columns, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+IMAGES, TARS = 2048, 16  # of the source that is made where none is given
+BATCH, SPAN = 64, 256
+SAMPLE = 512  # images that bare processes decode in a turn
+
+
+class _OnDevice(PixelSpec):
+    """A spec that does not normalise: an accelerator does that itself."""
+
+    def normalize(self, pixels_BHWC: Tensor) -> Tensor:  # noqa: N803 - as in the class above
+        """The bytes as they are."""
+        return pixels_BHWC
+
+
+@dataclass(frozen=True)
+class Nothing(Task["nn.Module"]):
+    """A model that answers at once, or at `rate` images per second without using the CPU (0: at once)."""
+
+    name: ClassVar[str] = "nothing"
+    rate: float = 0.0
+
+    def views(self, card: ModelCard) -> tuple[PixelSpec, ...]:  # noqa: ARG002 - the same for all
+        return (_OnDevice(),)
+
+    def columns(self, card: ModelCard) -> dict[str, pa.DataType]:  # noqa: ARG002 - as above
+        return {"nothing": pa.bool_()}
+
+    def predict(self, model: nn.Module, batch: Batch) -> Columns:  # noqa: ARG002 - there is no model
+        if self.rate:
+            time.sleep(len(batch.uris) / self.rate)
+        return {"nothing": [False] * len(batch.uris)}
+
+    def load(self, card: ModelCard) -> nn.Module:  # noqa: ARG002 - as above
+        import torch
+
+        return torch.nn.Identity()
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images, the bytes of the first of them, and a folder with the model that does nothing."""
+
+    sources: Sources
+    files: Sequence[bytes]
+    settings: DecodeSettings
+    model: Path
+
+    @staticmethod
+    def of(inputs: Sequence[str], model: Path) -> Source:
+        """The images of these inputs; raises ConfigError where there is none."""
+        sources = Sources(tuple(inputs), "auto", extensions())
+        files = list(itertools.islice(_files(sources), SAMPLE))
+        if not files:
+            raise ConfigError(f"--input {' '.join(inputs)}: no image that can be read")
+        _make_model(model)
+        return Source(sources, files, DecodeSettings((PixelSpec(),)), model)
+
+    def spec(self, place: Place, rate: float) -> JobSpec:
+        """What a worker needs for writing answers of a model of this rate; binds the output."""
+        task, card = Nothing(rate), load_card(self.model)
+        model = BoundModel(card.name, card.head, card.fingerprint, card.semantics)
+        bound = Bound(
+            schema=SCHEMA, task=task.name, settings=task.settings(card), model=model, dtype="float32", compile=False,
+            batch_size=BATCH, exact=False, keep=(), image_column=None, limit=None, span_size=SPAN, versions={},
+        )  # fmt: skip
+        bind(place, lambda _: bound)
+        wanted = Wanted(frozenset(ending.removeprefix(".") for ending in self.sources.extensions))
+        schema = schema_of(task.columns(card), {})
+        return JobSpec(place, task, str(self.model), bound, "cpu", self.settings, wanted, schema, 600)
+
+    def rows(self, spec: JobSpec) -> Iterator[Row]:
+        """The plan."""
+        return Planner(spec.place, Ledger.load(spec.place), Order(SPAN, spec.wanted)).rows(self.sources.listing())
+
+
+def _make_model(folder: Path) -> None:
+    """A card needs files; what is in them is never computed with."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    folder.mkdir()
+    config = {"model_type": "beit", "architectures": ["BeitModel"], "hidden_size": 8, "num_hidden_layers": 1,
+              "num_attention_heads": 1, "intermediate_size": 8}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "preprocessor_config.json").write_text(json.dumps(PixelSpec().to_hf()))
+    save_file({"nothing": np.zeros(1, np.float32)}, folder / "model.safetensors")
+
+
+def _files(sources: Sources) -> Iterator[bytes]:
+    """The bytes of the sources' images."""
+    endings = frozenset(ending.removeprefix(".") for ending in sources.extensions)
+    for source in sources.listing():
+        if isinstance(source, Shard):
+            items = FORMATS[source.format].items(source.entry, Wanted(endings), Position())
+        else:
+            items = iter([Item(source.entry.uri, source.key, Remote(source.entry.uri))])
+        yield from (item.data for item in fetched(items) if isinstance(item.data, bytes))
+
+
+def make_tars(folder: Path) -> str:
+    """Tars of a JPEG with the detail of a photograph, 500 x 375."""
+    from pipeline.bench import photo
+
+    folder.mkdir(parents=True)
+    data = photo()
+    for number in range(TARS):
+        with tarfile.open(folder / f"{number:02d}.tar", "w") as tar:
+            for image in range(IMAGES // TARS):
+                info = tarfile.TarInfo(f"{image:05d}.jpg")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    return str(folder)
