@@ -11,6 +11,7 @@ from pipeline import model_files, storage
 from pipeline.engine.device import auto_batch_size, device_kind, device_name, resolve_dtype
 from pipeline.engine.predictor import Predictor
 from pipeline.errors import PipelineError
+from pipeline.output.place import Place
 from pipeline.spec import JobSpec
 
 
@@ -30,14 +31,14 @@ def device_here(wanted: str, dtype: str, size: tuple[int, int] | None) -> Device
     return Device(kind, device_name(kind), resolve_dtype(dtype, kind), auto_batch_size(size, kind))
 
 
-def load_predictor(spec: JobSpec) -> Predictor:
-    """The task's model on this process's device.
+def check_place(place: Place) -> None:
+    """Raise PipelineError where a local output is not on this node, which may have joined the cluster lately."""
+    if storage.is_local(place.root) and storage.stat(place.bound_file) is None:
+        raise PipelineError(f"--output {place.root} is not there on the node {socket.gethostname()}: use s3://...")
 
-    Raises PipelineError if it is not the model that the driver has read, or where a local output is not on this node,
-    which may have joined the cluster since that was checked.
-    """
-    if storage.is_local(spec.place.root) and storage.stat(spec.place.bound_file) is None:
-        raise PipelineError(f"--output {spec.place.root} is not there on the node {socket.gethostname()}: use s3://...")
+
+def load_predictor(spec: JobSpec) -> Predictor:
+    """The task's model on this process's device; raises PipelineError if it is not the one the driver has read."""
     bound, card = spec.bound, load_card(model_files.fetch(spec.model))
     if card.fingerprint != bound.model.fingerprint:
         raise PipelineError(f"the model {spec.model} on this node is not the one that the run was started with")

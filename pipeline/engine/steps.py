@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline.engine.board import be_patient
 from pipeline.engine.cluster import import_ray
-from pipeline.engine.loading import load_predictor
+from pipeline.engine.loading import check_place, load_predictor
 from pipeline.engine.split import SpanDecoder, SpanPredictor
 from pipeline.engine.wire import (
     ROW,
@@ -47,6 +47,7 @@ class Fused:
     def __init__(self, spec: JobSpec, children: int, board: Any) -> None:
         be_patient(spec, board)
         self.start_again = functools.partial(_start_again, board)
+        check_place(spec.place)
         self.worker = Worker(spec, children, load_predictor(spec), self.start_again)
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
@@ -97,6 +98,7 @@ class Predicting:
     def __init__(self, spec: JobSpec, board: Any) -> None:
         self.board = board
         be_patient(spec, board)
+        check_place(spec.place)
         self.predictor = SpanPredictor(spec)
 
     def __call__(self, block: pa.Table) -> pa.Table:

@@ -19,13 +19,12 @@ def test_the_bench_prints_a_figure_and_a_ratio_per_step() -> None:
 def test_the_feed_is_measured_with_real_photographs(photos: Path, tmp_path: Path) -> None:
     make_tar(tmp_path / "in/a.tar", [(path.name, path.read_bytes()) for path in sorted(photos.glob("*.jpg"))])
     done = run_job("bench.py", "--feed", 10, "--input", tmp_path / "in", code=0)
-    found = re.search(r"feed: ([\d,]+) images/s of 32 .* alone: ([\d,]+) images/s; share ([\d.]+)", done.stdout)
+    found = re.search(r"feed: ([\d,]+) images/s of 32 .* alone, .*: ([\d,]+) images/s; share ([\d.]+)", done.stdout)
     assert found
     assert all(float(number.replace(",", "")) > 0 for number in found.groups())
     assert re.search(r"an accelerator of 10 images/s is busy (\d+)% of the time", done.stdout)
 
 
 def test_a_feed_without_images_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"")
     done = run_job("bench.py", "--feed", "--input", tmp_path / "nothing", code=2)
-    assert "no image that can be read" in done.stderr
+    assert "nothing does not exist" in done.stderr
