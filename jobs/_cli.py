@@ -85,13 +85,13 @@ def run_simple(
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    # All is written and said; a native thread could still abort the interpreter as it winds down, or one that waits for
-    # a silent storage hold it up.
+    # Everything is written by now. A native thread could still abort the interpreter as it exits, and a thread that
+    # waits for the storage could delay it.
     os._exit(code)
 
 
 def _parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Flags from the command line, over those of `--config FILE` (JSON: flag names without dashes in front)."""
+    """Flags from the command line, which override those of `--config FILE` (JSON, names without leading dashes)."""
     raw = [part for word in sys.argv[1:] for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
     if "--config" in raw[:-1]:
         place = raw.index("--config")
@@ -99,7 +99,7 @@ def _parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     known = {flag for action in parser._actions for flag in action.option_strings}
     for flag in (word.partition("=")[0] for word in raw if word.startswith("--")):
         if flag not in known:
-            parser.error(f"unrecognized arguments: {flag}")  # before argparse complains of what is missing
+            parser.error(f"unrecognized arguments: {flag}")  # before argparse reports flags that are missing
     return parser.parse_args(raw)
 
 

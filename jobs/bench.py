@@ -33,6 +33,6 @@ if __name__ == "__main__":
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="images per step of the model (8)")
     help_ = "images/s this machine can feed to an accelerator; with RATE also how busy one of that speed would be"
     parser.add_argument("--feed", type=float, nargs="?", const=0.0, metavar="RATE", help=help_)
-    parser.add_argument("--input", nargs="+", default=[], metavar="URI", help="images to feed (default: made for it)")
+    parser.add_argument("--input", nargs="+", default=[], metavar="URI", help="images to feed (default: generated)")
     parser.add_argument("--ray-address", metavar="HOST:PORT", help="feed through this Ray cluster (this process)")
     run_simple(main, parser)

@@ -23,5 +23,7 @@ if __name__ == "__main__":
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", metavar="OUTPUT", help="the --output of a job")
     parser.add_argument("dest", metavar="DEST", help="an empty folder or prefix")
-    parser.add_argument("--rows-per-file", type=int, required=True, metavar="N", help="rows of each file but the last")
+    parser.add_argument(
+        "--rows-per-file", type=int, required=True, metavar="N", help="rows in each file; the last one may have fewer"
+    )
     run_simple(main, parser)

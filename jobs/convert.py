@@ -19,7 +19,7 @@ import beit_core
 
 
 def main(flags: argparse.Namespace) -> int:
-    """Convert, and say what came out."""
+    """Convert, and print the card."""
     choices = beit_core.Choices(
         preset=flags.preset,
         processor=flags.processor,
@@ -45,7 +45,9 @@ if __name__ == "__main__":
     parser.add_argument(
         "--semantics", choices=["original", "hf"], help="read it as in training, or as transformers does"
     )
-    parser.add_argument("--pool-of", choices=["mean", "cls"], help="tokens that a model without a pooler's norm pools")
+    parser.add_argument(
+        "--pool-of", choices=["mean", "cls"], help="which tokens are pooled, where the weights do not show it"
+    )
     parser.add_argument(
         "--resampling", choices=["geometric", "linear"], help="position tables at other sizes: unilm's way, or timm's"
     )

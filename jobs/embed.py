@@ -32,11 +32,11 @@ class Embed(Task["Embedder"]):
 
     name: ClassVar[str] = "embed"
     pool: Literal["mean", "cls", "cls+mean"] | None = field(
-        default=None, metadata={"help": "how tokens become a vector (the checkpoint's own)"}
+        default=None, metadata={"help": "how tokens are pooled (as in the checkpoint)"}
     )
     layer: int | None = field(default=None, metadata={"help": "take the tokens after this layer, from 1 (the last)"})
     unit_length: bool = field(default=False, metadata={"help": "divide each vector by its L2 norm"})
-    embedding_type: Literal["float32", "float16"] = field(default="float32", metadata={"help": "numbers of the column"})
+    embedding_type: Literal["float32", "float16"] = field(default="float32", metadata={"help": "type of the numbers"})
 
     def check(self, card: beit_core.ModelCard) -> None:
         if card.head == "dvae":

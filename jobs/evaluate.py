@@ -1,4 +1,4 @@
-r"""How good the answers are, against truth that was kept beside them.
+r"""How good the answers are, compared with ground truth in a kept column.
 
 python jobs/evaluate.py OUTPUT --truth cls          # labels: top-1 and top-5; cls has class names or ids
 python jobs/evaluate.py OUTPUT --truth mask.png     # masks: mean IoU and pixel accuracy

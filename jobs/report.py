@@ -22,14 +22,16 @@ def arguments() -> argparse.ArgumentParser:
         prog="report.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("output", metavar="OUTPUT", help="the --output of a job: a path or s3://bucket/prefix")
-    parser.add_argument("--verify", action="store_true", help="read every row: each image is there, and there once")
+    parser.add_argument("--verify", action="store_true", help="read every row; check that each image has just one")
     parser.add_argument("--to", metavar="FILE", help="write the page here instead of OUTPUT/report.html")
-    parser.add_argument("--tokenizer", metavar="DVAE", help="dVAE folder with a decoder: draw what tokens stand for")
+    parser.add_argument(
+        "--tokenizer", metavar="DVAE", help="dVAE folder with a decoder: show the images that tokens decode to"
+    )
     return parser
 
 
 def main(flags: argparse.Namespace) -> int:
-    """Write the page; 1 when `--verify` found the output wanting."""
+    """Write the page; 1 if `--verify` found a fault."""
     verified = None
     if flags.verify:
         from pipeline.output.place import Place

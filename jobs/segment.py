@@ -35,7 +35,7 @@ class Segment(Task["Segmenter"]):
         default=None, metadata={"help": "read the checkpoint as in its training, or as transformers does (the card's)"}
     )
     inference: Literal["whole", "slide"] | None = field(
-        default=None, metadata={"help": "one look, or overlapping windows (whole for hf, slide for original)"}
+        default=None, metadata={"help": "whole image, or overlapping windows (whole for hf, slide for original)"}
     )
 
     def check(self, card: beit_core.ModelCard) -> None:
@@ -57,7 +57,7 @@ class Segment(Task["Segmenter"]):
         return beit_core.load_segmenter(self._meant(card), inference=self._inference(card))
 
     def predict(self, model: Segmenter, batch: Batch) -> Columns:
-        at_once = (model.semantics, model.inference) == ("hf", "whole")  # else each is padded or cut up its own way
+        at_once = (model.semantics, model.inference) == ("hf", "whole")  # others pad or window each image by itself
         given, to_map = (model(batch.pixels), beit_core.label_map) if at_once else (batch.pixels, model.segment)
         return {"mask": masks.label_maps(to_map, given, batch.sizes)}
 

@@ -1,4 +1,4 @@
-"""The visual tokens of every image, and how well a masked-modelling checkpoint foresees the hidden ones.
+"""The visual tokens of every image, and how well a masked-modelling checkpoint predicts the hidden ones.
 
     python jobs/tokens.py --input PHOTOS --output tokens --model s3://b/dall-e
     python jobs/tokens.py --input PHOTOS --output surprise --model s3://b/beit-pt22k --tokenizer s3://b/dall-e
@@ -58,7 +58,7 @@ class Tokens(Task[Any]):
 
     def load(self, card: beit_core.ModelCard) -> Any:
         model: Any = beit_core.load_model(card)
-        if card.head == "masked":  # a Dvae stays float32 in whatever it is part of
+        if card.head == "masked":  # a Dvae stays float32 as a submodule too
             model.tokenizer = beit_core.load_dvae(dvae.find(card, self.tokenizer))
         return model
 
