@@ -6,10 +6,10 @@ file begins in the inbox, or PIPED, and then the file follows. The inbox is memo
 ROOM bytes: a pipe costs a page at a time. Its first bytes say which image of a packet the child has begun with, so that
 the parent knows on which one it died.
 The answer to a packet is a LENGTH, a pickled list of (status, error, width, height, seconds, shapes) per image, and the
-pixels of every shape. Pixels of a fixed size that have a place are written there, and no shape speaks of them. Answers
-come in the packets' order.
+pixels of every shape. Pixels of a fixed size that have a place are written there, and have no shape in the answer.
+Answers come in the packets' order.
 
-The child ends when the parent closes the pipe, as every parent does that dies.
+The child ends when the parent closes the pipe, which also happens when the parent dies.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pipeline.decode.ring import RingLayout, mapped
 
 HEADROOM = 1 << 30  # bytes of memory a child may use beside the pixels
 BYTES_PER_PIXEL = 16  # RGBA decoded, transposed, converted and resized, with the encoder's own buffers
-NICE = 5  # who waits for pixels goes first: a model's thread must not queue behind its own decoders
+NICE = 5  # lower priority than the parent: the thread of the model must not wait for its own decoders
 COUNT = struct.Struct("<Q")
 IMAGE = struct.Struct("<Qiii")
 BEGUN = struct.Struct("<Q")  # at the inbox's begin
@@ -52,7 +52,7 @@ Views = tuple[np.ndarray, ...]
 
 @dataclass(frozen=True)
 class Order:
-    """What a child is told first; `layout` says what lies in the ring, if there is one."""
+    """The first message to a child; `layout` describes the ring, if there is one."""
 
     settings: DecodeSettings
     alarm_s: int  # an image that takes longer ends the child, parent or not
@@ -127,7 +127,7 @@ def _limit_memory(max_pixels: int) -> None:
 
 @contextmanager
 def _limit_moved() -> Iterator[None]:
-    """Torch reserves address space, some builds gigabytes of it: that comes on top of the limit."""
+    """Torch reserves address space, in some builds gigabytes: raise the limit by as much."""
     limit, before = resource.getrlimit(resource.RLIMIT_AS)[0], _taken()
     _allow(resource.RLIM_INFINITY)
     try:
@@ -138,7 +138,7 @@ def _limit_moved() -> Iterator[None]:
 
 
 def _taken() -> int:
-    """Bytes of address space."""
+    """Bytes of address space in use."""
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
@@ -154,4 +154,4 @@ if __name__ == "__main__":
     try:
         serve(sys.stdin.buffer, answers)
     except (EOFError, BrokenPipeError):
-        os._exit(0)  # nobody is left to hear of anything
+        os._exit(0)  # the parent is gone

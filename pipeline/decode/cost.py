@@ -1,4 +1,4 @@
-"""What decoding costs: CPU time per image with its way to the child and back, exact and not, in turns."""
+"""What decoding costs: CPU time per image, transfers to and from the child included, with and without `exact`."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class DecodeCost:
 
 
 def decode_cost(files: Sequence[bytes], spec: PixelSpec, turns: int = 7) -> DecodeCost:
-    """Decode all files into a ring, exactly and not, in turns; `spec` has a fixed size. On Linux only.
+    """Decode all files into a ring, with and without `exact` in turns; `spec` has a fixed size. On Linux only.
 
-    Nothing else of this process may be at work meanwhile. Raises ValueError for a spec whose size varies.
+    No other thread of this process may work meanwhile. Raises ValueError for a spec whose size varies.
     """
     if spec.size is None:
         raise ValueError(f"the cost is that of pixels in a ring, and {spec} has no fixed size")
@@ -51,7 +51,7 @@ def decode_cost(files: Sequence[bytes], spec: PixelSpec, turns: int = 7) -> Deco
         DecodePool(DecodeSettings((spec,)), 1, ring) as fast,
     ):
         for pool in (slow, fast):
-            _decode(pool, files)  # what is imported at the first image does not count
+            _decode(pool, files)  # imports at the first image are not measured
         for _ in range(turns):
             exact.append(_turn(slow, files))
             quick.append(_turn(fast, files))
@@ -82,5 +82,5 @@ def _decode(pool: DecodePool, files: Sequence[bytes]) -> None:
 
 
 def _cpu_of(process: int) -> float:
-    """CPU seconds of another process: Linux makes the id of its clock from its own."""
+    """CPU seconds of another process: on Linux its clock's id follows from the process id."""
     return time.clock_gettime((~process << 3) | 2)

@@ -1,8 +1,8 @@
 """Bytes to pixels. Every Pillow format that starts no outside program; the image is recognised by its content.
 
-Policies: EXIF orientation is applied; what is transparent (alpha, also of palettes) is laid over white, as a browser
-shows it; 16- and 32-bit greys are scaled to 8 bits; CMYK, LAB and palettes are converted by Pillow; of an animation the
-first frame counts. A truncated image is an error, not a grey box.
+Policies: EXIF orientation is applied; transparency (alpha, also of palettes) is composited over white, as browsers
+do; 16- and 32-bit greys are scaled to 8 bits; CMYK, LAB and palettes are converted by Pillow; of an animation the
+first frame is taken. A truncated image is an error, not a grey box.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def extensions() -> frozenset[str]:
 
 
 def _reason(error: Exception, data: bytes) -> str:
-    """Stable words for why Pillow refused: the same on every run and machine."""
+    """Why Pillow failed, in words that are the same on every run and machine."""
     if not data:
         return "the file is empty"
     if isinstance(error, UnidentifiedImageError):
@@ -99,7 +99,7 @@ def _unread_kind(data: bytes) -> str:
 
 
 def decode(data: bytes, specs: Sequence[PixelSpec], max_pixels: int = MAX_PIXELS, *, exact: bool = False) -> Decoded:
-    """An image file's bytes as the model wants to see them, once per spec.
+    """Decode an image file and resize it as the model expects, once per spec.
 
     Without `exact`, a large JPEG is decoded at a half, quarter or eighth of its size when that leaves `DRAFT_FACTOR`
     times the pixels asked for (mean difference 0.3 of 255, four times faster), and pictures are resized
@@ -145,7 +145,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _upright(image: Image.Image) -> Image.Image:
     image.load()
-    if _orientation(image) == 1:  # what is upright already would be copied
+    if _orientation(image) == 1:  # an image that is upright already would be copied
         return image
     try:
         return ImageOps.exif_transpose(image)

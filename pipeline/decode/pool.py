@@ -1,10 +1,10 @@
 """Decoding on many cores: children that are supervised, because a native decoder can take its process down.
 
-A child that dies, or is silent for PATIENCE_S, leaves the image it was working on under suspicion and no more: it is
+A child that dies, or is silent for PATIENCE_S, makes the image it was working on suspect: it is
 tried again alone in a fresh child, and only if it kills two of those is it `quarantined`. Images that merely waited in
-the same child are decoded by another and never blamed. A kill of the whole worker leaves no trace here and quarantines
-nobody. A child that dies before it is ready has seen no image: that is the machine's fault, and ends the pool when it
-goes on.
+the same child are decoded by another and never suspected. When the whole worker is killed, nothing is recorded and no
+image is quarantined. A child that dies before it is ready has seen no image: the fault is the machine's, and repeated
+deaths of this kind end the pool.
 
 Images travel in packets: the threads of one process share one lock (the GIL), and a message for each image would hold
 it for longer than a fast machine needs to decode the image.
@@ -39,7 +39,7 @@ class PoolClosed(Exception):
 
 @dataclass(frozen=True)
 class Undecoded:
-    """An image to be decoded, and who is told; `place` says where its pixels are to be."""
+    """An image to be decoded, and the callback for its answer; `place` says where its pixels go."""
 
     data: bytes
     place: Place | None
@@ -116,7 +116,7 @@ class DecodePool:
         self._packets.put(packet)
 
     def close(self) -> None:
-        """End all children; what is not answered by now never will be. Not from within a `done`."""
+        """End all children; images without an answer never get one. Not from within a `done`."""
         with self._lock:
             self._closed.set()
             self._changed.notify_all()
@@ -125,7 +125,7 @@ class DecodePool:
             keeper.interrupt()
         for keeper in self._keepers:
             keeper.join()
-        self._keepers.clear()  # they know the pool, and a circle would keep the ring's memory for long
+        self._keepers.clear()  # they refer to the pool: a reference cycle would keep the ring's memory for long
 
     def _check(self, place: Place) -> None:
         number, slot = place
@@ -160,7 +160,7 @@ class DecodePool:
         """For keepers: none of a packet's images is with a child any more."""
         with self._lock:
             self._held -= 1
-            if self._held == self._most // 2:  # waking for each would cost more than handing it over
+            if self._held == self._most // 2:  # a wake-up per image would cost more than its hand-over
                 self._changed.notify_all()
 
     def fail(self, error: Exception) -> None:
@@ -176,7 +176,7 @@ class DecodePool:
 
 
 class _Keeper(threading.Thread):
-    """Keeps one child busy, replaces it when it dies, and finds out whether an image is to blame."""
+    """Keeps one child busy, replaces it when it dies, and finds out whether an image causes that."""
 
     def __init__(self, pool: DecodePool) -> None:
         super().__init__(name="decode", daemon=True)  # a process that ends without close() must not wait for us

@@ -112,7 +112,7 @@ class Child:
         return found
 
     def end(self) -> None:
-        """Kill it, whatever it does; it is gone afterwards, and so are the pipes. Once or more often."""
+        """Kill it and close the pipes. May be called more than once."""
         self.process.kill()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
@@ -132,7 +132,7 @@ class Child:
             except BlockingIOError:
                 return
             except BrokenPipeError:
-                self._unsent.clear()  # it is dead, but may have answered before: who reads will see the end
+                self._unsent.clear()  # it is dead, but may have answered before: reading finds the end
                 return
             while self._unsent and written >= len(self._unsent[0]):
                 written -= len(self._unsent.pop(0))
@@ -182,7 +182,7 @@ class Child:
 
 
 def _descriptor(pipe: IO[bytes] | None) -> int:
-    """Of a pipe from or to a child, which is never waited for in reading or writing."""
+    """The non-blocking descriptor of a pipe from or to a child."""
     if pipe is None:
         raise ValueError("a child has a pipe either way")
     os.set_blocking(pipe.fileno(), False)

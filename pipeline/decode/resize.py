@@ -1,8 +1,8 @@
 """Pillow's bilinear and bicubic resize by torch, in a sixth of the time.
 
-Both compute in bytes, in two passes; weights have 22 bits there and 15 here. So on photographs 0.3 % of the bytes are
-one step of 255 off, up to 4 % where sides are in a simple ratio such as 5 to 4, and a few in a million are two off.
-What grows on both sides is small and soon done: that stays Pillow's, so that digits or icons do not wait for torch.
+Both compute in bytes, in two passes; weights have 22 bits in Pillow and 15 in torch. So on photographs 0.3 % of the
+bytes are one step of 255 off, up to 4 % where sides are in a simple ratio such as 5 to 4, and a few in a million two.
+Images that are enlarged on both sides are left to Pillow: they are small, and need not wait for torch's import.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-MODES = {2: "bilinear", 3: "bicubic"}  # by Pillow's numbers; other filters are its own to compute
+MODES = {2: "bilinear", 3: "bicubic"}  # by Pillow's numbers; Pillow computes all other filters
 
-# Entered while torch is imported, at a process's first resize: who limits memory makes room here.
+# Entered while torch is imported, at a process's first resize: a process with a memory limit raises it here.
 importing: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
@@ -50,7 +50,7 @@ def resized(pixels: np.ndarray, size: tuple[int, int], resample: int) -> np.ndar
 def _steps(before: tuple[int, ...], size: tuple[int, int]) -> list[tuple[int, int]]:
     """Torch resizes the width first; so does Pillow 13, unless the height shrinks by more than twice as many pixels.
 
-    The order shows, because what lies between is rounded to bytes.
+    The order matters, because the intermediate image is rounded to bytes.
     """
     height, width = before
     if max(0, 2 * (width - size[1])) < height - size[0]:

@@ -67,8 +67,8 @@ class RingLayout:
 class Ring:
     """`buffers` buffers of `batch` images each, black at first; any number of threads may take and release.
 
-    `fd` is what children inherit. `memory` is the whole ring as one (size,) uint8 array that begins on a page, for who
-    wants to lock its pages. Memory that somebody still looks at outlives `close()`.
+    `fd` is what children inherit. `memory` is the whole ring as one (size,) uint8 array that begins on a page, so that
+    its pages can be locked. Memory with live views outlives `close()`.
     """
 
     def __init__(self, views: Sequence[tuple[int, int]], batch: int, buffers: int) -> None:
@@ -87,7 +87,7 @@ class Ring:
         self.close()
 
     def take(self) -> Buffer:
-        """The buffer that has been free the longest; waits for one. Raises RingClosed, also to those who wait."""
+        """The buffer that has been free the longest; waits for one. Raises RingClosed, also in threads that wait."""
         with self._changed:
             while not self._free and not self._closed:
                 self._changed.wait()
@@ -97,7 +97,7 @@ class Ring:
         return Buffer(self, number, self._batches[number])
 
     def close(self) -> None:
-        """Wake up who waits for a buffer, and close the descriptor; a pool that uses this ring is closed before."""
+        """Wake all threads that wait for a buffer, and close the descriptor; close a pool that uses this ring first."""
         with self._changed:
             if self._closed:
                 return
@@ -136,7 +136,7 @@ class Buffer:
     def release(self) -> None:
         """Give the buffer back; its views must not be used afterwards. Raises ValueError the second time."""
         if not self._held:
-            raise ValueError(f"buffer {self.number} was released before, and may be somebody else's by now")
+            raise ValueError(f"buffer {self.number} was released before and may have been taken again")
         self._held = False
         self.ring.give_back(self.number)
 
@@ -147,7 +147,7 @@ def mapped(fd: int, layout: RingLayout) -> np.ndarray:
 
 
 def nameless_file(size: int) -> int:
-    """Zeroed memory that has a descriptor and no name: nothing is left behind however everybody ends."""
+    """Zeroed memory that has a descriptor and no name: so nothing is left behind however the processes end."""
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("pixels")
     else:
