@@ -1,4 +1,4 @@
-"""What can go wrong, drawn once.
+"""All exceptions of the pipeline.
 
     PipelineError                exit 1
     ├── ConfigError              exit 2: the command cannot work; nothing was written
@@ -6,7 +6,7 @@
     ├── StorageError             exit 1: the output cannot be written, or the source cannot be listed any more
     │   ├── CredentialsLost      exit 1: the storage no longer accepts our credentials, in mid-run
     │   └── PatienceSpent        exit 1: the storage throttled or did not answer for longer than `--patience`
-    ├── DeviceFailed             exit 1: the device failed more often than a new process can mend
+    ├── DeviceFailed             exit 1: the device failed, in new processes too
     └── ObjectUnreadable         never leaves the pipeline: one object cannot be read; it becomes a row
 
 An image that cannot be decoded is no exception at all: it is a row with a status and a reason.
@@ -46,7 +46,7 @@ class PatienceSpent(StorageError):
 
 
 class DeviceFailed(PipelineError):
-    """The device refuses to work for this process; a new process may have more luck."""
+    """The device is unusable for this process; a new process may recover it."""
 
 
 class ObjectUnreadable(PipelineError):
