@@ -34,7 +34,7 @@ def dry_run(request: Request) -> int:
     from pipeline.engine.split import SpanDecoder, SpanPredictor
 
     config = request.config
-    device = device_here(config.device, config.dtype, request.view_size)
+    device = device_here(request.trial)
     spec = requests.propose(request, lambda: device)
     decoder = SpanDecoder(spec)
     try:

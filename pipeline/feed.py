@@ -25,6 +25,7 @@ from pipeline.engine.loading import load_predictor
 from pipeline.engine.worker import Worker
 from pipeline.nothing import Source, make_tars
 from pipeline.output.place import Place
+from pipeline.report import FED
 
 TURNS = 3
 
@@ -60,9 +61,7 @@ class Feed:
         )
         if not self.rate:
             return said
-        verdict = (
-            "it is fed" if self.busy >= 0.95 else f"decode-bound: {self._cores_missing()} more cores would feed it"
-        )
+        verdict = "it is fed" if self.busy >= FED else f"decode-bound: {self._cores_missing()} more cores would feed it"
         return f"{said}\nan accelerator of {self.rate:,.0f} images/s is busy {self.busy:.0%} of the time: {verdict}"
 
     def _cores_missing(self) -> int:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 
+from pipeline.log import warn
 from pipeline.output.columns import OK
 from pipeline.output.receipts import Receipt
 from pipeline.output.span_file import SpanFacts
 from pipeline.source.passed import PassedBy
 
 EXAMPLES = 5  # failed rows shown per kind of error
+FED = 0.95  # busy share above which an accelerator is not waiting for images
 POINTS = 240  # of the throughput curve
 
 
@@ -37,9 +40,12 @@ class RunReport:
         self.statuses: Counter[str] = Counter()
         self.steps: Counter[str] = Counter()  # seconds by step, over all workers
         self.devices: set[str] = set()  # by name, of the predictors
+        self.at_once = 0  # images of a batch for which the memory of a device was enough, if not for all
         self.passed = PassedBy()  # what the listing passed by
         self.examples: dict[str, list[FailedRow]] = {}
         self.curve: list[tuple[float, int]] = [(0.0, 0)]
+        self.first: Receipt | None = None  # and when it and the last one came
+        self.first_came = self.last_came = 0.0
 
     def add(self, receipt: Receipt) -> None:
         """Count a span once, however often a retried Ray task reports it."""
@@ -48,8 +54,12 @@ class RunReport:
         self.facts[receipt.facts.name] = receipt.facts
         if not receipt.images:
             return
+        self.last_came = time.time()
+        if self.first is None:
+            self.first, self.first_came = receipt, self.last_came
         self.images += receipt.images
-        self.devices.add(receipt.device)
+        self.devices.add(receipt.device.name)
+        self._note_memory(receipt.device.at_once)
         self.statuses.update(receipt.facts.statuses)
         self.steps.update(receipt.seconds)
         for example in receipt.examples:
@@ -59,6 +69,11 @@ class RunReport:
         self.curve.append((round(time.time() - self.began, 2), self.images))
         if len(self.curve) > 2 * POINTS:
             self.curve = self.curve[::2] + self.curve[-1:]
+
+    def _note_memory(self, at_once: int) -> None:
+        if at_once and not self.at_once:
+            warn(f"a device had too little memory for a batch, and computes it in parts: {at_once} images at once")
+        self.at_once = min(self.at_once or at_once, at_once or self.at_once)
 
     def finish(self) -> None:
         """Stop the clock of the run."""
@@ -73,6 +88,16 @@ class RunReport:
     def rate(self) -> float:
         """Images per second, the start of Ray and of models included."""
         return self.images / max(self.seconds, 1e-9)
+
+    def busy(self, workers: int) -> float | None:
+        """The share of the time from the first finished span to the last in which accelerators worked.
+
+        None for CPUs, which decode too, and where there was no such time.
+        """
+        seconds = self.last_came - self.first_came
+        if self.first is None or self.devices <= {"cpu"} or seconds <= 0 or not workers:
+            return None
+        return min(1.0, (self.steps["predict"] - self.first.seconds["predict"]) / seconds / workers)
 
     @property
     def errors(self) -> dict[str, int]:
@@ -90,6 +115,7 @@ class RunReport:
             "images_per_second": round(self.rate, 2),
             "images": {"done": self.images, "failed": sum(self.errors.values()), "planned": planned},
             "device": ", ".join(sorted(self.devices)) or None,
+            "images_at_once": self.at_once or None,
             "errors": self.errors,
             "examples": [asdict(row) for shown in self.examples.values() for row in shown],
             "steps": {f"{step}_s": round(spent, 3) for step, spent in self.steps.items()},
@@ -98,6 +124,16 @@ class RunReport:
             "unreadable": dict(self.passed.photos),
             **more,
         }
+
+
+def fed(busy: float, decoders: int) -> str:
+    """What a user learns of accelerators that were busy for this share of the time, beside so many decoders."""
+    said = f"the accelerators were busy {busy:.0%} of the time"
+    if busy >= FED:
+        return said
+    more = max(1, math.ceil(decoders * (1 / max(busy, 0.01) - 1)))
+    cores = "core" if more == 1 else "cores"
+    return f"{said}: decoding held them up, {more:,} more {cores} would feed them"
 
 
 def run_id() -> str:

@@ -6,7 +6,6 @@ import importlib.metadata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -24,11 +23,8 @@ from pipeline.output.place import Place
 from pipeline.plan.span_size import TYPICAL_IMAGE, auto_span_size
 from pipeline.source.item import Wanted
 from pipeline.source.naming import LooseImage, Shard, Source, Sources
-from pipeline.spec import JobSpec
+from pipeline.spec import Device, JobSpec, Trial
 from pipeline.task import AnyTask
-
-if TYPE_CHECKING:
-    from pipeline.engine.loading import Device
 
 VERSIONED = ("torch", "ray", "pyarrow", "pillow", "numpy")
 
@@ -47,9 +43,10 @@ class Request:
     schema: pa.Schema
 
     @property
-    def view_size(self) -> tuple[int, int] | None:
-        """Height and width of the model's first view, None where every image has its own."""
-        return self.task.views(self.card)[0].size
+    def trial(self) -> Trial:
+        """What has to be found out about a device."""
+        model, config = model_files.name_for_workers(self.config.model), self.config
+        return Trial(self.task, model, config.device, config.dtype, config.batch_size)
 
     @property
     def is_small(self) -> bool:

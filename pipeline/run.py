@@ -25,7 +25,7 @@ from pipeline.plan.planner import Order, Planner
 from pipeline.plan.prune import prune
 from pipeline.plan.rows import Row
 from pipeline.progress import Progress
-from pipeline.report import RunReport, run_id
+from pipeline.report import RunReport, fed, run_id
 from pipeline.request import Request
 from pipeline.source.naming import Listing
 from pipeline.source.passed import counted
@@ -82,8 +82,14 @@ class LateEngine:
     def about(self) -> dict[str, object]:
         """What a report says of it."""
         if self.running is None:
-            return {"mode": "none", "workers": 0}
-        return {"mode": self.running.mode, "workers": self.running.workers}
+            return {"mode": "none", "workers": 0, "decoders": 0}
+        return {"mode": self.running.mode, "workers": self.running.workers, "decoders": self.running.decoders}
+
+    def verdict(self, report: RunReport) -> str:
+        """Whether accelerators were kept busy; empty for CPUs, and where too little was done to tell."""
+        if self.running is None or (busy := report.busy(self.running.workers)) is None:
+            return ""
+        return fed(busy, self.running.decoders)
 
     def close(self) -> None:
         """Leave it if it was started."""
@@ -101,7 +107,7 @@ def _on_ray(config: RunConfig) -> Engine:
 
 def _run(request: Request, engine: LateEngine) -> int:
     config = request.config
-    spec = requests.begin(request, lambda: engine.start().device(request.view_size))
+    spec = requests.begin(request, lambda: engine.start().device(request.trial))
     storage.sweep(spec.place.root)
     report = RunReport(run_id(), request.task.name)
     for number in range(ROUNDS):
@@ -122,6 +128,8 @@ def _run(request: Request, engine: LateEngine) -> int:
     body = report.as_dict(found.planned, **engine.about(), audit=_audited(found), exit=code)
     _save(spec.place, report, ledger, body, success=code == 0)
     _say_result(spec.place, report, found)
+    if verdict := engine.verdict(report):
+        answer(verdict)
     return _conclude(code, found, config)
 
 

@@ -1,4 +1,4 @@
-"""What a worker needs to know."""
+"""What a worker needs to know, and what is asked of it and known of its device before."""
 
 from __future__ import annotations
 
@@ -29,3 +29,24 @@ class JobSpec:
     wanted: Wanted
     schema: pa.Schema
     patience: int = 600
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What to find out about a device: the task with its model, `--device`, `--dtype` and `--batch-size` (0: auto)."""
+
+    task: AnyTask
+    model: str
+    device: str
+    dtype: str
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device as the driver needs to know it: its kind and name, the dtype it computes in, images per step."""
+
+    kind: str
+    name: str
+    dtype: str
+    batch_size: int

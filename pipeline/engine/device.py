@@ -77,6 +77,12 @@ def lock_pages(memory: np.ndarray, kind: str) -> None:
             raise DeviceFailed(f"{memory.nbytes >> 20} MiB of memory cannot be locked for the device (error {code})")
 
 
+def free_memory(kind: str) -> None:
+    """Give memory that no tensor uses any more back to the device."""
+    if kind == "cuda":
+        torch.cuda.empty_cache()
+
+
 @contextmanager
 def device_failures() -> Iterator[None]:
     """Raise errors of the device, which come late where something waits for it, as DeviceFailed."""

@@ -14,10 +14,9 @@ from pipeline.errors import ConfigError
 from pipeline.log import phase
 from pipeline.output.receipts import Receipt
 from pipeline.plan.rows import Row
-from pipeline.spec import JobSpec
+from pipeline.spec import Device, JobSpec, Trial
 
 if TYPE_CHECKING:
-    from pipeline.engine.loading import Device
     from pipeline.engine.worker import Worker
 
 AHEAD = 2000  # rows planned before they are worked on, at most
@@ -36,14 +35,15 @@ class Engine(Protocol):
         """Predictors at most."""
 
     @property
+    def decoders(self) -> int:
+        """Processes that decode, over all workers."""
+
+    @property
     def layout(self) -> str:
         """The resources and their use, for the first line of a run."""
 
-    def device(self, size: tuple[int, int] | None) -> Device:
-        """The device of a worker that will predict, for a model of this picture size (None: each its own).
-
-        Raises ConfigError where it cannot compute what `--dtype` says.
-        """
+    def device(self, trial: Trial) -> Device:
+        """The device of a worker that will predict; raises ConfigError where it cannot compute what `--dtype` says."""
 
     def execute(self, spec: JobSpec, rows: Iterator[Row]) -> Iterator[Receipt]:
         """Receipts as spans are finished, in any order."""
@@ -62,15 +62,20 @@ class InProcess:
         self.config = config
 
     @property
+    def decoders(self) -> int:
+        """See `Engine`."""
+        return cores()
+
+    @property
     def layout(self) -> str:
         """See `Engine`."""
         return f"1 worker in this process, {cores()} CPUs"
 
-    def device(self, size: tuple[int, int] | None) -> Device:
+    def device(self, trial: Trial) -> Device:
         """See `Engine`."""
         from pipeline.engine.loading import device_here  # here: a run that finds nothing to do needs no torch
 
-        found = device_here(self.config.device, self.config.dtype, size)
+        found = device_here(trial)
         if self.config.device == "gpu" and found.kind == "cpu":
             raise ConfigError("--device gpu: this machine has no GPU that works")
         return found

@@ -34,6 +34,7 @@ class Layout:
     cpus: float
     children: int
     said: str
+    readers: int = 0  # CPUs on which the split layout reads
 
 
 def check_gpus(wanted: float, most: float, *, bounded: bool) -> None:
@@ -70,7 +71,8 @@ def _on_gpus(nodes: Sequence[Node], elsewhere: float, gpus_per_worker: float, wo
     beside = min(node.cpus / node.gpus for node in nodes)
     said = f"{_counted(sum(node.gpus for node in nodes), 'GPU')} on {_nodes(nodes)}, {_counted(beside, 'CPU')} each"
     if beside < FEW_CPUS and elsewhere > sum(node.cpus for node in nodes):
-        return Layout("split", True, count, 0.0, 1, f"{said}, {_counted(elsewhere, 'CPU')} on other nodes: split")
+        said = f"{said}, {_counted(elsewhere, 'CPU')} on other nodes: split"
+        return Layout("split", True, count, 0.0, 1, said, readers=int(elsewhere))
     share = beside * gpus_per_worker
     children = int(share) - 1 if share >= FEW_CPUS else int(share)
     return Layout("fused", True, count, SHARE * share, max(1, children), f"{said}: fused")

@@ -4,31 +4,43 @@ from __future__ import annotations
 
 import json
 import socket
-from dataclasses import dataclass
+
+import numpy as np
 
 from beit_core import load_card
 from pipeline import model_files, storage
-from pipeline.engine.device import auto_batch_size, device_kind, device_name, resolve_dtype
+from pipeline.engine.device import auto_batch_size, device_kind, device_name, free_memory, resolve_dtype
 from pipeline.engine.predictor import Predictor
 from pipeline.errors import PipelineError
 from pipeline.output.place import Place
-from pipeline.spec import JobSpec
+from pipeline.spec import Device, JobSpec, Trial
 
 
-@dataclass(frozen=True)
-class Device:
-    """A device as the driver needs to know it: its kind and name, the dtype it computes in, images per step."""
+def device_here(trial: Trial) -> Device:
+    """This process's device, and what `auto` means on it.
 
-    kind: str
-    name: str
-    dtype: str
-    batch_size: int
+    On an accelerator a batch is tried, as the memory that a model needs shows in no formula.
+    """
+    kind = device_kind(trial.device)
+    dtype = resolve_dtype(trial.dtype, kind)
+    card = load_card(model_files.fetch(trial.model))
+    batch_size = trial.batch_size or auto_batch_size(trial.task.views(card)[0].size, kind)
+    if kind != "cpu" and not trial.batch_size and batch_size > 1:
+        predictor = Predictor(trial.task, card, dtype=dtype, batch_size=batch_size, device=trial.device)
+        batch_size = fitting(predictor)
+        del predictor
+        free_memory(kind)
+    return Device(kind, device_name(kind), dtype, batch_size)
 
 
-def device_here(wanted: str, dtype: str, size: tuple[int, int] | None) -> Device:
-    """This process's device, for `--device`, `--dtype` and the size of a model's pictures (None: each its own)."""
-    kind = device_kind(wanted)
-    return Device(kind, device_name(kind), resolve_dtype(dtype, kind), auto_batch_size(size, kind))
+def fitting(predictor: Predictor) -> int:
+    """Images that fit into the device's memory at once: the predictor's batch size, or a half, a quarter... of it."""
+    sizes = [spec.size or (1, 1) for spec in predictor.specs]
+    count = predictor.batch_size
+    views = tuple(np.zeros((count, *size, 3), np.uint8) for size in sizes)
+    step = predictor.step(predictor.prepare(views, [""] * count, [sizes[0]] * count))
+    step.answers()
+    return predictor.at_once
 
 
 def check_place(place: Place) -> None:

@@ -24,14 +24,14 @@ from pipeline.config import RunConfig
 from pipeline.engine.board import Planning, RowBoard, hear
 from pipeline.engine.cluster import address_of, check_shared, connect, import_ray, our_own
 from pipeline.engine.layout import Layout, Node, check_gpus, layout_of
-from pipeline.engine.loading import Device, device_here
+from pipeline.engine.loading import device_here
 from pipeline.engine.steps import Fused, Predicting, pull, read_step, write_step
 from pipeline.engine.wire import reports_from_table
 from pipeline.errors import ConfigError
 from pipeline.log import say
 from pipeline.output.receipts import Receipt
 from pipeline.plan.rows import Row
-from pipeline.spec import JobSpec
+from pipeline.spec import Device, JobSpec, Trial
 
 PULL_CPUS, READ_CPUS, WRITE_CPUS, PREDICT_CPUS = 0.02, 0.8, 0.1, 0.05  # they fit into one CPU together
 # Rows that a worker reads at the same time, while others drain. More on a GPU, whose batches fill fast; fewer on a CPU,
@@ -62,6 +62,11 @@ class OnRay:
     def workers(self) -> int:
         """Predictors at most."""
         return self.found.workers
+
+    @property
+    def decoders(self) -> int:
+        """See `Engine`; in the split layout as many as there are CPUs to read on."""
+        return self.found.children * (self.workers if self.found.kind == "fused" else self.found.readers)
 
     @property
     def layout(self) -> str:
@@ -100,10 +105,10 @@ class OnRay:
 
         request_resources(bundles=[{"GPU": self.config.gpus_per_worker}])
 
-    def device(self, size: tuple[int, int] | None) -> Device:
+    def device(self, trial: Trial) -> Device:
         """See `Engine`."""
         share = {"num_gpus": self.config.gpus_per_worker, "num_cpus": 0} if self.found.on_gpus else {"num_cpus": 0.1}
-        asked = self.ray.remote(**share)(device_here).remote(self.config.device, self.config.dtype, size)
+        asked = self.ray.remote(**share)(device_here).remote(trial)
         try:
             found: Device = self.ray.get(asked)
         except Exception as error:

@@ -29,6 +29,7 @@ from pipeline.engine.device import (
     to_host,
 )
 from pipeline.errors import DeviceFailed
+from pipeline.output.receipts import DeviceUsed
 from pipeline.task import AnyTask, Batch, Column, Columns
 
 Values = np.ndarray | Sequence[object]
@@ -120,6 +121,11 @@ class Predictor:
             self.model = torch.compile(self.model, dynamic=False)
         self.copying = torch.cuda.Stream() if self.device.type == "cuda" else None
         self.returning = torch.cuda.Stream() if self.device.type == "cuda" else None
+
+    @property
+    def used(self) -> DeviceUsed:
+        """What receipts say of the device."""
+        return DeviceUsed(self.name, 0 if self.at_once == self.batch_size else self.at_once)
 
     def prepare(self, views: tuple[np.ndarray, ...], uris: Sequence[str], sizes: Sequence[tuple[int, int]]) -> Asked:
         """A batch as `step` takes it; by any thread, while the device works on others."""

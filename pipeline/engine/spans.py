@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipeline.decode.decode import Decoded
 from pipeline.engine.predictor import Answered
 from pipeline.output.columns import BASE, OK, to_array
-from pipeline.output.receipts import Receipt
+from pipeline.output.receipts import DeviceUsed, Receipt
 from pipeline.output.span_file import SpanFacts, counted, write_span
 from pipeline.source.item import Item
 from pipeline.spec import JobSpec
@@ -69,10 +69,10 @@ class AnsweredSpan:
     rows: pa.Table
     done: int
     seconds: dict[str, float]
-    device: str
+    device: DeviceUsed
 
     @staticmethod
-    def of(spec: JobSpec, span: DecodedSpan, answered: Answered, seconds: float, device: str) -> AnsweredSpan:
+    def of(spec: JobSpec, span: DecodedSpan, answered: Answered, seconds: float, device: DeviceUsed) -> AnsweredSpan:
         """From the decoded span and the answers for all its images, which took that device so many seconds."""
         rows = _filled(spec.schema, span, answered)
         if span.before is not None:

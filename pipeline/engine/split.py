@@ -111,7 +111,7 @@ class SpanPredictor:
                 step = self.predictor.step(self._asked(span, pixels, start))
                 answered[start] = self.predictor.encode(step.answers(), step.reason)
         answers = joined(answered, len(span.todo), size)
-        return AnsweredSpan.of(self.spec, span, answers, time.perf_counter() - began, self.predictor.name)
+        return AnsweredSpan.of(self.spec, span, answers, time.perf_counter() - began, self.predictor.used)
 
     def _asked(self, span: DecodedSpan, pixels: Pixels, start: int) -> Asked:
         rows = span.rows.slice(start, self.spec.bound.batch_size)

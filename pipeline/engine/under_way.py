@@ -63,7 +63,7 @@ class SpanUnderWay:
         images = [(item, answer) for item, answer in zip(self.items, self.decoded, strict=True) if answer is not None]
         span = DecodedSpan.of(spec, self.facts, images, self.source.before, self.seconds)
         answered = joined(self.answered, len(images), spec.bound.batch_size)
-        done = AnsweredSpan.of(spec, span, answered, self.seconds["predict"], self.worker.predictor.name)
+        done = AnsweredSpan.of(spec, span, answered, self.seconds["predict"], self.worker.predictor.used)
         receipt = done.receipt(done.write(spec), time.perf_counter() - began)
         self.worker.spans.leave()
         self.receipts.put(receipt)

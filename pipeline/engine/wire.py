@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipeline.engine.spans import AnsweredSpan, DecodedSpan
 from pipeline.engine.split import Pixels
-from pipeline.output.receipts import Receipt
+from pipeline.output.receipts import DeviceUsed, Receipt
 from pipeline.output.span_file import SpanFacts
 from pipeline.plan import rows as plan_rows
 from pipeline.plan.rows import Row
@@ -81,7 +81,7 @@ def span_from_table(table: pa.Table) -> tuple[int, SpanFacts | tuple[DecodedSpan
     if rows is None:
         raise ValueError(f"the span {facts.name} travelled without its rows")
     if head["span"] == "answered":
-        return number, AnsweredSpan(facts, rows, head["done"], head["seconds"], head["device"])
+        return number, AnsweredSpan(facts, rows, head["done"], head["seconds"], DeviceUsed(*head["device"]))
     todo, kept = np.array(head["todo"], bool), np.array(head["kept"], bool)
     span = DecodedSpan(facts, rows, todo, kept, _unpack(table, "before"), head["seconds"])
     return number, (span, _images(_buffer(table, "pixels"), head["shapes"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +15,13 @@ from pipeline.output.span_file import SpanFacts
 EXAMPLES = 5  # failed rows reported per span
 
 
+class DeviceUsed(NamedTuple):
+    """A predictor's device; `at_once` images fit into its memory (0: whole batches)."""
+
+    name: str = ""
+    at_once: int = 0
+
+
 @dataclass(frozen=True)
 class Receipt:
     """What a finished span reports: `images` of it were done now; 0 if it was already finished."""
@@ -22,7 +30,7 @@ class Receipt:
     images: int
     examples: tuple[tuple[str, str, str], ...] = ()  # (uri, status, error)
     seconds: dict[str, float] = field(default_factory=dict)
-    device: str = ""  # of the predictor
+    device: DeviceUsed = field(default_factory=DeviceUsed)
 
     @staticmethod
     def of_finished(facts: SpanFacts) -> Receipt:
@@ -30,7 +38,9 @@ class Receipt:
         return Receipt(facts, images=0)
 
     @staticmethod
-    def of_written(facts: SpanFacts, rows: pa.Table, seconds: dict[str, float], images: int, device: str) -> Receipt:
+    def of_written(
+        facts: SpanFacts, rows: pa.Table, seconds: dict[str, float], images: int, device: DeviceUsed
+    ) -> Receipt:
         """For a span just written, with its first failed rows."""
         failed = rows.filter(pc.not_equal(rows["status"], OK)).slice(0, EXAMPLES)
         columns = [failed[name].to_pylist() for name in ("uri", "status", "error")]
@@ -45,4 +55,4 @@ class Receipt:
         """The inverse of `to_json`."""
         raw = json.loads(text)
         examples = tuple((uri, status, error) for uri, status, error in raw["examples"])
-        return Receipt(SpanFacts(**raw["facts"]), raw["images"], examples, raw["seconds"], raw["device"])
+        return Receipt(SpanFacts(**raw["facts"]), raw["images"], examples, raw["seconds"], DeviceUsed(*raw["device"]))

@@ -42,5 +42,5 @@ def test_it_refuses_what_a_run_would_refuse(output: Path, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="belongs to a run with exact = false, this command has true"):
         run_here(DIGITS / "shards", output, exact=True, dry_run=True)
     assert tree_bytes(output) == before
-    with pytest.raises(ConfigError, match="no image and no shard found"):
+    with pytest.raises(ConfigError, match="holds no image and no shard"):
         run_here(tmp_path, output, dry_run=True)

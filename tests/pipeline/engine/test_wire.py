@@ -16,7 +16,7 @@ from pipeline.engine.wire import (
     rows_from_table,
     span_from_table,
 )
-from pipeline.output.receipts import Receipt
+from pipeline.output.receipts import DeviceUsed, Receipt
 from pipeline.output.span_file import SpanFacts
 from pipeline.plan.rows import LooseSpan, Redo, Row, ShardRef, ShardSpan, UnreadShard, to_json
 
@@ -74,7 +74,7 @@ def test_pixels_are_not_copied_on_arrival() -> None:
 @given(NUMBER, FACTS, st.integers(0, 9))
 def test_answers_and_ends_arrive(number: int, facts: SpanFacts, done: int) -> None:
     rows = pa.table({"uri": ["a"], "x": [1.5]})
-    answered = AnsweredSpan(facts, rows, done, {"predict": 1.0}, "cpu")
+    answered = AnsweredSpan(facts, rows, done, {"predict": 1.0}, DeviceUsed("cpu", 8))
     assert span_from_table(answered_to_table(number, answered)) == (number, answered)
     assert span_from_table(finished_to_table(number, facts)) == (number, facts)
     assert span_from_table(finished_to_table(number, None)) == (number, None)

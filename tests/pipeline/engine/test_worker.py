@@ -1,5 +1,6 @@
 """A worker and its model: what the model gets, and what happens when it, or its device, fails."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,13 +14,14 @@ from label import Label
 from beit_core import ModelCard, load_card
 from pipeline.config import RunConfig
 from pipeline.engine.engine import work_in_threads
-from pipeline.engine.loading import Device
+from pipeline.engine.loading import fitting
 from pipeline.engine.predictor import Asked, Predictor, Step
 from pipeline.engine.worker import Worker
 from pipeline.errors import DeviceFailed
 from pipeline.output.ledger import Ledger
 from pipeline.plan.planner import Order, Planner
 from pipeline.request import begin, check
+from pipeline.spec import Device
 from pipeline.task import Batch, Columns, Task
 from tests import flow
 from tests.flow import DIGITS, make_tar, png, run_here
@@ -78,11 +80,22 @@ def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "in"
 
 
-def test_batches_are_halved_until_the_device_has_memory_for_them(shards: Path, tmp_path: Path) -> None:
+def test_batches_are_halved_until_the_device_has_memory_for_them(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_here(shards, tmp_path / "calm", "mean", span_size=32, batch_size=16) == 0
     assert run_here(shards, tmp_path / "out", "mean", span_size=32, batch_size=16, most=5) == 0
+    assert capsys.readouterr().err.count("in parts: 4 images at once") == 1
+    (report,) = (tmp_path / "out/runs").glob("*.json")
+    assert json.loads(report.read_text())["images_at_once"] == 4
     assert rows(tmp_path / "out").equals(rows(tmp_path / "calm"))
     assert set(rows(tmp_path / "out")["status"].to_pylist()) == {"ok"}
+
+
+@pytest.mark.parametrize(("most", "fits"), [(99, 32), (20, 16), (7, 4), (0, 1)])
+def test_a_trial_finds_the_batch_that_fits(most: int, fits: int) -> None:
+    task, card = Mean(most=most), load_card(DIGITS / "model")
+    assert fitting(Predictor(task, card, dtype="float32", batch_size=32)) == fits
 
 
 def test_an_image_that_no_memory_is_enough_for_is_a_row(shards: Path, tmp_path: Path) -> None:
