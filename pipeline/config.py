@@ -40,7 +40,7 @@ class RunConfig:
             "metavar": "NAME",
         },
     )
-    limit: int | None = field(default=None, metadata={"help": "only the first N images; the output stays bound to it"})
+    limit: int | None = field(default=None, metadata={"help": "only the first N images; a later run may have more"})
     keep: tuple[str, ...] = field(
         default=(), metadata={"help": "tar members (such as cls) or Parquet columns to carry along"}
     )

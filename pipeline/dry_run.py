@@ -6,6 +6,7 @@ import itertools
 import os
 import resource
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -13,9 +14,11 @@ import pyarrow.parquet as pq
 
 from pipeline import request as requests
 from pipeline.log import answer
+from pipeline.output.bound import SpanSize
 from pipeline.output.columns import OK
 from pipeline.output.ledger import Ledger
 from pipeline.plan.planner import count_images
+from pipeline.plan.span_size import loose_spans, span_size_at
 from pipeline.request import Request
 from pipeline.source.naming import Shard
 from pipeline.spec import JobSpec
@@ -26,6 +29,20 @@ if TYPE_CHECKING:
 SAMPLE = 64  # images tried
 COUNT_S = 20.0  # time spent on counting the source
 COUNTED = 10_000  # images of the first shard that are counted at most
+
+
+@dataclass(frozen=True)
+class Count:
+    """Images of the source: loose ones, and those in shards; `note` says how exact that is."""
+
+    loose: int
+    packed: int
+    note: str
+
+    @property
+    def images(self) -> int:
+        """All of them."""
+        return self.loose + self.packed
 
 
 def dry_run(request: Request) -> int:
@@ -46,30 +63,33 @@ def dry_run(request: Request) -> int:
     began = time.perf_counter()
     done = predictor.answer(span, pixels)
     seconds = sum(span.seconds.values()) + time.perf_counter() - began
-    images, note = _count(request, spec)
+    count = _count(request, spec)
     workers = 1 if config.local else (config.worker_range() or (0, os.cpu_count() or 1))[1]
     who = f"{device.name}, batches of {spec.bound.batch_size}"
-    _tell(spec, done, images, note, seconds / max(1, len(done.rows)), workers, who)
+    _tell(spec, done, count, seconds / max(1, len(done.rows)), workers, who)
     return 0
 
 
-def _count(request: Request, spec: JobSpec) -> tuple[int, str]:
+def _count(request: Request, spec: JobSpec) -> Count:
     """Images of the source: loose ones counted, those in shards estimated from bytes per image in the first shard."""
     deadline = time.monotonic() + COUNT_S
     stream = iter(request.sources.listing())
     seen = list(itertools.takewhile(lambda _: time.monotonic() < deadline, stream))
     shards = [source for source in seen if isinstance(source, Shard)]
     loose = len(seen) - len(shards)
-    images = loose
+    packed = 0
     if shards:
         first = count_images(shards[0], spec.wanted, COUNTED)
-        images += sum(source.entry.size for source in shards) * first // max(1, shards[0].entry.size)
+        packed = sum(source.entry.size for source in shards) * first // max(1, shards[0].entry.size)
     more = "at least " if next(stream, None) is not None else "about " if shards else ""
-    limit = spec.bound.limit
-    return (limit, "") if limit and limit <= images else (images, more)
+    limit = request.config.limit
+    if limit is None or limit > loose + packed:
+        return Count(loose, packed, more)
+    return Count(max(0, limit - packed), min(limit, packed), "")
 
 
-def _tell(spec: JobSpec, done: AnsweredSpan, images: int, note: str, each_s: float, workers: int, device: str) -> None:
+def _tell(spec: JobSpec, done: AnsweredSpan, count: Count, each_s: float, workers: int, device: str) -> None:
+    images, note = count.images, count.note
     failed = sum(status != OK for status in done.rows["status"].to_pylist())
     sink = pa.BufferOutputStream()
     pq.write_table(done.rows, sink, compression="zstd")
@@ -81,9 +101,14 @@ def _tell(spec: JobSpec, done: AnsweredSpan, images: int, note: str, each_s: flo
     needed = f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
     who = "1 worker like this" if workers == 1 else f"{workers} workers like this"
     answer(f"  time     {needed} with {who}, {each_s * 1000:.1f} ms an image")
-    size_of_span = spec.bound.span_size
-    answer(f"  files    {-(-images // size_of_span):,} of up to {size_of_span:,} rows, about {size / 1e6:,.2f} MB")
+    answer(f"  files    {_files(spec.bound.span_size, count)}, about {size / 1e6:,.2f} MB")
     if there := len(Ledger.load(spec.place).files):
         answer(f"  finished {there:,} files are in {spec.place.root} already: a run skips what has not changed")
     answer(f"  memory   {memory / 1024:,.0f} MiB a worker")
-    answer(f"  settings dtype {spec.bound.dtype}, span size {spec.bound.span_size}")
+    answer(f"  settings dtype {spec.bound.dtype}, span size {spec.bound.span_size.flag}")
+
+
+def _files(span_size: SpanSize, count: Count) -> str:
+    files = loose_spans(span_size, count.loose) + -(-count.packed // span_size.shard)
+    rows = max(span_size.shard if count.packed else 0, span_size_at(span_size, count.loose) if count.loose else 0)
+    return f"{files:,} of up to {rows:,} rows"

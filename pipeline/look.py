@@ -19,7 +19,7 @@ from pipeline.source.item import NoImage, Wanted
 from pipeline.source.naming import LISTED, MAGIC, Listing, LooseImage, Shard, Source, Sources, check_listed_types
 from pipeline.source.passed import counted
 
-LOOK = 1000  # sources looked at: the first page of a listing
+LOOK = 1000  # sources looked at; one more shows whether there are more
 LOOK_INTO = 8  # shards looked into until one has an image
 
 
@@ -44,7 +44,7 @@ def look(config: RunConfig, place: Place) -> FirstLook:
     wanted = Wanted(frozenset(ending.removeprefix(".") for ending in endings), config.image_column, config.keep)
     sources = Sources(config.input, config.input_format, endings, wanted, config.unreadable)
     listing = sources.listing()
-    first = list(itertools.islice(listing, LOOK))
+    first = list(itertools.islice(listing, LOOK + 1))
     if not first:
         passed = counted(listing.passed.photos + listing.passed.others)
         raise ConfigError(f"--input: {'; '.join(listing.empty)}{f', only other files ({passed})' if passed else ''}")

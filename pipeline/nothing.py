@@ -17,7 +17,7 @@ import pyarrow as pa
 from beit_core import ModelCard, PixelSpec, load_card
 from pipeline.decode.decode import DecodeSettings, extensions
 from pipeline.errors import ConfigError
-from pipeline.output.bound import SCHEMA, Bound, BoundModel, bind
+from pipeline.output.bound import SCHEMA, Bound, BoundModel, SpanSize, bind
 from pipeline.output.columns import schema_of
 from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
@@ -95,7 +95,7 @@ class Source:
         model = BoundModel(card.name, card.head, card.fingerprint, card.semantics)
         bound = Bound(
             schema=SCHEMA, task=task.name, settings=task.settings(card), model=model, dtype="float32", compile=False,
-            batch_size=BATCH, exact=False, keep=(), image_column=None, limit=None, span_size=SPAN, versions={},
+            batch_size=BATCH, exact=False, keep=(), image_column=None, span_size=SpanSize.fixed(SPAN), versions={},
         )  # fmt: skip
         bind(place, lambda _: bound)
         wanted = Wanted(frozenset(ending.removeprefix(".") for ending in self.sources.extensions))
@@ -104,7 +104,9 @@ class Source:
 
     def rows(self, spec: JobSpec) -> Iterator[Row]:
         """The plan."""
-        return Planner(spec.place, Ledger.load(spec.place), Order(SPAN, spec.wanted)).rows(self.sources.listing())
+        return Planner(spec.place, Ledger.load(spec.place), Order(spec.bound.span_size, spec.wanted)).rows(
+            self.sources.listing()
+        )
 
 
 def _make_model(folder: Path) -> None:

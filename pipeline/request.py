@@ -17,12 +17,12 @@ from pipeline.engine.cluster import is_submitted
 from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
 from pipeline.log import phase, warn
 from pipeline.look import LOOK, look, wanted_of
-from pipeline.output.bound import SCHEMA, Bound, BoundModel, bind, is_ours, read_bound
+from pipeline.output.bound import SCHEMA, Bound, BoundModel, SpanSize, bind, is_ours, read_bound
 from pipeline.output.columns import schema_of
 from pipeline.output.place import Place
-from pipeline.plan.span_size import TYPICAL_IMAGE, auto_span_size
+from pipeline.plan.span_size import LEAST, LEAST_ON_ACCELERATORS, auto_span_size, images_in
 from pipeline.source.item import Wanted
-from pipeline.source.naming import LooseImage, Shard, Source, Sources
+from pipeline.source.naming import Shard, Source, Sources
 from pipeline.spec import Device, JobSpec, Trial
 from pipeline.task import AnyTask
 
@@ -51,7 +51,7 @@ class Request:
     @property
     def is_small(self) -> bool:
         """Whether the first look has seen the whole source."""
-        return len(self.first) < LOOK
+        return len(self.first) <= LOOK
 
 
 def check(config: RunConfig, task: AnyTask) -> Request:
@@ -145,12 +145,14 @@ def _resolved(request: Request, there: Bound | None, device: Callable[[], Device
     config, card = request.config, request.card
     compiled = config.compile
     if there is None:
-        found, span_size = device(), config.span_size or _auto_span_size(request)
-        dtype, batch_size = found.dtype, config.batch_size or min(found.batch_size, span_size)
+        found = device()
+        span_size = SpanSize.fixed(config.span_size) if config.span_size else _auto_span_size(request, found)
+        dtype, batch_size = found.dtype, config.batch_size or min(found.batch_size, span_size.least)
         compiled = bool(compiled)
     else:
         dtype = there.dtype if config.dtype == "auto" else config.dtype
-        batch_size, span_size = config.batch_size or there.batch_size, config.span_size or there.span_size
+        batch_size = config.batch_size or there.batch_size
+        span_size = SpanSize.fixed(config.span_size) if config.span_size else there.span_size
         compiled = there.compile if compiled is None else compiled
     return Bound(
         schema=SCHEMA,
@@ -163,7 +165,6 @@ def _resolved(request: Request, there: Bound | None, device: Callable[[], Device
         exact=config.exact,
         keep=config.keep,
         image_column=config.image_column,
-        limit=config.limit,
         span_size=span_size,
         versions=versions(),
     )
@@ -186,14 +187,14 @@ def _start_over(place: Place) -> None:
         storage.delete_below(place.root)
 
 
-def _auto_span_size(request: Request) -> int:
+def _auto_span_size(request: Request, device: Device) -> SpanSize:
     bytes_per_image = 0
     for spec in request.task.views(request.card):
         height, width = spec.size or request.card.config.image_size
         bytes_per_image += 3 * height * width * (1 if spec.size else 2)
-    loose = sum(isinstance(source, LooseImage) for source in request.first)
-    packed = sum(source.entry.size for source in request.first if isinstance(source, Shard)) // TYPICAL_IMAGE
-    return auto_span_size(bytes_per_image, loose + packed if request.is_small else None)
+    least = LEAST if device.kind == "cpu" else LEAST_ON_ACCELERATORS
+    shards = [source for source in request.first if isinstance(source, Shard)]
+    return auto_span_size(bytes_per_image, least, images_in(shards, request.wanted) if request.is_small else None)
 
 
 def _spec(request: Request, bound: Bound) -> JobSpec:

@@ -110,8 +110,8 @@ def _run(request: Request, engine: LateEngine) -> int:
     spec = requests.begin(request, lambda: engine.start().device(request.trial))
     storage.sweep(spec.place.root)
     report = RunReport(run_id(), request.task.name)
+    ledger = Ledger.load(spec.place)
     for number in range(ROUNDS):
-        ledger = Ledger.load(spec.place)
         listing = request.sources.listing()
         retry_failed = config.retry_failed and number == 0
         planner = Planner(spec.place, ledger, Order(spec.bound.span_size, spec.wanted, config.limit, retry_failed))

@@ -104,14 +104,13 @@ class Reader:
             yield from self._unread(row)
 
     def _unread(self, row: UnreadShard) -> Iterator[SpanFacts | OpenSpan]:
-        """Cut an unread shard into spans as it passes, then add its plan entry."""
-        shard, redo = row.shard, Redo(failed=True) if row.retry_failed else None
-        at, stream = Position(), None
+        """Cut an unread shard into spans as it passes, then add its plan entry, unless --limit stops it before."""
+        shard, at, stream = row.shard, Position(), None
         spans: list[PlacedSpan] = []
         start = 0
         while row.most is None or start < row.most:
-            facts = find(self.spec.place, span_name(shard.name, start))
-            if facts is not None and facts.version == shard.version and not (redo and facts.failed):
+            facts, before = self._as_found(row, start)
+            if facts is not None:
                 yield facts
                 self._learn_names(shard, facts, at.names)
                 stream, at = None, Position(facts.next_offset, facts.next_skip, at.names)
@@ -119,14 +118,32 @@ class Reader:
                 stream = stream or _ShardStream(self.spec, shard, at)
                 if stream.peek() is None:
                     break
-                size = self.spec.bound.span_size
+                size = self.spec.bound.span_size.shard
                 size = size if row.most is None else min(size, row.most - start)
-                span = _OpenShardSpan(stream, start, size, self._before(span_name(shard.name, start), redo))
+                span = _OpenShardSpan(stream, start, size, before)
                 yield span
                 facts = span.close()
             spans.append(PlacedSpan.of(facts))
             start += facts.images
-        files.write_shard_entry(self.spec.place, row, ShardContent(tuple(spans), at.names.repeated))
+        if (stream or _ShardStream(self.spec, shard, at)).peek() is None:
+            files.write_shard_entry(self.spec.place, row, ShardContent(tuple(spans), at.names.repeated))
+
+    def _as_found(self, row: UnreadShard, start: int) -> tuple[SpanFacts | None, pa.Table | None]:
+        """The facts of the span that begins there if it is finished, else None and those of its rows that are kept."""
+        facts = find(self.spec.place, span_name(row.shard.name, start))
+        if facts is None or facts.version != row.shard.version or self._was_cut_short(row, facts):
+            return None, None
+        if row.retry_failed and facts.failed:
+            return None, self._before(facts.name, Redo(failed=True))
+        return facts, None
+
+    def _was_cut_short(self, row: UnreadShard, facts: SpanFacts) -> bool:
+        """Whether --limit has ended a finished span that is now to have more images: it is written again whole."""
+        stop = facts.start + facts.images
+        if facts.images >= self.spec.bound.span_size.shard or (row.most is not None and stop >= row.most):
+            return False
+        behind = Position(facts.next_offset, facts.next_skip)
+        return _ShardStream(self.spec, row.shard, behind).peek() is not None
 
     def _learn_names(self, shard: ShardRef, facts: SpanFacts, names: Names) -> None:
         """Names that finished spans have used count for `~2` of later ones."""

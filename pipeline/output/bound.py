@@ -10,7 +10,7 @@ from pipeline import storage
 from pipeline.errors import ConfigError, ObjectUnreadable
 from pipeline.output.place import Place
 
-SCHEMA = 2  # of the output's layout; an output of another one is refused
+SCHEMA = 3  # of the output's layout; an output of another one is refused
 NEW_OUTPUT = "choose another --output, or --overwrite to start over"
 
 
@@ -25,11 +25,29 @@ class BoundModel:
 
 
 @dataclass(frozen=True)
+class SpanSize:
+    """Images of a span: `shard` in shards, from `least` to `most` of loose images, as `plan/span_size.py` says."""
+
+    shard: int
+    least: int
+    most: int
+
+    @staticmethod
+    def fixed(images: int) -> SpanSize:
+        """What `--span-size` says: the same for all spans."""
+        return SpanSize(images, images, images)
+
+    @property
+    def flag(self) -> int | str:
+        """What `--span-size` would have to say for it."""
+        return self.shard if self == SpanSize.fixed(self.shard) else "auto"
+
+
+@dataclass(frozen=True)
 class Bound:
     """Everything that decides which rows an output holds and what they say; `versions` only lead to a warning.
 
-    `settings` are the task's, as JSON values. `limit` and `image_column` count when they are None, too: a limited
-    output must not be taken for a whole one.
+    `settings` are the task's, as JSON values. `image_column` counts when it is None, too.
     """
 
     schema: int
@@ -42,8 +60,7 @@ class Bound:
     exact: bool
     keep: tuple[str, ...]
     image_column: str | None
-    limit: int | None
-    span_size: int
+    span_size: SpanSize
     versions: Mapping[str, str]
 
     def to_json(self) -> dict[str, object]:
@@ -60,7 +77,8 @@ class Bound:
             raise ValueError(f"its _run.json lacks {', '.join(missing)}")
         known = {field.name: raw[field.name] for field in fields(Bound)}
         model = {field.name: raw["model"].get(field.name, "") for field in fields(BoundModel)}
-        return Bound(**{**known, "keep": tuple(raw["keep"]), "model": BoundModel(**model)})
+        size = SpanSize(**raw["span_size"])
+        return Bound(**{**known, "keep": tuple(raw["keep"]), "model": BoundModel(**model), "span_size": size})
 
     def durable(self) -> dict[str, object]:
         """What the files of spans repeat: what decides answers, without library versions and the model's name."""
@@ -80,10 +98,10 @@ class Bound:
 
     def compared(self) -> dict[str, object]:
         """The settings that have to be the same, under the names that users know."""
-        names = ("schema", "task", "dtype", "compile", "batch_size", "exact", "keep", "span_size")
+        names = ("schema", "task", "dtype", "compile", "batch_size", "exact", "keep")
         content = self.to_json()
         found = {name: content[name] for name in names}
-        found |= {"limit": self.limit or "none", "image_column": self.image_column or "auto"}
+        found |= {"span_size": self.span_size.flag, "image_column": self.image_column or "auto"}
         settings: dict[str, object] = json.loads(json.dumps(dict(self.settings)))
         return {**found, "model": self.model.fingerprint, **settings}
 

@@ -62,13 +62,13 @@ class Ledger:
                     self.seen[name] = Seen(file, version, images, ok)
 
     def note(self, facts: SpanFacts) -> None:
-        """Record what a receipt says of the file that the listing has now."""
-        if facts.name in self.files:
+        """Record what the file that the listing has now holds, unless that is known already."""
+        if facts.name in self.files and not self.is_seen(facts.name):
             self.seen[facts.name] = Seen(self.files[facts.name], facts.version, facts.images, facts.ok)
 
     def facts_of(self, names: Iterable[str]) -> Iterator[tuple[str, Seen]]:
         """What is known of these spans; footers are read where no earlier run has recorded the file."""
-        unseen = [name for name in names if not self._is_seen(name)]
+        unseen = [name for name in names if not self.is_seen(name)]
         pool = ThreadPoolExecutor(storage.PARALLEL)
         try:
             for facts in pool.map(self._footer, unseen):
@@ -78,7 +78,8 @@ class Ledger:
         for name in names:
             yield name, self.seen[name]
 
-    def _is_seen(self, name: str) -> bool:
+    def is_seen(self, name: str) -> bool:
+        """Whether it is known what the file holds that the listing has."""
         return name in self.seen and self.seen[name].file == self.files.get(name)
 
     def _footer(self, name: str) -> SpanFacts:

@@ -56,17 +56,18 @@ class Expected:
     version: str
     short: bool
 
-    def fits(self, version: str) -> bool:
-        """Whether a file of this source version is the one wanted."""
-        return (short_version(version) if self.short else version) == self.version
+    def fits(self, found: Seen) -> bool:
+        """Whether a file is the one wanted, by its source version and number of images."""
+        version = short_version(found.version) if self.short else found.version
+        return (version, found.images) == (self.version, self.images)
 
 
 def audit(planner: Planner, ledger: Ledger) -> Audit:
     """Hold the finished files against the plan; opens only files that no report has seen."""
     ledger.refresh()
     _, shards = files.listing(planner.place)
-    size = planner.order.span_size
-    expected = expected_spans(planner.loose.spans, shards.values(), size)
+    stopped = {name: stop for name, stop in planner.shards.stopped.items() if not _is_read(shards.get(name), stop)}
+    expected = expected_spans(planner.loose.spans, {**shards, **stopped}.values(), planner.order.span_size.shard)
     surplus = surplus_spans(ledger, expected, shards)
     finished, unplanned = _found(ledger, expected, surplus)
     counted = [*finished.values(), *unplanned]
@@ -78,16 +79,21 @@ def audit(planner: Planner, ledger: Ledger) -> Audit:
         failed=images - ok,
         missing=max(0, planned - images),
         duplicates=max(0, images - planned),
-        unfinished=tuple(sorted(planner.shards.wanted - shards.keys())),
+        unfinished=tuple(sorted(planner.shards.wanted - shards.keys() - stopped.keys())),
         empty_shards=sum(entry.images == 0 for entry in shards.values()),
         incomplete=tuple(name for name in expected if name not in finished),
     )
 
 
+def _is_read(entry: files.ShardEntry | None, stop: files.ShardEntry) -> bool:
+    """Whether a shard that --limit might have stopped was read to its end after all."""
+    return entry is not None and entry.version == stop.version
+
+
 def _found(ledger: Ledger, expected: dict[str, Expected], surplus: set[str]) -> tuple[dict[str, Seen], list[Seen]]:
     """Finished spans of the versions wanted, and finished spans of shards that have no entry yet."""
     seen = dict(ledger.facts_of([name for name in ledger.files if name in expected]))
-    finished = {name: found for name, found in seen.items() if expected[name].fits(found.version)}
+    finished = {name: found for name, found in seen.items() if expected[name].fits(found)}
     others = [name for name in ledger.files if name not in expected and name not in surplus]
     return finished, [found for _, found in ledger.facts_of(others)]
 

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-MERGE = 32  # sorted arrays that are looked through before they are made one
-
 
 class Digests:
-    """Texts by a digest each, in sorted arrays that are merged now and then."""
+    """Texts by a digest each, in sorted arrays; each is at least twice as long as the next, so there are few."""
 
     def __init__(self) -> None:
         self.arrays: list[np.ndarray] = []
@@ -21,8 +19,8 @@ class Digests:
         if not texts:
             return
         self.arrays.append(np.sort(_digests(texts)))
-        if len(self.arrays) > MERGE:
-            self.arrays = [np.sort(np.concatenate(self.arrays))]
+        while len(self.arrays) > 1 and len(self.arrays[-2]) < 2 * len(self.arrays[-1]):
+            self.arrays[-2:] = [np.sort(np.concatenate(self.arrays[-2:]))]
 
     def hold(self, texts: Sequence[str]) -> np.ndarray:
         """Per text whether it is in the set: bool, (len(texts),)."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from pipeline.output.bound import SpanSize
 from pipeline.output.ledger import Ledger, Seen
 from pipeline.output.place import Place
 from pipeline.plan import files
@@ -20,11 +21,13 @@ from pipeline.plan.digests import Digests
 from pipeline.plan.files import KEPT, PART_SCHEMA, PartSpan
 from pipeline.plan.names import combined_version, images_name, pairs
 from pipeline.plan.rows import LooseSpan, Redo
+from pipeline.plan.span_size import loose_span_sizes
 from pipeline.source.naming import LooseImage
 from pipeline.storage import Entry
 
-PART_SPANS = 64  # spans listed in one plan part, and more where they are small:
-PART_IMAGES = 32_768  # as many parts to read again cost more than as many rows
+# A part lists whole spans. The first parts are small, for work to begin early; later ones list a share of what is
+# planned before them, as every part costs later runs a request, and at last so many images and spans.
+FIRST, SHARE, PART_IMAGES, PART_SPANS = 1024, 4, 32_768, 64
 
 
 @dataclass
@@ -47,10 +50,11 @@ class PlannedSpan:
 class LoosePlan:
     """The loose images of an output: planned ones, new ones that wait for their part, and changed ones."""
 
-    def __init__(self, place: Place, ledger: Ledger, span_size: int) -> None:
+    def __init__(self, place: Place, ledger: Ledger, span_size: SpanSize) -> None:
         self.place, self.ledger, self.span_size = place, ledger, span_size
         self.parts: list[Entry] = []
         self.spans: dict[str, PlannedSpan] = {}
+        self.images = 0  # planned
         self.known, self.same = Digests(), Digests()  # planned images: uris, and uris with versions
         self.latest: dict[str, str] = {}  # uri -> version, as parts of changes have it
         self.fresh: dict[str, LooseImage] = {}  # listed and not planned
@@ -58,14 +62,14 @@ class LoosePlan:
         self.issued: set[str] = set()  # spans that this very run has planned
 
     @property
-    def images(self) -> int:
-        """How many images are planned."""
-        return sum(planned.span.images for planned in self.spans.values())
-
-    @property
     def part_size(self) -> int:
-        """Images of a full part."""
-        return max(PART_SPANS, PART_IMAGES // self.span_size) * self.span_size
+        """Images of the next part, if it is full."""
+        wanted, images = max(FIRST, self.images // SHARE), 0
+        for spans, size in enumerate(loose_span_sizes(self.span_size, self.images)):
+            if images >= wanted or (images >= PART_IMAGES and spans >= PART_SPANS):
+                break
+            images += size
+        return images
 
     def learn(self, parts: list[Entry]) -> None:
         """Take in the parts that are new, our own or another run's; `parts` are all there are."""
@@ -82,6 +86,7 @@ class LoosePlan:
         for span in spans:
             if not changes:
                 self.spans[span.name] = PlannedSpan(part.uri, span, span.version)
+                self.images += span.images
                 continue
             planned = self.spans[span.name]
             planned.version = span.version
@@ -101,11 +106,11 @@ class LoosePlan:
                 self.changed[uri] = version
 
     def plan(self, most: int) -> Iterator[LooseSpan]:
-        """Write the next part, with up to `most` of the new images, and give its spans.
+        """Write the next part, with up to `most` of the new images if it is not full before, and give its spans.
 
         Where another run has written it meanwhile, its part is taken in and nothing is given: ask again.
         """
-        taken = list(itertools.islice(self.fresh.values(), most))
+        taken = list(itertools.islice(self.fresh.values(), min(most, self.part_size)))
         spans = list(self._cut(taken))
         if not files.write_part(self.place, len(self.parts), spans):
             self.learn(files.listing(self.place)[0])
@@ -123,8 +128,11 @@ class LoosePlan:
 
     def _cut(self, images: list[LooseImage]) -> Iterator[tuple[PartSpan, pa.Table]]:
         """Spans of these images, with their rows in the part."""
-        for start in range(0, len(images), self.span_size):
-            piece = images[start : start + self.span_size]
+        start = 0
+        for size in loose_span_sizes(self.span_size, self.images):
+            piece = images[start : start + size]
+            if not piece:
+                return
             uris, versions = [i.entry.uri for i in piece], [i.entry.version for i in piece]
             name = images_name(uris)
             columns = [uris, [image.key for image in piece], versions, [name] * len(piece)]
@@ -132,6 +140,7 @@ class LoosePlan:
             if any(image.kept for image in piece):
                 table = table.append_column(KEPT, pa.array([image.kept or None for image in piece], KEPT.type))
             yield PartSpan(name, start, start + len(piece), combined_version(uris, versions)), table
+            start += size
 
     def plan_changes(self) -> None:
         """List the images that changed in a part of their own, by span, with the versions their spans now have."""

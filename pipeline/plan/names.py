@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+SHARD_SPAN = re.compile(r"(.+-[0-9a-f]{16})-(\d{9,})")
 
 
 def digest(text: str, length: int = 16) -> str:
@@ -21,6 +23,14 @@ def shard_name(uri: str) -> str:
 def span_name(shard: str, start: int) -> str:
     """The span of a shard that begins at image `start`; `shard` is what `shard_name` gave."""
     return f"{shard}-{start:09d}"
+
+
+def last_spans(names: Iterable[str]) -> dict[str, int]:
+    """Where the last span of every shard begins, of which there is one among these names of spans."""
+    last: dict[str, int] = {}
+    for match in filter(None, map(SHARD_SPAN.fullmatch, names)):
+        last[match[1]] = max(last.get(match[1], 0), int(match[2]))
+    return last
 
 
 def images_name(uris: Sequence[str]) -> str:

@@ -6,24 +6,25 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from pipeline.output.bound import SpanSize
 from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
 from pipeline.plan import files
 from pipeline.plan.loose import LoosePlan
-from pipeline.plan.rows import Row
+from pipeline.plan.rows import Row, ShardRef
 from pipeline.plan.shards import ShardPlan
 from pipeline.source.format import FORMATS
 from pipeline.source.item import Position, Wanted
 from pipeline.source.naming import LooseImage, Shard, Source
 
-CHUNK = 20_000  # sources compared with the plan at a time
+CHUNK = 1000  # sources compared with the plan at a time: a page of a listing
 
 
 @dataclass(frozen=True)
 class Order:
     """What a planner is to go by: images a span, what is taken of shards, and the flags that change what is planned."""
 
-    span_size: int
+    span_size: SpanSize
     wanted: Wanted
     limit: int | None = None
     retry_failed: bool = False
@@ -35,25 +36,25 @@ class Planner:
     def __init__(self, place: Place, ledger: Ledger, order: Order) -> None:
         self.place, self.order = place, order
         self.loose = LoosePlan(place, ledger, order.span_size)
-        self.shards = ShardPlan(ledger, order.span_size, retry_failed=order.retry_failed)
-        self.counted = 0  # images of shards without an entry, which --limit has had counted
+        self.shards = ShardPlan(ledger, order.span_size.shard, retry_failed=order.retry_failed)
+        self.in_shards = 0  # images of shards, where --limit has them counted: planned by earlier runs, and by this one
 
     def rows(self, sources: Iterable[Source]) -> Iterator[Row]:
         """Rows that are not finished: shards as they are met, new loose images once their part is written."""
         parts, self.shards.entries = files.listing(self.place)
         self.loose.learn(parts)
+        if self.order.limit is not None:
+            self.in_shards = sum(self.shards.planned.values())
         stream = iter(sources)
         while chunk := list(itertools.islice(stream, CHUNK)):
             for source in chunk:
                 if isinstance(source, Shard):
                     yield from self._shard(source)
             self.loose.meet([source for source in chunk if isinstance(source, LooseImage)])
-            while len(self.loose.fresh) >= self.loose.part_size:
-                yield from self._plan()
-            if self._room() == 0 and self.shards.entries.keys() <= self.shards.met:
+            yield from self._plan(ended=False)
+            if self._room() == 0 and self.shards.planned.keys() <= self.shards.met:
                 break  # --limit is reached: the rest of a long listing can tell nothing new
-        while self.loose.fresh:
-            yield from self._plan()
+        yield from self._plan(ended=True)
         self.loose.plan_changes()
         yield from self.loose.unfinished(retry_failed=self.order.retry_failed)
 
@@ -61,27 +62,35 @@ class Planner:
         """How many more images --limit lets in; None without it."""
         if self.order.limit is None:
             return None
-        return max(0, self.order.limit - self.loose.images - self.shards.images - self.counted)
+        return max(0, self.order.limit - self.loose.images - self.in_shards)
 
-    def _plan(self) -> Iterator[Row]:
-        room = self._room()
-        most = self.loose.part_size if room is None else min(self.loose.part_size, room)
-        if most == 0:
-            self.loose.fresh.clear()
-            return
-        yield from self.loose.plan(most)
+    def _plan(self, *, ended: bool) -> Iterator[Row]:
+        """Plan the new loose images in full parts, and at the listing's end those that are left."""
+        while self.loose.fresh:
+            size, room = self.loose.part_size, self._room()
+            if room == 0:
+                self.loose.fresh.clear()
+            elif ended or len(self.loose.fresh) >= (size if room is None else min(size, room)):
+                yield from self.loose.plan(size if room is None else room)
+            else:
+                return
 
     def _shard(self, source: Shard) -> Iterator[Row]:
         shard = self.shards.meet(source)
         if shard is None:
             return
         room = self._room()
-        if room is not None and shard.name not in self.shards.entries:
-            if room == 0:
-                return
-            room = count_images(source, self.order.wanted, room)
-            self.counted += room
-        yield from self.shards.rows(shard, room)
+        if room is None or self.shards.is_read(shard):
+            yield from self.shards.rows(shard)
+        elif most := self._let_in(source, shard, room):
+            yield from self.shards.first_rows(shard, most)
+
+    def _let_in(self, source: Shard, shard: ShardRef, room: int) -> int:
+        """How many images --limit lets in of a shard not read to its end: those planned before, and new ones."""
+        before = self.shards.planned.get(shard.name, 0)
+        new = max(0, count_images(source, self.order.wanted, before + room) - before) if room else 0
+        self.in_shards += new
+        return before + new
 
 
 def count_images(shard: Shard, wanted: Wanted, most: int) -> int:

@@ -70,9 +70,9 @@ class ShardSpan:
 class UnreadShard:
     """A shard, or the rest of one, that its reader cuts into spans as it passes.
 
-    At most `most` images of it are wanted (None: all). The plan entry it will get has this `number`; `known` is what
-    the latest entry says (see `ShardEntry.says`), so that a second look adds no second entry. `retry_failed` does the
-    failed rows of its finished spans again.
+    At most `most` images of it are wanted (None: all). The plan entry that it gets at its end has this `number`;
+    `known` is what the latest entry says (see `ShardEntry.says`), so that a second look adds no second entry.
+    `retry_failed` does the failed rows of its finished spans again.
     """
 
     shard: ShardRef

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 from pipeline.output.ledger import Ledger
 from pipeline.plan import files
 from pipeline.plan.files import ShardEntry
-from pipeline.plan.names import shard_name, short_version, span_name
+from pipeline.plan.names import last_spans, shard_name, short_version, span_name
 from pipeline.plan.rows import Row, ShardRef, ShardSpan, UnreadShard
 from pipeline.source.naming import Shard
 
@@ -20,11 +21,22 @@ class ShardPlan:
         self.entries: dict[str, ShardEntry] = {}
         self.met: set[str] = set()  # shards of this listing
         self.wanted: set[str] = set()  # those of them that the output should hold (with --limit not all)
+        self.stopped: dict[str, ShardEntry] = {}  # what --limit lets in of shards that have no entry, as one would say
 
-    @property
-    def images(self) -> int:
-        """How many images the entries speak of."""
-        return sum(entry.images for entry in self.entries.values())
+    @functools.cached_property
+    def last(self) -> dict[str, int]:
+        """Where the last finished span of every shard begins."""
+        return last_spans(self.ledger.files)
+
+    @functools.cached_property
+    def planned(self) -> dict[str, int]:
+        """Images planned of every shard by earlier runs: as its entry says, or up to the end of its last span."""
+        names = {shard: span_name(shard, start) for shard, start in self.last.items()}
+        seen = dict(self.ledger.facts_of(list(names.values())))
+        planned = {shard: entry.images for shard, entry in self.entries.items()}
+        for shard, name in names.items():
+            planned[shard] = max(planned.get(shard, 0), self.last[shard] + seen[name].images)
+        return planned
 
     def meet(self, shard: Shard) -> ShardRef | None:
         """What a listed shard is to a worker; None for one that was listed before."""
@@ -34,27 +46,43 @@ class ShardPlan:
         self.met.add(name)
         return ShardRef(shard.entry.uri, shard.entry.size, shard.entry.version, shard.format, name)
 
-    def rows(self, shard: ShardRef, most: int | None) -> Iterator[Row]:
-        """An unread or changed shard whole; of a finished one what is missing. `most` bounds a new shard's images."""
+    def is_read(self, shard: ShardRef) -> bool:
+        """Whether this very version of a shard was read to its end."""
+        entry = self.entries.get(shard.name)
+        return entry is not None and entry.version == short_version(shard.version)
+
+    def rows(self, shard: ShardRef) -> Iterator[Row]:
+        """An unread or changed shard whole; of a finished one what is missing."""
         self.wanted.add(shard.name)
         entry = self.entries.get(shard.name)
-        if entry is None:
-            yield UnreadShard(shard, most=most)
-        elif entry.version != short_version(shard.version):
-            yield self._again(shard, entry, most)
-        elif self.retry_failed and self._has_failed(entry):
-            yield self._again(shard, entry, most, retry_failed=True)
+        if entry is None or not self.is_read(shard) or (self.retry_failed and self._has_failed(entry)):
+            yield self._unread(shard)
         else:
             yield from self._missing(shard, entry)
 
-    def _again(
-        self, shard: ShardRef, entry: ShardEntry, most: int | None = None, *, retry_failed: bool = False
-    ) -> UnreadShard:
-        most = entry.images if most is not None else None
-        return UnreadShard(shard, entry.number + 1, entry.says, most, retry_failed)
+    def first_rows(self, shard: ShardRef, most: int) -> Iterator[Row]:
+        """The first `most` images of a shard of which this version was not read to its end, if any is not finished."""
+        self.wanted.add(shard.name)
+        stop = ShardEntry(shard.name, 0, short_version(shard.version), most, "")
+        self.stopped[shard.name] = stop
+        names = self._names(stop)
+        if all(name in self.ledger.files for name in names):
+            seen = [found for _, found in self.ledger.facts_of(names)]
+            images = sum(found.images for found in seen if found.version == shard.version)
+            if images == most and not (self.retry_failed and self._has_failed(stop)):
+                return
+        yield self._unread(shard, most)
+
+    def _unread(self, shard: ShardRef, most: int | None = None) -> UnreadShard:
+        entry = self.entries.get(shard.name)
+        number, known = (entry.number + 1, entry.says) if entry is not None else (0, "")
+        return UnreadShard(shard, number, known, most, self.retry_failed)
 
     def _names(self, entry: ShardEntry) -> list[str]:
-        return [span_name(entry.name, start) for start in range(0, entry.images, self.span_size)]
+        return [span_name(entry.name, start) for start in self._starts(entry)]
+
+    def _starts(self, entry: ShardEntry) -> range:
+        return range(0, entry.images, self.span_size)
 
     def _finished(self, entry: ShardEntry) -> list[str]:
         return [name for name in self._names(entry) if name in self.ledger.files]
@@ -63,16 +91,19 @@ class ShardPlan:
         return any(seen.ok < seen.images for _, seen in self.ledger.facts_of(self._finished(entry)))
 
     def _missing(self, shard: ShardRef, entry: ShardEntry) -> Iterator[Row]:
-        finished = self._finished(entry)
-        seen = self.ledger.seen
-        outdated = {name for name in finished if name in seen and seen[name].version != shard.version}
-        wanted = {name for name in self._names(entry) if name not in self.ledger.files or name in outdated}
+        planned = {span_name(entry.name, n): min(self.span_size, entry.images - n) for n in self._starts(entry)}
+        missing = {name for name in planned if name not in self.ledger.files}
+        seen = {name: self.ledger.seen[name] for name in planned if self.ledger.is_seen(name)}
+        fitting = {
+            name for name, found in seen.items() if (found.version, found.images) == (shard.version, planned[name])
+        }
+        wanted = missing | (seen.keys() - fitting)
         if not wanted:
             return
         content = files.read_shard_entry(entry)
         if content.repeated_names:
             # What a repeated member is called depends on all before it, so the whole shard is walked again.
-            yield self._again(shard, entry)
+            yield self._unread(shard)
             return
         for span in content.spans:
             if span_name(entry.name, span.start) in wanted:

@@ -1,20 +1,65 @@
-"""How many images a span has: bound once per output, from the source and the model's image size, never from workers."""
+"""How many images a span has. The bounds are fixed once per output: by the model's image size, never by workers.
+
+A span of loose images has a 256th of the images planned before it. So the first are small, which keeps all workers busy
+and shows progress, later ones grow with the source, and nothing waits for the end of a listing.
+"""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+
+from pipeline.output.bound import SpanSize
+from pipeline.source.format import FORMATS
+from pipeline.source.item import Item, Position, Wanted
+from pipeline.source.naming import Shard
+
 SPAN_BYTES = 256 << 20  # decoded pixels of one span at most
-MOST, LEAST = 4096, 32  # images of one span; fewer than `LEAST` would pad most of a batch
-PIECES = 32  # spans that a small source is cut into, so that it spreads and commits as it goes
-TYPICAL_IMAGE = 100_000  # bytes of an image in a shard, as long as only the shard's size is known
+LEAST, LEAST_ON_ACCELERATORS = 32, 256  # images of one span; fewer would pad most of a batch
+PIECES = 256  # spans that the images known so far would be cut into
+MEASURED = 100  # images that stand for all
+TYPICAL_IMAGE = 100_000  # bytes of one, where the first shard has none
 
 
-def auto_span_size(bytes_per_image: int, images: int | None) -> int:
-    """Images per span: about 256 MiB decoded at most, less for a source known to be small (`images`; None: large).
+def auto_span_size(bytes_per_image: int, least: int, in_shards: int | None) -> SpanSize:
+    """Bounds from the decoded size of an image; `in_shards` is how many images shards hold (None: very many).
 
-    A multiple of 32, so that batches come out even.
+    Sizes are multiples of `least`, so that batches come out even, unless so many images exceed 256 MiB.
     """
-    most = max(1, min(MOST, SPAN_BYTES // max(1, bytes_per_image)))
-    if images is None:
-        return most if most < LEAST else most // LEAST * LEAST
-    wanted = max(LEAST, -(-images // PIECES // LEAST) * LEAST)
-    return min(most, wanted)
+    most = max(1, SPAN_BYTES // max(1, bytes_per_image))
+    most = most // least * least or most
+    bounds = SpanSize(most, min(least, most), most)
+    return bounds if in_shards is None else SpanSize(span_size_at(bounds, in_shards), bounds.least, most)
+
+
+def span_size_at(size: SpanSize, known: int) -> int:
+    """Images of the span that begins behind `known` loose images, and of all spans of shards that hold `known`."""
+    return max(size.least, min(known // PIECES, size.most) // size.least * size.least)
+
+
+def loose_span_sizes(size: SpanSize, planned: int) -> Iterator[int]:
+    """Images of one span after another, without end."""
+    while True:
+        yield (images := span_size_at(size, planned))
+        planned += images
+
+
+def loose_spans(size: SpanSize, images: int) -> int:
+    """How many spans so many loose images take."""
+    starts = itertools.accumulate(loose_span_sizes(size, 0), initial=0)
+    return sum(1 for _ in itertools.takewhile(lambda start: start < images, starts))
+
+
+def images_in(shards: list[Shard], wanted: Wanted) -> int:
+    """About how many images shards hold: their bytes over the mean size of the first images of the first shard."""
+    if not shards:
+        return 0
+    first = FORMATS[shards[0].format].items(shards[0].entry, wanted, Position())
+    sizes = [_size(item) for item in itertools.islice(first, MEASURED) if not isinstance(item.data, Exception)]
+    mean = sum(sizes) // len(sizes) if sizes else TYPICAL_IMAGE
+    return sum(shard.entry.size for shard in shards) // max(1, mean)
+
+
+def _size(item: Item) -> int:
+    """Bytes that an image takes in its shard; of one that lies elsewhere there is the URI."""
+    return len(item.data) if isinstance(item.data, bytes) else len(item.uri)

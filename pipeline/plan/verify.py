@@ -14,7 +14,7 @@ from pipeline.output.columns import OK
 from pipeline.output.place import Place
 from pipeline.output.span_file import read_facts
 from pipeline.plan import files
-from pipeline.plan.names import span_name
+from pipeline.plan.names import last_spans, span_name
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,13 @@ class Verification:
 
 def verify(place: Place) -> Verification:
     """Read every row: counts must be what plan and files say, URIs unique over all. 16 bytes of memory per row."""
-    planned = _planned(place, bound_of(place).span_size)
+    spans = list(place.spans())
+    planned = _planned(place, [name for name, _ in spans], bound_of(place).span_size.shard)
     digests: list[np.ndarray] = []
     rows = ok = count = 0
     damaged: list[str] = []
-    for _, entry in place.spans():
+    missing = 0
+    for _, entry in spans:
         count += 1
         try:
             facts = read_facts(entry)
@@ -53,15 +55,15 @@ def verify(place: Place) -> Verification:
         if (facts.images, facts.ok) != (len(table), good):
             damaged.append(f"{entry.uri}: says {facts.images} rows, {facts.ok} ok; has {len(table)}, {good}")
         digests.append(_digests(table["uri"].to_pylist()))
-        planned.pop(facts.name, None)
+        missing += max(0, planned.pop(facts.name, 0) - len(table))
         rows, ok = rows + len(table), ok + good
     every = np.concatenate(digests) if digests else np.empty(0, "V16")
     twice = len(every) - len(np.unique(every))
-    return Verification(count, rows, ok, twice, tuple(damaged), missing=sum(planned.values()))
+    return Verification(count, rows, ok, twice, tuple(damaged), missing=missing + sum(planned.values()))
 
 
-def _planned(place: Place, span_size: int) -> dict[str, int]:
-    """Images of every span that the plan knows, by its name."""
+def _planned(place: Place, finished: list[str], span_size: int) -> dict[str, int]:
+    """Images of every span that the plan knows, by its name; shards without an entry are planned up to their last."""
     parts, shards = files.listing(place)
     planned: dict[str, int] = {}
     for part in parts:
@@ -70,6 +72,9 @@ def _planned(place: Place, span_size: int) -> dict[str, int]:
     for entry in shards.values():
         for start in range(0, entry.images, span_size):
             planned[span_name(entry.name, start)] = min(span_size, entry.images - start)
+    for shard, last in last_spans(finished).items():
+        if shard not in shards:
+            planned |= {span_name(shard, start): span_size for start in range(0, last, span_size)}
     return planned
 
 

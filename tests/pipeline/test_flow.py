@@ -72,9 +72,9 @@ def test_a_deleted_span_comes_back_byte_for_byte_and_no_other_is_touched(labelle
     [
         ({"keep": ("cls",), "top_k": 3}, "top_k = 5, this command has 3"),
         ({}, "keep"),
-        ({"keep": ("cls",), "limit": 10}, "limit"),
+        ({"keep": ("cls",), "span_size": 16}, "span_size = auto, this command has 16"),
     ],
-    ids=["task flag", "keep", "limit"],
+    ids=["task flag", "keep", "span size"],
 )
 def test_other_settings_on_the_same_output_are_refused(labelled: Path, flags: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):

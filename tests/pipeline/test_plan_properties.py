@@ -8,12 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.output.bound import SCHEMA, Bound, BoundModel
+from pipeline.output.bound import SCHEMA, Bound, BoundModel, SpanSize
 from pipeline.output.columns import schema_of
 from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
 from pipeline.output.span_file import SpanFacts, write_span
-from pipeline.plan import files, loose, planner
+from pipeline.plan import files, loose, planner, span_size
 from pipeline.plan.planner import Order, Planner
 from pipeline.plan.rows import LooseSpan
 from pipeline.source.item import Wanted
@@ -22,8 +22,9 @@ from pipeline.storage import Entry
 
 COUNT = itertools.count()
 EMPTY = schema_of({}, {}).empty_table()
+SIZE = SpanSize(3, 2, 6)  # loose spans of 2 images, of 4 from the 8th on and of 6 from the 12th, see below
 MODEL = BoundModel("m", "encoder", "0", "hf")
-BOUND = Bound(SCHEMA, "embed", {}, MODEL, "float32", False, 4, False, (), None, None, 3, {})
+BOUND = Bound(SCHEMA, "embed", {}, MODEL, "float32", False, 4, False, (), None, SIZE, {})
 STEPS = st.lists(
     st.tuples(
         st.dictionaries(st.integers(0, 40), st.integers(1, 3), max_size=25),  # images listed, with their versions
@@ -41,7 +42,7 @@ def sources(images: dict[int, int]) -> list[LooseImage]:
 
 def planned_rows(output: Path, images: dict[int, int]) -> Iterator[LooseSpan]:
     place = Place(str(output))
-    rows = Planner(place, Ledger.load(place), Order(3, Wanted(frozenset()))).rows(sources(images))
+    rows = Planner(place, Ledger.load(place), Order(SIZE, Wanted(frozenset()))).rows(sources(images))
     return (row for row in rows if isinstance(row, LooseSpan))
 
 
@@ -67,8 +68,8 @@ def planned(output: Path) -> dict[str, list[str]]:
 def test_each_image_is_in_one_span_however_the_source_grows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[tuple[dict[int, int], int, bool]]
 ) -> None:
-    monkeypatch.setattr(loose, "PART_SPANS", 2)
-    monkeypatch.setattr(loose, "PART_IMAGES", 1)
+    monkeypatch.setattr(span_size, "PIECES", 2)
+    monkeypatch.setattr(loose, "FIRST", 3)
     monkeypatch.setattr(planner, "CHUNK", 7)
     output, versions = tmp_path / str(next(COUNT)), dict[str, str]()
     for images, seen, finishes in steps:

@@ -161,14 +161,6 @@ def test_a_list_that_names_s3_without_keys(output: Path, tmp_path: Path) -> None
     assert not output.exists()
 
 
-def test_a_limit_on_an_output_without_one(output: Path, tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in/a.png").write_bytes(png(1))
-    assert run_here(tmp_path / "in", output) == 0
-    with pytest.raises(ConfigError, match="limit = none, this command has 3"):
-        run_here(tmp_path / "in", output, limit=3)
-
-
 def test_a_typo_in_the_name_of_a_tar_member(output: Path) -> None:
     refused("--image-column pgn: no such member .*, which has cls, png", SHARDS, output, image_column="pgn")
     refused("--keep clss: no such member", SHARDS, output, keep=("clss",))

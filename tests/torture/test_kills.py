@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.output.place import Place
+from pipeline.plan.verify import verify
 from tests.flow import make_tar, png, run_here
 from tests.helpers import rows, run_job, tree_bytes
 from tests.proxied import named
@@ -229,3 +231,26 @@ def test_a_worker_that_is_killed_while_it_writes_leaves_nothing(tmp_path: Path, 
     killed = len(list(deaths.iterdir()))
     assert killed == 3  # of ten spans each actor but the last writes three
     compare(tally, "worker killed while it writes", killed, tmp_path / "out", tmp_path / "whole")
+
+
+def test_kills_on_the_way_from_one_limit_to_the_next(tmp_path: Path, tally: Tally) -> None:
+    source = tmp_path / "in"
+    for letter in "ab":
+        make_tar(source / f"{letter}.tar", named(11))
+    flags = ["--input", source, *FLAGS, "--local"]
+    run_job("label.py", *flags, "--output", tmp_path / "whole", code=0)
+    points = [point for point in POINTS if ":1:" in point and "part-" not in point and "_run.json" not in point]
+    killed = 0
+    for point in points:
+        output = tmp_path / "out"
+        shutil.rmtree(output, ignore_errors=True)
+        for limit, planned in ((6, 6), (13, 13), (None, 22)):
+            more = {"limit": limit} if limit else {}
+            if planned > 11 or "shard-" not in point:  # a stopped shard gets no entry
+                die_at(point, *flags, "--output", output, *(["--limit", limit] if limit else []))
+                killed += 1
+            assert run_here(source, output, **SPAN, **more) == 0, (point, limit)
+            assert len(rows(output)) == planned
+            assert verify(Place.of(str(output))).green
+        assert tree_bytes(output / "data") == tree_bytes(tmp_path / "whole/data"), point
+    compare(tally, "driver killed between limits", killed, output, tmp_path / "whole")

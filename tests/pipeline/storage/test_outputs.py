@@ -27,8 +27,8 @@ def test_memory_holds_an_output(tmp_path: Path) -> None:
     storage.delete(f"memory://flow/out/data/{next(iter(there))}")
     assert run_here(SHARDS, "memory://flow/out", **flags) == 0
     assert files("memory://flow/out") == there
-    with pytest.raises(ConfigError, match="belongs to a run with limit = 40"):
-        run_here(SHARDS, "memory://flow/out", span_size=16)
+    with pytest.raises(ConfigError, match="belongs to a run with span_size = 16, this command has 32"):
+        run_here(SHARDS, "memory://flow/out", limit=40, span_size=32)
     assert run_here(SHARDS, "memory://flow/out", overwrite=True, limit=3) == 0
     assert len(files("memory://flow/out")) == 1
 
