@@ -41,6 +41,7 @@ class RunReport:
         self.steps: Counter[str] = Counter()  # seconds by step, over all workers
         self.devices: set[str] = set()  # by name, of the predictors
         self.at_once = 0  # images of a batch for which the memory of a device was enough, if not for all
+        self.workers: Counter[str] = Counter()  # images by worker
         self.passed = PassedBy()  # what the listing passed by
         self.examples: dict[str, list[FailedRow]] = {}
         self.curve: list[tuple[float, int]] = [(0.0, 0)]
@@ -60,6 +61,7 @@ class RunReport:
         self.images += receipt.images
         self.devices.add(receipt.device.name)
         self._note_memory(receipt.device.at_once)
+        self.workers[receipt.device.worker] += receipt.images
         self.statuses.update(receipt.facts.statuses)
         self.steps.update(receipt.seconds)
         for example in receipt.examples:
@@ -116,6 +118,7 @@ class RunReport:
             "images": {"done": self.images, "failed": sum(self.errors.values()), "planned": planned},
             "device": ", ".join(sorted(self.devices)) or None,
             "images_at_once": self.at_once or None,
+            "images_by_worker": dict(self.workers),
             "errors": self.errors,
             "examples": [asdict(row) for shown in self.examples.values() for row in shown],
             "steps": {f"{step}_s": round(spent, 3) for step, spent in self.steps.items()},

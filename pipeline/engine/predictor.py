@@ -6,6 +6,8 @@ missing ones black. So an answer depends on its own pixels and slot, never on wo
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -125,7 +127,8 @@ class Predictor:
     @property
     def used(self) -> DeviceUsed:
         """What receipts say of the device."""
-        return DeviceUsed(self.name, 0 if self.at_once == self.batch_size else self.at_once)
+        worker = f"{socket.gethostname()}:{os.getpid()}"
+        return DeviceUsed(self.name, worker, 0 if self.at_once == self.batch_size else self.at_once)
 
     def prepare(self, views: tuple[np.ndarray, ...], uris: Sequence[str], sizes: Sequence[tuple[int, int]]) -> Asked:
         """A batch as `step` takes it; by any thread, while the device works on others."""

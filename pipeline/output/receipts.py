@@ -16,9 +16,10 @@ EXAMPLES = 5  # failed rows reported per span
 
 
 class DeviceUsed(NamedTuple):
-    """A predictor's device; `at_once` images fit into its memory (0: whole batches)."""
+    """A predictor's device, and its process; `at_once` images fit into the device's memory (0: whole batches)."""
 
     name: str = ""
+    worker: str = ""
     at_once: int = 0
 
 
@@ -44,7 +45,7 @@ class Receipt:
         """For a span just written, with its first failed rows."""
         failed = rows.filter(pc.not_equal(rows["status"], OK)).slice(0, EXAMPLES)
         columns = [failed[name].to_pylist() for name in ("uri", "status", "error")]
-        return Receipt(facts, images, tuple(zip(*columns, strict=True)), seconds, device)
+        return Receipt(facts, images, tuple(zip(*columns, strict=True)), seconds, device, worker)
 
     def to_json(self) -> str:
         """As text, for a Ray dataset."""
