@@ -45,7 +45,7 @@ class Receipt:
         """For a span just written, with its first failed rows."""
         failed = rows.filter(pc.not_equal(rows["status"], OK)).slice(0, EXAMPLES)
         columns = [failed[name].to_pylist() for name in ("uri", "status", "error")]
-        return Receipt(facts, images, tuple(zip(*columns, strict=True)), seconds, device, worker)
+        return Receipt(facts, images, tuple(zip(*columns, strict=True)), seconds, device)
 
     def to_json(self) -> str:
         """As text, for a Ray dataset."""
