@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import importlib.metadata
 import json
 import os
 import sys
+import tomllib
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator
@@ -23,10 +25,28 @@ from pipeline.log import log_as_json, say
 from pipeline.task import AnyTask
 
 FAILED = "BEIT_DEVICE_FAILURES"  # in the environment of a process that another one has become
+# The shared flags by what one wants to do; the task's own come behind the most used ones.
+MOST_USED = (
+    "most used",
+    ("input", "output", "model", "keep", "limit", "local", "dry_run", "retry_failed", "overwrite"),
+)
+GROUPS = {
+    "which images": ("input_format", "image_column", "unreadable", "max_pixels", "max_failed"),
+    "how they are computed": (
+        *("device", "dtype", "batch_size", "workers", "gpus_per_worker"),
+        *("exact", "compile", "span_size"),
+    ),
+}
+NAME = "beit-batch"
+REST = "how the run goes"
 
 
 class Parser(argparse.ArgumentParser):
     """Argparse without abbreviations, whose errors are one sentence and name the flag that was meant."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.add_argument("--version", action="version", version=version(), help="show the version and exit")
 
     def error(self, message: str) -> NoReturn:
         """Exit 2."""
@@ -35,6 +55,16 @@ class Parser(argparse.ArgumentParser):
         close = difflib.get_close_matches(wrong, flags, 1) if wrong.startswith("-") else []
         advice = f"; did you mean {close[0]}?" if close else "; --help lists the flags"
         self.exit(2, f"{self.prog}: {message}{advice}\n")
+
+
+def version() -> str:
+    """What this is and which version of it, installed or as a checkout."""
+    try:
+        number = importlib.metadata.version(NAME)
+    except importlib.metadata.PackageNotFoundError:
+        project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
+        number = project["project"]["version"]
+    return f"{NAME} {number}"
 
 
 def main(task: type[AnyTask], doc: str | None) -> NoReturn:
@@ -95,7 +125,8 @@ def _parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     raw = [part for word in sys.argv[1:] for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
     if "--config" in raw[:-1]:
         place = raw.index("--config")
-        raw = [*_from_file(parser, raw[place + 1]), *raw[:place], *raw[place + 2 :]]
+        name, raw = raw[place + 1], [*raw[:place], *raw[place + 2 :]]
+        raw = [*_from_file(parser, name, {word.partition("=")[0] for word in raw}), *raw]
     known = {flag for action in parser._actions for flag in action.option_strings}
     for flag in (word.partition("=")[0] for word in raw if word.startswith("--")):
         if flag not in known:
@@ -103,7 +134,8 @@ def _parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     return parser.parse_args(raw)
 
 
-def _from_file(parser: argparse.ArgumentParser, name: str) -> Iterator[str]:
+def _from_file(parser: argparse.ArgumentParser, name: str, given: set[str]) -> Iterator[str]:
+    """The flags of a file, but for those that are given on the command line."""
     try:
         flags = json.loads(Path(name).read_text())
         items = flags.items()
@@ -111,6 +143,8 @@ def _from_file(parser: argparse.ArgumentParser, name: str) -> Iterator[str]:
         parser.error(f"--config {name}: not a readable JSON object of flags ({error})")
     for flag, value in items:
         dashed = "--" + flag.replace("_", "-")
+        if dashed in given:
+            continue
         if isinstance(value, bool):
             yield from [dashed] if value else [f"--no-{dashed[2:]}"] if flag == "compile" else []
         elif value is not None:
@@ -119,14 +153,27 @@ def _from_file(parser: argparse.ArgumentParser, name: str) -> Iterator[str]:
 
 
 def _parser(task: type[AnyTask], doc: str) -> Parser:
-    parser = Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--config", metavar="FILE", help="JSON file with any of these flags")
-    for owner, title in ((task, f"{task.name} flags"), (RunConfig, "shared flags")):
-        group = parser.add_argument_group(title)
-        hints = typing.get_type_hints(owner)
-        for field in dataclasses.fields(owner):
-            _add(group, field, hints[field.name])
+    usage = "%(prog)s --input URI [URI ...] --output URI --model MODEL [flags]"
+    form = argparse.RawDescriptionHelpFormatter
+    parser = Parser(usage=usage, description=doc, formatter_class=form, allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE", help="JSON file with any of these flags (none)")
+    own = {field.name: (field, task) for field in dataclasses.fields(task)}
+    shared = {field.name: (field, RunConfig) for field in dataclasses.fields(RunConfig)}
+    _add_group(parser, MOST_USED[0], [shared[name] for name in MOST_USED[1]])
+    _add_group(parser, f"{task.name} flags", own.values())
+    for title, names in GROUPS.items():
+        _add_group(parser, title, [shared[name] for name in names])
+    named = {*MOST_USED[1], *(name for names in GROUPS.values() for name in names)}
+    _add_group(parser, REST, [flag for name, flag in shared.items() if name not in named])
     return parser
+
+
+def _add_group(
+    parser: Parser, title: str, flags: Iterable[tuple[dataclasses.Field[object], type[AnyTask] | type[RunConfig]]]
+) -> None:
+    group = parser.add_argument_group(title)
+    for field, owner in flags:
+        _add(group, field, typing.get_type_hints(owner)[field.name])
 
 
 class Form(typing.TypedDict, total=False):
@@ -142,17 +189,23 @@ class Form(typing.TypedDict, total=False):
 def _add(group: argparse._ArgumentGroup, field: dataclasses.Field[object], hint: object) -> None:
     """One field as one flag; its type decides the form, its metadata the help."""
     help_: str = field.metadata["help"]
-    if field.default not in (dataclasses.MISSING, None, False, ()) and "(" not in help_:
-        help_ += f" ({field.default})"
     needed = field.default is dataclasses.MISSING
-    flag, default = "--" + field.name.replace("_", "-"), None if needed else field.default
+    if not help_.endswith(")"):
+        help_ += " (required)" if needed else f" ({_said(field.default)})"
+    flag, default = "--" + field.name.replace("_", "-"), None if needed or field.default == () else field.default
     group.add_argument(flag, dest=field.name, help=help_, required=needed, default=default, **_form(field, hint))
+
+
+def _said(default: object) -> str:
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return f"{default:,}" if isinstance(default, int) else str(default)
 
 
 def _form(field: dataclasses.Field[object], hint: object) -> Form:
     kind = _without_none(hint)
     if typing.get_origin(kind) is tuple:
-        return {"nargs": "+", "metavar": "URI" if field.name == "input" else "COLUMN"}
+        return {"nargs": "+", "action": "extend", "metavar": field.metadata.get("metavar", "COLUMN")}
     if kind is bool:
         return {"action": argparse.BooleanOptionalAction if field.default is None else "store_true"}
     if choices := field.metadata.get("choices") or typing.get_args(kind):
@@ -170,5 +223,8 @@ def _without_none(hint: object) -> object:
 
 
 def _pick(owner: type, given: dict[str, Any]) -> dict[str, Any]:
-    names = [field.name for field in dataclasses.fields(owner)]
-    return {name: tuple(v) if isinstance(v := given[name], list) else v for name in names}
+    """The flags of this dataclass; those that were not given and take several values come as its defaults."""
+    several = {field.name: field.default for field in dataclasses.fields(owner) if field.default == ()}
+    values = {field.name: given[field.name] for field in dataclasses.fields(owner)}
+    values = {name: several.get(name) if value is None else value for name, value in values.items()}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -13,7 +13,7 @@ import argparse
 from _cli import Parser, run_simple
 
 from pipeline.page import page
-from pipeline.page.runs import verified_line
+from pipeline.page.state import verified_line
 
 
 def arguments() -> argparse.ArgumentParser:

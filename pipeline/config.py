@@ -15,17 +15,19 @@ from pipeline.source.naming import INPUT_FORMATS
 class RunConfig:
     """The flags that all tasks share. The metadata of a field is its line of `--help`."""
 
-    input: tuple[str, ...] = field(metadata={"help": "files, folders, prefixes, globs or lists; local or s3://"})
+    input: tuple[str, ...] = field(
+        metadata={"help": "files, folders, prefixes, globs or lists; local or s3://", "metavar": "URI"}
+    )
     output: str = field(metadata={"help": "folder or s3:// prefix the result goes to", "metavar": "URI"})
     model: str = field(metadata={"help": "model folder, local or s3://, or a hub id", "metavar": "MODEL"})
     input_format: str = field(default="auto", metadata={"help": "what the input is", "choices": INPUT_FORMATS})
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
         default="auto",
-        metadata={"help": "arithmetic; auto: bfloat16 where it is native, else float32"},
+        metadata={"help": "arithmetic (auto: bfloat16 where it is native, else float32)"},
     )
     device: Literal["auto", "gpu", "cpu"] = field(
         default="auto",
-        metadata={"help": "where models run; auto: on GPUs if there are any, gpu: waits for them"},
+        metadata={"help": "where models run; gpu waits for one (auto: on GPUs if there are any)"},
     )
     batch_size: int = field(default=0, metadata={"help": "images per step of the model (0: auto)"})
     workers: str = field(
@@ -36,13 +38,15 @@ class RunConfig:
     image_column: str | None = field(
         default=None,
         metadata={
-            "help": "Parquet column or tar member ending (such as mask.png) that is the image",
+            "help": "column of a Parquet or list, or ending in a tar such as mask.png, that is the image (auto)",
             "metavar": "NAME",
         },
     )
-    limit: int | None = field(default=None, metadata={"help": "only the first N images; a later run may have more"})
+    limit: int | None = field(
+        default=None, metadata={"help": "only the first N images; a later run may have more (all)"}
+    )
     keep: tuple[str, ...] = field(
-        default=(), metadata={"help": "tar members (such as cls) or Parquet columns to carry along"}
+        default=(), metadata={"help": "columns of Parquet and lists, or tar members such as cls, to carry along (none)"}
     )
     max_failed: float = field(default=0.01, metadata={"help": "share of failed images above which the run exits 3"})
     max_pixels: int = field(default=MAX_PIXELS, metadata={"help": "larger images are rows with status too_large"})
@@ -58,13 +62,19 @@ class RunConfig:
         default=False, metadata={"help": "try a sample, predict time, files and bytes; write nothing"}
     )
     exact: bool = field(default=False, metadata={"help": "no shortcut that changes a pixel"})
-    compile: bool | None = field(default=None, metadata={"help": "torch.compile the model (default: decided once)"})
+    compile: bool | None = field(default=None, metadata={"help": "torch.compile the model (decided once)"})
     patience: int = field(
         default=600,
         metadata={"help": "how long a throttling or unreachable storage is waited for", "metavar": "SECONDS"},
     )
     local: bool = field(default=False, metadata={"help": "no Ray, one process: for tests and debuggers"})
-    ray_address: str | None = field(default=None, metadata={"help": "join this Ray cluster", "metavar": "HOST:PORT"})
+    ray_address: str | None = field(
+        default=None,
+        metadata={"help": "cluster to join (RAY_ADDRESS, else Ray is started here)", "metavar": "HOST:PORT"},
+    )
+    tag: tuple[str, ...] = field(
+        default=(), metadata={"help": "noted in the run's report (none)", "metavar": "KEY=VALUE"}
+    )
     log_json: bool = field(default=False, metadata={"help": "one JSON object per line of the log"})
     verbose: bool = field(default=False, metadata={"help": "show Ray's own messages and tracebacks"})
 
@@ -88,6 +98,20 @@ class RunConfig:
         if self.patience < 1:
             raise ConfigError(f"--patience {self.patience}: give a number of seconds above 0")
         self.worker_range()
+        self._check_tags()
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What `--tag` says, by key."""
+        return {key: value for key, _, value in (given.partition("=") for given in self.tag)}
+
+    def _check_tags(self) -> None:
+        keys = [given.partition("=")[0] for given in self.tag]
+        for given, key in zip(self.tag, keys, strict=True):
+            if not key or "=" not in given:
+                raise ConfigError(f"--tag {given}: give KEY=VALUE, such as night=2024-05-01")
+            if keys.count(key) > 1:
+                raise ConfigError(f"--tag {given}: {key} is given twice")
 
     def _check_gpus(self) -> None:
         given = f"--gpus-per-worker {self.gpus_per_worker:g}"

@@ -7,6 +7,7 @@ import os
 import secrets
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from pipeline.log import warn
@@ -32,8 +33,8 @@ class FailedRow:
 class RunReport:
     """Adds up receipts as they come; `as_dict` is `runs/<run id>.json`."""
 
-    def __init__(self, run: str, task: str) -> None:
-        self.run, self.task = run, task
+    def __init__(self, run: str, task: str, tags: Mapping[str, str] | None = None) -> None:
+        self.run, self.task, self.tags = run, task, dict(tags or {})
         self.began = self.ended = time.time()
         self.facts: dict[str, SpanFacts] = {}
         self.images = 0
@@ -106,8 +107,9 @@ class RunReport:
         """Failed rows by status in the spans that this run wrote."""
         return {status: count for status, count in sorted(self.statuses.items()) if status != OK}
 
-    def as_dict(self, planned: int, **more: object) -> dict[str, object]:
-        """The report, with what only the run knows (mode, audit, exit code, ...)."""
+    def as_dict(self, planned: int | None, **more: object) -> dict[str, object]:
+        """The report, with what only the run knows (mode, audit, exit code, ...); `planned` where it was counted."""
+        images = {"done": self.images, "failed": sum(self.errors.values())}
         return {
             "run": self.run,
             "task": self.task,
@@ -115,7 +117,8 @@ class RunReport:
             "finished": _iso(self.ended),
             "seconds": round(self.seconds, 2),
             "images_per_second": round(self.rate, 2),
-            "images": {"done": self.images, "failed": sum(self.errors.values()), "planned": planned},
+            "images": images if planned is None else {**images, "planned": planned},
+            "tags": self.tags,
             "device": ", ".join(sorted(self.devices)) or None,
             "images_at_once": self.at_once or None,
             "images_by_worker": dict(self.workers),

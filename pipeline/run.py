@@ -6,7 +6,7 @@ import itertools
 import json
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from pipeline import request as requests
@@ -34,6 +34,7 @@ from pipeline.task import AnyTask
 
 ENDING_S = 1.0  # Ray ends its workers within that, also in the middle of a write; `ray job stop` gives 3 s in all
 HOW_TO_READ = "--unreadable row makes them rows; pip install pillow-heif reads HEIC"
+PAGE = "python jobs/report.py"
 ROUNDS = 2  # passes over the plan; a second one does what was found missing or outdated at the end of the first
 
 
@@ -45,11 +46,12 @@ def run(config: RunConfig, task: AnyTask) -> int:
         request = requests.check(config, task)
         if config.dry_run:
             return dry_run(request)
-        engine = LateEngine(config, task.name)
+        engine, report = LateEngine(config, task.name), RunReport(run_id(), task.name, config.tags)
         try:
-            return _run(request, engine)
+            return _run(request, engine, report)
         except KeyboardInterrupt:
             say("interrupted: nothing finished is lost, the same command continues")
+            _leave(request.place, report, engine)
             engine.close()
             storage.sweep(request.place.root, wait_s=ENDING_S)
             return 1
@@ -105,11 +107,19 @@ def _on_ray(config: RunConfig) -> Engine:
         return OnRay(config)
 
 
-def _run(request: Request, engine: LateEngine) -> int:
+def _leave(place: Place, report: RunReport, engine: LateEngine) -> None:
+    """The report of an interrupted run, as far as that is possible within a moment."""
+    report.finish()
+    body = report.as_dict(None, **engine.about(), exit=1, interrupted=True)
+    with storage.quick(), suppress(PipelineError, OSError):
+        if read_bound(place) is not None:
+            storage.put(place.report_file(report.run), json.dumps(body, indent=1).encode())
+
+
+def _run(request: Request, engine: LateEngine, report: RunReport) -> int:
     config = request.config
     spec = requests.begin(request, lambda: engine.start().device(request.trial))
     storage.sweep(spec.place.root)
-    report = RunReport(run_id(), request.task.name)
     ledger = Ledger.load(spec.place)
     for number in range(ROUNDS):
         listing = request.sources.listing()
@@ -196,6 +206,8 @@ def _say_result(place: Place, report: RunReport, found: Audit) -> None:
         answer(f"  shards without an image: {found.empty_shards:,}")
     answer(f"audit: {found.line}")
     answer(f"output: {place.data}")
+    drawn = f"{place.page_file}, drawn again by " if storage.stat(place.page_file) is not None else ""
+    answer(f"report: {drawn}{PAGE} {place.root}")
 
 
 def _conclude(code: int, found: Audit, config: RunConfig) -> int:

@@ -28,6 +28,7 @@ from pipeline.page.parts import (
     table,
 )
 from pipeline.page.sample import Account, Report, Sample
+from pipeline.page.state import audit, numbers, state, whole
 from pipeline.source.passed import counted
 
 if TYPE_CHECKING:
@@ -39,30 +40,15 @@ DIGEST = re.compile("[0-9a-f]{40,}")  # a long checksum, of which the beginning 
 SHOWN_RUNS, SHOWN_BARS, SHOWN_EXAMPLES = 20, 4, 12
 
 
-def _dict(holder: Report, name: str) -> dict[str, object]:
-    value = holder.get(name)
-    return value if isinstance(value, dict) else {}
-
-
 def _list(holder: Report, name: str) -> list[object]:
     value = holder.get(name)
     return value if isinstance(value, list) else []
 
 
-def _numbers(holder: Report, name: str) -> dict[str, float]:
-    return {key: value for key, value in _dict(holder, name).items() if isinstance(value, int | float)}
-
-
-def _whole(account: Account) -> dict[str, float]:
-    """Images planned, ok and failed over all runs, as the newest run's audit counted them."""
-    images = _numbers(account.last, "images")
-    return (images if "planned" in images else {}) | _numbers(account.last, "audit")
-
-
 def title_of(account: Account) -> str:
     """What the output holds, and of how many images."""
     task = account.bound.task
-    planned = _whole(account).get("planned")
+    planned = whole(account).get("planned")
     return TITLES.get(task, task) + (f" of {plural(int(planned), 'image')}" if planned is not None else "")
 
 
@@ -76,15 +62,15 @@ def header(account: Account) -> Markup:
 
 def summary(account: Account, verified: Verification | None) -> Markup:
     """The state in one sentence, the numbers that matter, the audit."""
-    images = _whole(account)
+    images = whole(account)
     planned, failed = images.get("planned"), images.get("failed", 0)
-    working = [run for run in account.runs if _numbers(run, "images").get("done")]
+    working = [run for run in account.runs if numbers(run, "images").get("done")]
     best = working[-1] if working else {}
     tiles = [
         ("images planned", count(planned), ""),
         ("with an answer", count(images.get("ok")), ""),
         ("failed", count(images.get("failed")), share(failed / planned) if planned and failed else ""),
-        ("images per second", rate(_numbers(best, "images").get("done"), best.get("seconds")), ""),
+        ("images per second", rate(numbers(best, "images").get("done"), best.get("seconds")), ""),
         ("run" if account.run_count == 1 else "runs", count(account.run_count), ""),
     ]
     drawn = [
@@ -92,40 +78,8 @@ def summary(account: Account, verified: Verification | None) -> Markup:
     ]
     return html(
         '<section id="summary" aria-label="Summary">{}<dl class="tiles">{}</dl>{}</section>',
-        *(_state(account), joined(drawn), _audit(account, verified)),
+        *(state(account, verified), joined(drawn), audit(account, verified)),
     )
-
-
-def _state(account: Account) -> Markup:
-    if account.last.get("exit") == 3:
-        kind, said = "warn", "Finished, but more images failed than allowed."
-    elif account.complete:
-        kind, said = "good", "Complete: every planned image is accounted for."
-    else:
-        kind, said = "warn", "Unfinished: the same command continues it."
-    return html('<p class="state {}"><i aria-hidden="true"></i>{}</p>', kind, said)
-
-
-def _audit(account: Account, verified: Verification | None) -> Markup:
-    said: list[Markup] = []
-    audit = _dict(account.last, "audit")
-    if audit:
-        text = audit.get("line") or ", ".join(f"{name} {value}" for name, value in audit.items())
-        broken = any(audit.get(name) for name in ("missing", "duplicates", "unfinished"))
-        said.append(html('<p class="audit{}"><b>Audit</b> {}</p>', " bad" if broken else "", text))
-    if verified is not None:
-        kind = "" if verified.green else " bad"
-        said.append(html('<p class="audit{}"><b>Every row read</b> {}</p>', kind, verified_line(verified)))
-    return joined(said)
-
-
-def verified_line(verified: Verification) -> str:
-    """What reading every row has shown, in one line."""
-    twice = f"{plural(verified.duplicates, 'row')} twice" if verified.duplicates else "every URI once"
-    lost = f", {plural(verified.missing, 'planned image')} missing" if verified.missing else ", none missing"
-    harm = f"; {plural(len(verified.damaged), 'file')} damaged: {', '.join(verified.damaged[:3])}"
-    rows, files = plural(verified.rows, "row"), plural(verified.files, "file")
-    return f"{rows} in {files}, {verified.ok:,} ok, {twice}{lost}{harm if verified.damaged else ''}"
 
 
 def settings(account: Account) -> Markup:
@@ -167,11 +121,11 @@ def runs(account: Account) -> Markup:
 
 
 def _run_cells(run: Report) -> list[object]:
-    images, seconds = _numbers(run, "images"), run.get("seconds")
-    failed = int(sum(_numbers(run, "errors").values()))
+    images, seconds = numbers(run, "images"), run.get("seconds")
+    failed = int(sum(numbers(run, "errors").values()))
     plain = [run[name] if run.get(name) is not None else DASH for name in ("mode", "workers", "device")]
     done = images.get("done")
-    ended = run["exit"] if run.get("exit") is not None else DASH
+    ended = "interrupted" if run.get("interrupted") else run["exit"] if run.get("exit") is not None else DASH
     return [
         moment(run.get("started", run["run"])),
         *plain,
@@ -191,7 +145,7 @@ def timing(account: Account) -> Markup:
 
 
 def _steps(account: Account) -> Markup:
-    with_steps = [(run, found) for run in account.runs if sum((found := _numbers(run, "steps")).values()) > 0]
+    with_steps = [(run, found) for run in account.runs if sum((found := numbers(run, "steps")).values()) > 0]
     if not with_steps:
         return EMPTY
     names = list(dict.fromkeys([*STEPS, *(name for _, found in with_steps for name in found)]))
@@ -238,7 +192,7 @@ def _kinds_of(account: Account) -> Counter[str]:
     """Failures by kind in all reports, added up."""
     total: Counter[str] = Counter()
     for run in account.runs:
-        total.update({kind: int(value) for kind, value in _numbers(run, "errors").items()})
+        total.update({kind: int(value) for kind, value in numbers(run, "errors").items()})
     return total
 
 
@@ -254,7 +208,7 @@ def _failed(examples: list[tuple[Markup, Markup, str]]) -> Markup:
 def _passed_by(run: Report) -> Markup:
     """What the newest run's listing passed by: it has seen the whole source, as each run before it."""
     names = {"unreadable": "Photos that could not be read there, passed by", "skipped": "Not images, passed by"}
-    found = {said: {kind: int(number) for kind, number in _numbers(run, name).items()} for name, said in names.items()}
+    found = {said: {kind: int(number) for kind, number in numbers(run, name).items()} for name, said in names.items()}
     return joined(html('<p class="lead">{}: {}.</p>', said, counted(kinds)) for said, kinds in found.items() if kinds)
 
 

@@ -33,7 +33,7 @@ section { padding: clamp(32px, 5vw, 56px) 0; border-top: 1px solid var(--line); 
 section > .part { margin-top: 44px; }
 .state { display: flex; align-items: center; gap: 10px; font-weight: 600; }
 .state i { flex: none; width: 10px; height: 10px; border-radius: 50%; background: currentColor; }
-.state.good { color: var(--good); } .state.warn { color: var(--warn); }
+.state.good { color: var(--good); } .state.warn { color: var(--warn); } .state.bad { color: var(--bad); }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 1px; margin: 24px 0;
   overflow: hidden; background: var(--line); border: 1px solid var(--line); border-radius: 14px; }
 .tiles div { display: flex; flex-direction: column-reverse; justify-content: flex-end; padding: 20px 22px;

@@ -1,12 +1,16 @@
 """What the command line refuses: one sentence, exit 2, no traceback, nothing written."""
 
 import json
+import re
+import tarfile
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from tests.flow import DIGITS
-from tests.helpers import rows, run_job
+from tests.helpers import ROOT, rows, run_job
+from tests.outputs import newest_report
 
 INPUT, MODEL = f"{DIGITS}/shards", f"{DIGITS}/model"
 
@@ -38,6 +42,8 @@ def test_an_abbreviated_flag_is_an_error(tmp_path: Path) -> None:
         (["--top-k", "0"], "--top-k 0"),
         (["--dtype", "int8"], "invalid choice"),
         (["--keep", "label_ids"], "label_ids"),
+        (["--tag", "night"], "--tag night: give KEY=VALUE"),
+        (["--tag", "a=1", "b=2", "--tag", "a=3"], "a is given twice"),
         (["--gpus-per-worker", "2"], "--gpus-per-worker 2: --local uses one GPU at most"),
     ],
 )
@@ -65,3 +71,38 @@ def test_flags_may_come_from_a_file_and_the_command_line_wins(tmp_path: Path) ->
     run_job("label.py", "--config", config, "--output", tmp_path / "o", "--top-k", "1", code=0)
     bound = json.loads((tmp_path / "o/_run.json").read_text())
     assert (bound["settings"]["top_k"], bound["keep"], len(rows(tmp_path / "o"))) == (1, ["cls"], 3)
+
+
+def test_a_flag_of_many_values_may_be_repeated(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"input": ["nowhere"], "tag": ["night=0"]}))
+    shards = sorted((DIGITS / "shards").glob("*.tar"))
+    flags = ["--output", tmp_path / "o", "--model", MODEL, "--local", "--limit", 200, "--config", config]
+    sources = ["--input", shards[0], "--input", shards[1]]
+    run_job("label.py", *flags, *sources, "--tag", "night=1", "by=me=you", "--tag", "empty=", code=0)
+    assert set(rows(tmp_path / "o")["uri"].to_pylist()) & {f"{shards[1]}#{name}" for name in names_of(shards[1])}
+    report = json.loads(newest_report(tmp_path / "o").read_text())
+    assert report["tags"] == {"night": "1", "by": "me=you", "empty": ""}
+
+
+def names_of(shard: Path) -> list[str]:
+    with tarfile.open(shard) as tar:
+        return tar.getnames()
+
+
+@pytest.mark.parametrize("job", ["embed.py", "label.py", "segment.py", "tokens.py"])
+def test_help_is_grouped_and_tells_every_default(job: str) -> None:
+    text = re.sub(r"\n {10,}", " ", run_job(job, "--help", env={"COLUMNS": "400"}, code=0).stdout)
+    groups = re.findall(r"^(\w.*):$", text.partition("options:")[2], re.MULTILINE)
+    task = f"{job[:-3]} flags"
+    assert groups == ["most used", task, "which images", "how they are computed", "how the run goes"]
+    flags = [line for line in text.splitlines() if re.match(r"  --", line) and "show the version" not in line]
+    assert len(flags) > 25
+    assert [line for line in flags if not line.endswith(")")] == []
+    assert text.index("--input ") < text.index("--keep") < text.index("--dtype") < text.index("--log-json")
+
+
+@pytest.mark.parametrize("job", ["label.py", "report.py", "bench.py"])
+def test_every_job_tells_its_version(job: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert run_job(job, "--version", code=0).stdout == f"{project['name']} {project['version']}\n"
