@@ -4,6 +4,7 @@ Names and colours come from lists shipped next to this file: ImageNet from timm 
 statistics from mmsegmentation (Apache-2.0).
 """
 
+import gzip
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ class Preset:
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """Names by class id."""
-        return tuple((HERE / f"{self.classes}.txt").read_text().splitlines()) if self.classes else ()
+        return tuple(class_names(self.classes)) if self.classes else ()
 
     @property
     def width(self) -> int:
@@ -68,6 +69,13 @@ class Preset:
 
 
 @cache
+def class_names(dataset: str) -> list[str]:
+    """The names of a dataset's classes by id; long lists are kept compressed, as every submitted job uploads them."""
+    packed = HERE / f"{dataset}.txt.gz"
+    text = gzip.decompress(packed.read_bytes()).decode() if packed.is_file() else (HERE / f"{dataset}.txt").read_text()
+    return text.splitlines()
+
+
 def presets() -> dict[str, Preset]:
     """All known checkpoints by name."""
     return {name: _preset(name, **entry) for name, entry in json.loads((HERE / "presets.json").read_text()).items()}

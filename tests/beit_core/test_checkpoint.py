@@ -26,7 +26,7 @@ from beit_core import (
     presets,
 )
 from beit_core.checkpoint import PUBLISHED_NAMES, published_name
-from beit_core.published import HERE, TRAINED_EPS
+from beit_core.published import TRAINED_EPS, class_names
 from tests.conftest import Bundle
 from tests.helpers import DATA
 
@@ -169,7 +169,7 @@ def test_wrong_pixels_and_masks_are_refused(folder: Path) -> None:
 
 
 def test_shifted_names_of_22k_are_put_right(folder: Path) -> None:
-    right = (HERE / "imagenet_22k.txt").read_text().splitlines()
+    right = class_names("imagenet_22k")
     longer = [*right[:9205], "one too many", *right[9205:15026], "another", *right[15026:]]
     published = {str(i): name for i, name in enumerate(longer) if i not in (9205, 15027)}
     assert len(published) == 21841
