@@ -162,4 +162,4 @@ def test_the_log_of_a_run_begins_every_line_with_the_time(tmp_path: Path, capsys
     assert run_here(DIGITS / "shards", tmp_path / "out", limit=40) == 0
     told = capsys.readouterr().err.splitlines()
     assert all(re.match(STAMP, one) for one in told)
-    assert any("label: 40 of 40 images" in one or "label: 32 of" in one for one in told)
+    assert any(re.search(r"label: \d+ of (at least )?40 images", one) for one in told)
