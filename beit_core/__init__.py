@@ -2,7 +2,7 @@
 
 card = load_card("beit-base-patch16-224")
 model = load_classifier(card)
-pixels = card.pixels.normalize(pictures)  # uint8 RGB (B, H, W, 3), resized and cropped as card.pixels says
+pixels = card.pixels.normalize(pictures)  # uint8 RGB (B, H, W, 3), NumPy or a tensor, prepared as card.pixels says
 pooled, logits = model(pixels)
 names = [card.labels[i] for i in logits.argmax(-1)]
 """

@@ -8,15 +8,19 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .pixels import PixelSpec, Triple
+from .pixels import Array, PixelSpec, Triple
 
 
-def normalize(spec: PixelSpec, pixels_BHWC: Tensor) -> Tensor:
+def normalize(spec: PixelSpec, pixels_BHWC: Tensor | Array) -> Tensor:
     """uint8 RGB (B, H, W, 3), 0-255 -> float32 (B, 3, H, W) on the same device. Raises ValueError for other pixels.
+
+    NumPy arrays are copied to the CPU.
 
     Bit-equal to transformers' PIL processors: product with `rescale` rounded from float64 to float32, then
     (x - mean) / std in float32. A byte has 256 values, so all of it is a table look-up.
     """
+    if not isinstance(pixels_BHWC, Tensor):
+        pixels_BHWC = torch.tensor(pixels_BHWC)
     if pixels_BHWC.dtype != torch.uint8 or pixels_BHWC.ndim != 4 or pixels_BHWC.shape[3] != 3:
         shape = tuple(pixels_BHWC.shape)
         raise ValueError(f"normalize takes uint8 of shape (B, H, W, 3), not {pixels_BHWC.dtype} of shape {shape}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import beit_core
 
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 Triple = tuple[float, float, float]
 LANCZOS, BILINEAR, BICUBIC = 1, 2, 3  # Pillow's numbers, which preprocessor_config.json uses too
+
+
+class Array(Protocol):
+    """What a NumPy array is, seen from here."""
+
+    def __array__(self) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,8 @@ class PixelSpec:
         factor = min(self.longest / long, self.resize / short)
         return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
-    def normalize(self, pixels_BHWC: Tensor) -> Tensor:
-        """uint8 RGB (B, H, W, 3), 0-255 -> float32 (B, 3, H, W) on the same device."""
+    def normalize(self, pixels_BHWC: Tensor | Array) -> Tensor:
+        """uint8 RGB (B, H, W, 3), 0-255, a tensor or a NumPy array -> float32 (B, 3, H, W) on the same device."""
         return beit_core.normalize(self, pixels_BHWC)
 
     @classmethod

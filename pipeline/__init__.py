@@ -13,7 +13,8 @@ Rooms
     engine/         where spans are worked on                          decode/ bytes to pixels
     output/         what is left behind                                page/ the HTML report
 Beside the flow
-    model_files.py  a model on this node · masks.py class masks as PNG · tokenizer.py the dVAE of a run on tokens
+    model_files.py  a model on this node · images.py one image by its uri
+    masks.py        class masks as PNG · tokenizer.py the dVAE of a run on tokens
     evaluate.py     answers against kept truth · compact.py few large files
     bench.py        what this machine can do
     feed.py         how fast it feeds an accelerator · nothing.py a model that costs nothing

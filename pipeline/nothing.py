@@ -33,6 +33,8 @@ from pipeline.task import Batch, Columns, Task
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from beit_core.pixels import Array
+
 IMAGES, TARS = 2048, 16  # of the source that is made where none is given
 BATCH, SPAN = 64, 256
 SAMPLE = 512  # images that bare processes decode in a turn
@@ -41,9 +43,11 @@ SAMPLE = 512  # images that bare processes decode in a turn
 class _OnDevice(PixelSpec):
     """A spec that does not normalise: an accelerator does that itself."""
 
-    def normalize(self, pixels_BHWC: Tensor) -> Tensor:  # noqa: N803 - as in the class above
+    def normalize(self, pixels_BHWC: Tensor | Array) -> Tensor:  # noqa: N803 - as in the class above
         """The bytes as they are."""
-        return pixels_BHWC
+        import torch  # here: a feed's driver that asks for --help needs none
+
+        return torch.as_tensor(pixels_BHWC)
 
 
 @dataclass(frozen=True)

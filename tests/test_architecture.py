@@ -24,7 +24,10 @@ OWNERS = {
     "aiobotocore": ("pipeline/storage/s3.py",),
     "botocore": ("pipeline/storage/s3.py",),
     "pillow_heif": ("pipeline/decode/decode.py",),
-    "PIL": ("pipeline/decode/decode.py", "pipeline/bench.py", "pipeline/masks.py", "pipeline/page/*.py"),
+    "PIL": (
+        *("pipeline/decode/decode.py", "pipeline/images.py", "pipeline/masks.py", "pipeline/page/*.py"),
+        "pipeline/bench.py",
+    ),
 }
 # What the models are made of; everything else is foreign to them.
 CORE_LIBRARIES = ("beit_core", "torch", "safetensors", "msgpack")

@@ -143,6 +143,11 @@ def _orientation(image: Image.Image) -> int:
     return found
 
 
+def open_upright(data: bytes) -> Image.Image:
+    """An image file's bytes as an upright RGB picture of its own size; raises what Pillow raises."""
+    return to_rgb(_upright(Image.open(io.BytesIO(data), formats=formats())))
+
+
 def _upright(image: Image.Image) -> Image.Image:
     image.load()
     if _orientation(image) == 1:  # an image that is upright already would be copied

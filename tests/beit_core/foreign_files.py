@@ -1,12 +1,16 @@
 """The same weights as other programs would have saved them."""
 
 import re
+import sys
+import types
 from pathlib import Path
 
 import msgpack
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from beit_core.dvae import Dvae
 
 UNILM = (
     (r"^beit\.embeddings\.(cls_token|mask_token)", r"\1"),
@@ -71,3 +75,25 @@ def save_flax(tensors: dict[str, Tensor], path: Path) -> None:
 def packed(array: np.ndarray) -> msgpack.ExtType:
     content = (array.shape, array.dtype.name, np.ascontiguousarray(array).tobytes())
     return msgpack.ExtType(1, msgpack.packb(content))
+
+
+def published_pickles(folder: Path, model: Dvae) -> None:
+    """encoder.pkl and decoder.pkl as whole modules of classes that the reader does not have."""
+    fake = types.ModuleType("dall_e.encoder")
+    fake.Encoder = type("Encoder", (nn.Module,), {"__module__": "dall_e.encoder"})  # type: ignore[attr-defined]
+    sys.modules.update({"dall_e": types.ModuleType("dall_e"), "dall_e.encoder": fake})
+    try:
+        for half, legacy in ((model.encoder, True), (model.decoder, False)):
+            top = fake.Encoder()
+            for name, weight in half.state_dict().items():  # type: ignore[union-attr]
+                owner = top
+                *parents, leaf = name.split(".")
+                for parent in parents:
+                    if not hasattr(owner, parent):
+                        owner.add_module(parent, nn.Sequential())
+                    owner = getattr(owner, parent)
+                setattr(owner, leaf[0], nn.Parameter(weight))
+            name = "encoder.pkl" if legacy else "decoder.pkl"
+            torch.save(top, folder / name, _use_new_zipfile_serialization=not legacy)
+    finally:
+        del sys.modules["dall_e"], sys.modules["dall_e.encoder"]

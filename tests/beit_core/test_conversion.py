@@ -2,8 +2,6 @@
 
 import json
 import os
-import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from beit_core import CheckpointError, CheckpointMismatch, Choices, convert, load_card, load_dvae, load_model
-from beit_core.dvae import Dvae
-from tests.beit_core.foreign_files import as_mmseg, as_unilm, save_flax
+from tests.beit_core.foreign_files import as_mmseg, as_unilm, published_pickles, save_flax
 from tests.beit_core.test_dvae import SMALL, seeded
 from tests.helpers import run_job
 
@@ -220,28 +217,6 @@ def test_nothing_is_written_unless_every_tensor_fits(tiny_model: Callable[..., P
                  "head.bias is (3,), not (7,)"):  # fmt: skip
         assert part in str(found.value)
     assert [path.name for path in tmp_path.iterdir()] == ["weights.pth"]
-
-
-def published_pickles(folder: Path, model: Dvae) -> None:
-    """encoder.pkl and decoder.pkl as whole modules of classes that the reader does not have."""
-    fake = types.ModuleType("dall_e.encoder")
-    fake.Encoder = type("Encoder", (nn.Module,), {"__module__": "dall_e.encoder"})  # type: ignore[attr-defined]
-    sys.modules.update({"dall_e": types.ModuleType("dall_e"), "dall_e.encoder": fake})
-    try:
-        for half, legacy in ((model.encoder, True), (model.decoder, False)):
-            top = fake.Encoder()
-            for name, weight in half.state_dict().items():  # type: ignore[union-attr]
-                owner = top
-                *parents, leaf = name.split(".")
-                for parent in parents:
-                    if not hasattr(owner, parent):
-                        owner.add_module(parent, nn.Sequential())
-                    owner = getattr(owner, parent)
-                setattr(owner, leaf[0], nn.Parameter(weight))
-            name = "encoder.pkl" if legacy else "decoder.pkl"
-            torch.save(top, folder / name, _use_new_zipfile_serialization=not legacy)
-    finally:
-        del sys.modules["dall_e"], sys.modules["dall_e.encoder"]
 
 
 @torch.inference_mode()

@@ -110,3 +110,12 @@ def test_unusable_configurations_say_why(raw: dict[str, object], message: str) -
 def test_wrong_pixels_are_refused() -> None:
     with pytest.raises(ValueError, match=r"uint8 of shape \(B, H, W, 3\)"):
         PixelSpec().normalize(torch.zeros(1, 3, 4, 4, dtype=torch.uint8))
+
+
+def test_numpy_is_taken_as_tensors_are(recwarn: pytest.WarningsRecorder) -> None:
+    pictures = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
+    pictures.flags.writeable = False  # as Pillow's arrays are
+    assert torch.equal(PixelSpec().normalize(pictures), PixelSpec().normalize(torch.tensor(pictures)))
+    with pytest.raises(ValueError, match=r"uint8 of shape \(B, H, W, 3\), not torch.float32 of shape \(1, 2, 3\)"):
+        PixelSpec().normalize(np.zeros((1, 2, 3), np.float32))
+    assert not list(recwarn)

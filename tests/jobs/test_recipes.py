@@ -1,18 +1,29 @@
-"""The recipes of docs/recipes.md: other tools open the output as it is."""
+"""The recipes of docs/recipes.md and the snippets of README, run from their own text."""
 
+import os
+import re
+import runpy
+import shlex
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import duckdb
-import faiss
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from datasets import load_dataset
 
 from pipeline.compact import compact
 from pipeline.errors import ConfigError
 from pipeline.evaluate import Accuracy, evaluate
-from tests.flow import DIGITS, run_here
+from tests.beit_core.foreign_files import published_pickles
+from tests.beit_core.test_dvae import SMALL, seeded
+from tests.flow import DIGITS, png, run_here
+from tests.helpers import DATA, ROOT, rows
+
+RECIPES, README = (ROOT / "docs/recipes.md").read_text(), (ROOT / "README.md").read_text()
+TASKS = ("label.py", "embed.py", "segment.py", "tokens.py", "brightness.py")
 
 
 @pytest.fixture(scope="module")
@@ -22,30 +33,108 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_one_query_gives_the_accuracy(output: Path) -> None:
-    query = f"SELECT avg((labels[1] = cls)::int) FROM '{output}/data/*.parquet' WHERE status = 'ok'"
-    assert duckdb.sql(query).fetchall()[0][0] == pytest.approx(357 / 360)
+def blocks(text: str, kind: str, holds: str = "") -> list[str]:
+    """The fenced blocks of this kind that hold some text, in order."""
+    found = [block for name, block in re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL) if name == kind]
+    return [block for block in found if holds in block]
+
+
+def the_one(text: str, kind: str, holds: str) -> str:
+    (block,) = blocks(text, kind, holds)
+    return block
+
+
+def run_python(block: str, output: Path) -> dict[str, object]:
+    names: dict[str, object] = {}
+    exec(compile(block.replace("OUTPUT", str(output)), "recipe", "exec"), names)
+    return names
+
+
+def run_command(line: str, words: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> int:
+    """The exit code of a command of the docs, in this process; `words` are put in for words of it."""
+    python, script, *args = (str(words.get(word, word)) for word in shlex.split(line, comments=True))
+    assert python == "python"
+    local = ["--local", "--max-failed", "1"] if script.rpartition("/")[2] in TASKS else []
+    monkeypatch.setattr(sys, "argv", [script, *args, *local])
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    return int(str(ended.value.code))
+
+
+def test_queries(output: Path) -> None:
+    accuracy, failures = (duckdb.sql(query.replace("OUTPUT", str(output))) for query in blocks(RECIPES, "sql"))
+    assert accuracy.fetchall()[0][0] == pytest.approx(357 / 360)
+    assert failures.fetchall() == []
     assert evaluate(str(output), "cls") == Accuracy(360, 357, 360)
 
 
-def test_embeddings_go_into_an_index_without_a_copy_of_ours(output: Path) -> None:
-    column = pq.read_table(output / "data", columns=["embedding"])["embedding"].combine_chunks()
-    vectors = column.flatten().to_numpy().reshape(-1, column.type.list_size).copy()
-    faiss.normalize_L2(vectors)
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(vectors)
-    _, nearest = index.search(vectors[:20], 5)
+def test_nearest_neighbours(output: Path) -> None:
+    found = run_python(the_one(RECIPES, "python", "faiss"), output)
+    vectors, index = found["vectors"], found["index"]
+    assert isinstance(vectors, np.ndarray)
+    _, nearest = index.search(vectors[:20], 5)  # type: ignore[attr-defined]
     assert np.array_equal(nearest[:, 0], np.arange(20))
     labels = pq.read_table(output / "data", columns=["cls"])["cls"].to_pylist()
-    same = np.mean([labels[i] == labels[j] for i, row in enumerate(nearest) for j in row[1:]])
-    assert same > 0.9
+    assert np.mean([labels[i] == labels[j] for i, row in enumerate(nearest) for j in row[1:]]) > 0.9
 
 
-def test_hugging_face_datasets_loads_it(output: Path, tmp_path: Path) -> None:
-    files = str(output / "data/*.parquet")
-    loaded = load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path))
+def test_hugging_face_datasets(output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    loaded = run_python(the_one(RECIPES, "python", "load_dataset"), output)["rows"]
+    assert isinstance(loaded, datasets.Dataset)
     assert len(loaded) == 360
     assert set(loaded[0]) >= {"uri", "labels", "embedding"}
+
+
+def test_a_mask_over_an_image_that_lies_in_a_tar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scenes = DATA / "digits-seg"
+    assert run_here(scenes / "shards", tmp_path / "out", "segment", scenes / "model", limit=2) == 0
+    monkeypatch.chdir(tmp_path)
+    found = run_python(the_one(RECIPES, "python", "overlay"), tmp_path / "out")
+    mask = found["mask"]
+    assert isinstance(mask, np.ndarray)
+    assert mask.shape == (64, 64)
+    assert (tmp_path / "overlay.png").exists()
+
+
+def test_commands(
+    output: Path, tmp_path: Path, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.png").write_bytes(png(7, (120, 120)))
+    (tmp_path / "pickles").mkdir()
+    published_pickles(tmp_path / "pickles", seeded())
+    sizes = {"image_size": 112, "use_mean_pooling": True, "vocab_size": SMALL.vocab_size}
+    words = {
+        "OUTPUT": output,
+        "DEST": tmp_path / "large",
+        "PHOTOS": tmp_path / "photos",
+        "DALL-E-FOLDER": tmp_path / "pickles",
+        "microsoft/beit-base-patch16-224-pt22k": tiny_model("masked", **sizes),
+        **{name: tmp_path / name for name in ("dall-e", "tokens", "surprise")},
+    }
+    lines = [*the_one(RECIPES, "", "convert.py").splitlines(), *re.findall(r"`(python jobs/[^`]+)`", RECIPES)]
+    assert len(lines) == 5
+    assert [run_command(line, words, monkeypatch) for line in lines] == [0] * 5
+    assert set(rows(tmp_path / "tokens").column_names) >= {"tokens"}
+    assert set(rows(tmp_path / "surprise").column_names) >= {"masked", "predicted", "loss"}
+
+
+def test_the_core_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    found = run_python(the_one(README, "python", "load_classifier"), ROOT)
+    assert [tuple(found[name].shape) for name in ("pooled", "logits")] == [(2, 96), (2, 10)]  # type: ignore[attr-defined]
+    assert len(found["names"]) == 2  # type: ignore[arg-type]
+
+
+def test_a_task_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.png").write_bytes(png(255))
+    (tmp_path / "brightness.py").write_text(the_one(README, "python", "class Brightness"))
+    line = f"python {tmp_path}/brightness.py --input {tmp_path}/in --output {tmp_path}/out --model {DIGITS}/model"
+    assert run_command(line, {}, monkeypatch) == 0
+    assert rows(tmp_path / "out")["brightness"].to_pylist() == [1.0]
 
 
 def test_compacting_makes_few_files_of_all_rows(output: Path, tmp_path: Path) -> None:

@@ -1,0 +1,50 @@
+"""One image by the `uri` of its row, wherever it lies.
+
+    picture = open_image("s3://bucket/shard-00000.tar#0001.jpg")
+
+For looking at single images; a run reads thousands at a time by other ways.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+from PIL import Image
+
+from pipeline import storage
+from pipeline.decode.decode import extensions, open_upright
+from pipeline.source.format import FORMATS, format_of
+from pipeline.source.item import Wanted
+from pipeline.storage.ranged import Meter
+
+
+def open_image(uri: str, image_column: str | None = None) -> Image.Image:
+    """The upright image, RGB, as a run sees it before it is resized: a loose one, or one in a tar, zip or Parquet.
+
+    `image_column` is the run's `--image-column`, if it had one. Raises FileNotFoundError where there is no such image,
+    and what Pillow raises for one that is damaged.
+    """
+    return open_upright(read_image(uri, image_column))
+
+
+def read_image(uri: str, image_column: str | None = None) -> bytes:
+    """The image's file as it is; arguments and FileNotFoundError as for `open_image`."""
+    uri = storage.absolute(uri)
+    if storage.stat(uri) is not None:
+        return storage.read(uri)
+    endings = frozenset(ending.removeprefix(".") for ending in extensions())
+    wanted = Wanted(endings, image_column)
+    for shard, name in _cuts(uri):
+        entry, form = storage.stat(shard), format_of(shard)
+        if entry is not None and form is not None:
+            for _, data in FORMATS[form].pick(entry, wanted, {name}, Meter(sys.maxsize)):
+                return data
+    raise FileNotFoundError(f"{uri}: no such image")
+
+
+def _cuts(uri: str) -> Iterator[tuple[str, str]]:
+    """Shard and name for every `#` behind what may be a shard; names of files hold some themselves."""
+    for place in (place for place, letter in enumerate(uri) if letter == "#"):
+        if format_of(uri[:place]):
+            yield uri[:place], uri[place + 1 :]
