@@ -14,10 +14,10 @@ QUICK_TIMEOUT_S = 2
 
 def forget_clients() -> None:
     """The clients of this process took their address and keys from the environment; the next ones will again."""
-    from pipeline.storage import patience, s3
+    from pipeline.storage import host, s3
 
     s3.client.cache_clear()
-    patience.forget()
+    host.forget()
 
 
 @contextmanager

@@ -6,7 +6,8 @@ local.py      paths of this machine
 s3.py         `s3://`
 other.py      whatever else fsspec opens: `gs://`, `https://`, `memory://`
 remote.py     what stores beyond this machine share
-patience.py   how long and how gently a storage that fails is asked again; `quick`, `be_patient`
+patience.py   how long a storage that fails is asked again; `quick`, `be_patient`
+host.py       how gently: requests in flight to each host
 ranged.py     objects as seekable files: `Blocks` reads ahead, `Ranges` reads just what is asked, under a `Meter`
 uris.py       URIs as text
 

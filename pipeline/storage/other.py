@@ -17,7 +17,8 @@ import aiohttp
 import fsspec
 
 from pipeline.errors import ObjectUnreadable
-from pipeline.storage.patience import Fault, ask
+from pipeline.storage.host import Fault
+from pipeline.storage.patience import ask
 from pipeline.storage.remote import Remote
 from pipeline.storage.store import Entry, Store
 from pipeline.storage.uris import below

@@ -36,7 +36,7 @@ from fsspec.asyn import sync
 
 from pipeline.errors import CredentialsLost, ObjectUnreadable
 from pipeline.storage import patience
-from pipeline.storage.patience import Fault
+from pipeline.storage.host import Fault
 from pipeline.storage.remote import Remote
 from pipeline.storage.store import Entry, Store
 from pipeline.storage.uris import below, scheme_of

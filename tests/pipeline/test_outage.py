@@ -4,7 +4,8 @@ import io
 import threading
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ from pipeline.storage import ranged
 from tests.faults import FaultProxy, Rule, fault_proxy_server
 from tests.flow import make_tar, run_here
 from tests.helpers import rows, tree_bytes
+from tests.ports import free_ports
 from tests.proxied import noise, s3_client
 from tests.weed import Weed
 
@@ -137,3 +139,50 @@ def test_no_format_takes_an_outage_for_damage(
             list(FORMATS[kind].items(entry, Wanted(frozenset({"png"})), Position()))
     finally:
         storage.be_patient(None)
+
+
+class Moody(ThreadingHTTPServer):
+    """A web server of PNGs: throttles the first requests, and always fails for one name."""
+
+    daemon_threads = True
+    throttled = 0
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            server = self.server
+            assert isinstance(server, Moody)
+            busy, server.throttled = server.throttled > 0, server.throttled - 1
+            status = 503 if busy else 500 if "broken" in self.path else 404 if "gone" in self.path else 200
+            body = noise(len(self.path)) if status == 200 else b""
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+
+@pytest.fixture
+def web() -> Iterator[Moody]:
+    with Moody(("127.0.0.1", 0), Moody.Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def test_web_servers_are_waited_for_too(web: Moody, tmp_path: Path) -> None:
+    """One that has never answered is judged by the others: a list of the web's images has dead hosts in it."""
+    here, dead = f"http://127.0.0.1:{web.server_port}", f"http://127.0.0.1:{free_ports(1)[0]}"
+    names = [f"{here}/{'x' * number}.png" for number in range(1, 9)]
+    lost = [f"{dead}/{number}.png" for number in range(40)]
+    (tmp_path / "list.txt").write_text("\n".join([*names, f"{here}/broken.png", f"{here}/gone.png", *lost]))
+    web.throttled = 12
+    assert run_here(tmp_path / "list.txt", tmp_path / "out", patience=8, **FLAGS) == 3
+    table = rows(tmp_path / "out").to_pylist()
+    assert {row["uri"]: row["error"] for row in table if row["status"] != "ok"} == {
+        f"{here}/broken.png": "the server answered 500",
+        f"{here}/gone.png": "not found",
+        **dict.fromkeys(lost, "the server cannot be reached or broke off (ClientConnectorError)"),
+    }
+    assert len(table) == len(names) + 2 + len(lost)
