@@ -8,6 +8,7 @@ from typing import Literal
 from pipeline.decode.decode import MAX_PIXELS
 from pipeline.engine import cluster
 from pipeline.errors import ConfigError
+from pipeline.output.lease import IfRunning
 from pipeline.source.naming import INPUT_FORMATS
 
 
@@ -66,6 +67,10 @@ class RunConfig:
     patience: int = field(
         default=600,
         metadata={"help": "how long a throttling or unreachable storage is waited for", "metavar": "SECONDS"},
+    )
+    if_running: IfRunning = field(
+        default="join",
+        metadata={"help": "where another run works on the output: share the work, wait for its end, or exit with 0"},
     )
     local: bool = field(default=False, metadata={"help": "no Ray, one process: for tests and debuggers"})
     ray_address: str | None = field(

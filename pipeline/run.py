@@ -18,6 +18,7 @@ from pipeline.engine.engine import Engine, InProcess
 from pipeline.errors import ConfigError, ObjectUnreadable, PipelineError, StorageError, TooManyFailures
 from pipeline.log import answer, hush, phase, say
 from pipeline.output.bound import read_bound
+from pipeline.output.lease import check_overwrite, lease
 from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
 from pipeline.plan.audit import Audit, audit
@@ -118,7 +119,18 @@ def _leave(place: Place, report: RunReport, engine: LateEngine) -> None:
 
 def _run(request: Request, engine: LateEngine, report: RunReport) -> int:
     config = request.config
+    if config.overwrite:
+        check_overwrite(request.place)
     spec = requests.begin(request, lambda: engine.start().device(request.trial))
+    with lease(spec.place, report.run, config.if_running) as is_to_work:
+        if not is_to_work:
+            answer(f"{report.task}: another run works on {spec.place.root}: left to it (--if-running exit)")
+            return 0
+        return _work_under_lease(request, spec, engine, report)
+
+
+def _work_under_lease(request: Request, spec: JobSpec, engine: LateEngine, report: RunReport) -> int:
+    config = request.config
     storage.sweep(spec.place.root)
     ledger = Ledger.load(spec.place)
     for number in range(ROUNDS):

@@ -36,6 +36,11 @@ class Place:
         return storage.join(self.root, "_SUCCESS")
 
     @property
+    def lease_file(self) -> str:
+        """`_lease.json`: who works on it now."""
+        return storage.join(self.root, "_lease.json")
+
+    @property
     def page_file(self) -> str:
         """The HTML report."""
         return storage.join(self.root, "report.html")
