@@ -227,7 +227,8 @@ def _look_up_credentials(before: object) -> None:
     """Have botocore's providers asked again, unless another thread has done so since this client was seen."""
     with _looking_up:
         if client()._s3 is before:
-            _attempted(lambda: client().connect(refresh=True))
+            with contextlib.suppress(Fault, CredentialsLost):  # a provider that fails: the next attempt says so
+                _attempted(lambda: client().connect(refresh=True))
 
 
 def _attempted(request: Callable[[], T]) -> T:
