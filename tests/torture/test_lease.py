@@ -1,5 +1,6 @@
 """A lease whose run was killed: a run that waits for it begins within its stated time."""
 
+import json
 import time
 from pathlib import Path
 
@@ -24,9 +25,17 @@ def test_a_lease_left_by_a_kill_delays_nobody_for_longer_than_it_says(tmp_path: 
     kill(job)
     assert (tmp_path / "out/_lease.json").exists()
     began = time.monotonic()
-    done = run_job("label.py", *command, "--output", tmp_path / "out", "--if-running", "wait", code=0)
+    waiting = start(*command, "--output", tmp_path / "out", "--if-running", "wait")
+    left = holder(tmp_path / "out")
+    assert wait_until(lambda: holder(tmp_path / "out") != left, waiting)
     waited = time.monotonic() - began
-    assert "has the lease of" in done.stderr
+    said, _ = waiting.communicate(timeout=300)
+    assert waiting.returncode == 0, said
+    assert "has the lease of" in said
     run_job("label.py", *command, "--output", tmp_path / "calm", code=0)
-    compare(tally, f"lease of {LEASE_S:.0f} s left by a kill, waited for: {waited:.0f} s", 1, tmp_path / "out",
-            tmp_path / "calm")  # fmt: skip
+    fault = f"lease of {LEASE_S:.0f} s left by a kill, another's {waited:.0f} s after its start"
+    compare(tally, fault, 1, tmp_path / "out", tmp_path / "calm")
+
+
+def holder(output: Path) -> str:
+    return str(json.loads((output / "_lease.json").read_text())["run"])
