@@ -1,6 +1,7 @@
 # make demo     label the bundled digits and say how many are right
 # make test     the whole test suite       (ARGS="-k weed -x" goes to pytest)
 # make torture  the slow fault tests
+# make gpu      what only an accelerator shows, as a table in build/gpu   (GPU_PYTHON=python that has torch with CUDA)
 # make lint     format, lint and type checks, as in CI      make format  mend what a machine can mend
 PYTHON ?= python3
 VENV   := .venv
@@ -14,8 +15,9 @@ unexport PYTHONDONTWRITEBYTECODE
 TORCH  := $(shell sed -n 's/^torch==//p' constraints.txt)
 DEMO   := build/demo/labels
 ARGS   ?=
+GPU_PYTHON ?= python3
 
-.PHONY: install install-test demo test torture lint format clean
+.PHONY: install install-test demo test torture gpu lint format clean
 
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test
@@ -49,6 +51,9 @@ test: install-test
 
 torture: install-test
 	$(PY) -m pytest -q -m torture $(ARGS)
+
+gpu:
+	$(GPU_PYTHON) -m tests.gpu $(ARGS)
 
 lint: install-test
 	$(VENV)/bin/ruff format --check .

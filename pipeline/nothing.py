@@ -137,15 +137,15 @@ def _files(sources: Sources) -> Iterator[bytes]:
         yield from (item.data for item in fetched(items) if isinstance(item.data, bytes))
 
 
-def make_tars(folder: Path) -> str:
-    """Tars of a JPEG with the detail of a photograph, 500 x 375."""
+def make_tars(folder: Path, images: int = IMAGES) -> str:
+    """Tars with so many JPEGs that have the detail of a photograph, 500 x 375."""
     from pipeline.bench import photo
 
     folder.mkdir(parents=True)
     data = photo()
     for number in range(TARS):
         with tarfile.open(folder / f"{number:02d}.tar", "w") as tar:
-            for image in range(IMAGES // TARS):
+            for image in range(images // TARS):
                 info = tarfile.TarInfo(f"{image:05d}.jpg")
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))

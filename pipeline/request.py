@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -172,7 +173,11 @@ def _resolved(request: Request, there: Bound | None, device: Callable[[], Device
 
 def versions() -> dict[str, str]:
     """The versions of the libraries that can change the last bits of an answer."""
-    return {name: importlib.metadata.version(name) for name in VERSIONED}
+    found: dict[str, str] = {}
+    for name in VERSIONED:
+        with suppress(importlib.metadata.PackageNotFoundError):  # --local needs no Ray
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _start_over(place: Place) -> None:

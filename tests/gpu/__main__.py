@@ -1,0 +1,81 @@
+"""Runs the checks and measurements of this folder, prints a table, and writes it as JSON and Markdown.
+
+python -m tests.gpu [--small] [--out FOLDER]    # on a GPU under 8 minutes; --small: a model that a CPU computes at once
+"""
+
+import argparse
+import json
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from pipeline.engine.device import device_kind, device_name
+from pipeline.log import answer, say
+from tests.gpu import checks, speed
+from tests.gpu.checks import Check
+from tests.gpu.models import HEADS, save_seeded
+from tests.models import save_dvae, save_masked
+
+Part = Callable[[], Iterator[Check]]
+
+
+def parts(work: Path, *, small: bool) -> Iterator[tuple[str, Part]]:
+    """Everything that is done, by title."""
+    models = {head: save_seeded(work / f"models/{head}", head, small=small) for head in HEADS}
+    dtype = checks.native(device_kind())
+    for head, model in models.items():
+        yield f"parity of the {head}", partial(checks.parity, head, model)
+    yield "slots", partial(checks.slots, models["classifier"], dtype)
+    yield "memory", partial(checks.memory, models["classifier"], dtype)
+    masked, dvae = save_masked(work / "models/digits-masked"), save_dvae(work / "models/dvae", side=64)
+    yield "the four tasks", partial(checks.jobs, work / "jobs", masked, dvae)
+    batch, seconds = (8, 0.2) if small else (256, speed.SECONDS)
+    yield "throughput", partial(speed.throughput, models["classifier"], dtype, batch, seconds, compiling=not small)
+    yield "a run", partial(speed.fed, work, models["classifier"], dtype, 64 if small else 16384)
+
+
+def tried(title: str, part: Part) -> list[Check]:
+    """A part's lines; one that cannot be done is a line as well, and the others go on."""
+    began, found = time.perf_counter(), []
+    try:
+        found += list(part())
+    except Exception as error:  # whatever a device does to one part, the others are told of too
+        found.append(Check(title, f"{type(error).__name__}: {error}".splitlines()[0], "", False))
+    say(f"{title}: {time.perf_counter() - began:.1f} s")
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", action="store_true", help="a small model, short measurements")
+    parser.add_argument("--out", type=Path, default=Path("build/gpu"), help="folder for the results (build/gpu)")
+    flags = parser.parse_args()
+    shutil.rmtree(flags.out / "work", ignore_errors=True)
+    (flags.out / "work").mkdir(parents=True)
+    found = [check for title, part in parts(flags.out / "work", small=flags.small) for check in tried(title, part)]
+    about = {
+        "device": device_name(device_kind()), "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__, "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "command": "python -m tests.gpu" + " --small" * flags.small,
+    }  # fmt: skip
+    lines = [f"{', '.join(about.values())}", "", "| what | value | bound | |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| {c.name} | {c.value} | {c.bound} | {'' if c.holds is None else 'ok' if c.holds else 'FAILS'} |"
+        for c in found
+    ]
+    (flags.out / "gpu.md").write_text("\n".join(lines) + "\n")
+    (flags.out / "gpu.json").write_text(json.dumps({**about, "checks": [c._asdict() for c in found]}, indent=1))
+    answer("\n".join(lines))
+    shutil.rmtree(flags.out / "work", ignore_errors=True)
+    return int(any(check.holds is False for check in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
