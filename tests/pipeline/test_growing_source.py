@@ -67,6 +67,14 @@ def test_a_change_that_is_done_is_not_done_again(loose: Path) -> None:
     assert done(run(loose)) == 0
 
 
+def test_another_folder_adds_to_the_same_output(loose: Path) -> None:
+    before = tree_bytes(loose / "out/data")
+    save(loose / "elsewhere", b=40)
+    assert run_here(loose / "elsewhere", loose / "out", "brightness") == 0
+    assert tree_bytes(loose / "out/data").items() >= before.items()
+    assert rows(loose / "out")["key"].to_pylist() == ["b.png", "b.png", "d.png", "f.png"]
+
+
 def test_rows_of_a_removed_image_stay(loose: Path) -> None:
     (loose / "in/b.png").unlink()
     output = run(loose)
