@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -109,12 +110,18 @@ def _on_ray(config: RunConfig) -> Engine:
 
 
 def _leave(place: Place, report: RunReport, engine: LateEngine) -> None:
-    """The report of an interrupted run, as far as that is possible within a moment."""
+    """The report of an interrupted run; a storage that does not take it within a moment is not waited for."""
     report.finish()
     body = report.as_dict(None, **engine.about(), exit=1, interrupted=True)
-    with storage.quick(), suppress(PipelineError, OSError):
-        if read_bound(place) is not None:
-            storage.put(place.report_file(report.run), json.dumps(body, indent=1).encode())
+
+    def put() -> None:
+        with suppress(PipelineError, OSError):
+            if read_bound(place) is not None:
+                storage.put(place.report_file(report.run), json.dumps(body, indent=1).encode())
+
+    putting = threading.Thread(target=put, name="leave", daemon=True)
+    putting.start()
+    putting.join(ENDING_S)
 
 
 def _run(request: Request, engine: LateEngine, report: RunReport) -> int:
