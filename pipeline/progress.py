@@ -110,7 +110,7 @@ class Progress:
     def _stage(self) -> str:
         """What is waited for, or goes on beside."""
         if self.known or self.unread:
-            return "" if self.done else "waiting for the first"
+            return "" if self.done else "waiting for the first (models are being loaded)"
         return f"listing: {self.listed:,} so far"
 
     def _share(self) -> str:

@@ -42,7 +42,7 @@ def test_a_line_says_what_is_waited_for(capsys: Told) -> None:
     assert len(list(progress.listing(iter([object()] * 41_000)))) == 41_000  # type: ignore[list-item]
     assert line(progress, capsys) == "label: listing: 41,000 so far"
     progress.expect(span(0))
-    assert line(progress, capsys) == "label: 0 of at least 32 images, waiting for the first"
+    assert line(progress, capsys) == "label: 0 of at least 32 images, waiting for the first (models are being loaded)"
 
 
 def test_nothing_that_is_planned_in_part_is_a_hundred_per_cent(capsys: Told) -> None:
@@ -62,7 +62,7 @@ def test_images_of_unread_shards_are_estimated(capsys: Told) -> None:
     progress = Progress("label")
     for name in ("a", "b"):
         progress.expect(UnreadShard(ShardRef(name, 100, "v", "tar", name)))
-    assert line(progress, capsys) == "label: 0 of at least 2 shards, waiting for the first"
+    assert line(progress, capsys) == "label: 0 of at least 2 shards, waiting for the first (models are being loaded)"
     progress.planning = False
     finished(progress, 50, "a")
     assert "50 of about 200 images (25%)" in line(progress, capsys)
