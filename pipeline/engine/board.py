@@ -14,7 +14,7 @@ from pipeline.log import say
 from pipeline.plan.rows import LooseSpan, Row, UnreadShard, to_json
 from pipeline.spec import JobSpec
 
-LONE, GROUPED, GROUP_IMAGES = 64, 16, 512  # the first rows go alone, later ones in groups of up to so many images
+LONE, GROUPED, GROUP_IMAGES = 64, 64, 512  # the first rows go alone, later ones in groups of up to so many images
 HEAR_S = 10.0  # between two lines of what workers say
 AHEAD = 2000  # rows on the board at most
 Group = list[tuple[int, str]]  # rows of the plan by their numbers, as JSON

@@ -15,12 +15,12 @@ from pipeline.engine.cluster import import_ray
 from pipeline.engine.loading import check_place, load_predictor
 from pipeline.engine.split import SpanDecoder, SpanPredictor
 from pipeline.engine.wire import (
-    ROW,
     answered_to_table,
     decoded_to_table,
     finished_to_table,
     reports_to_table,
     rows_from_table,
+    rows_to_table,
     span_from_table,
 )
 from pipeline.engine.worker import Worker
@@ -29,7 +29,7 @@ from pipeline.output.receipts import Receipt
 from pipeline.output.span_file import SpanFacts
 from pipeline.spec import JobSpec
 
-REPORT_S = 0.5  # receipts of a group of small spans leave together at this interval
+REPORT_S = 2.0  # receipts of a group of small spans leave together at this interval
 
 
 def pull(_: pa.Table, board: Any) -> Iterator[pa.Table]:
@@ -37,7 +37,7 @@ def pull(_: pa.Table, board: Any) -> Iterator[pa.Table]:
     ray = import_ray(verbose=False)
     index = 0
     while (group := ray.get(board.get.remote(index))) is not None:
-        yield pa.table([[number for number, _ in group], [text for _, text in group]], schema=ROW)
+        yield rows_to_table(group)
         index += 1
 
 

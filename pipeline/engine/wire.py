@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -15,30 +16,44 @@ from pipeline.output.span_file import SpanFacts
 from pipeline.plan import rows as plan_rows
 from pipeline.plan.rows import Row
 
-ROW = pa.schema([("number", pa.int64()), ("row", pa.string())])
-REPORT = pa.schema([("number", pa.int64()), ("receipt", pa.string())])
+ROWS = pa.schema([("numbers", pa.list_(pa.int64())), ("rows", pa.list_(pa.string()))])
+REPORTS = pa.schema([("numbers", pa.list_(pa.int64())), ("receipts", pa.list_(pa.string()))])
 SPAN = pa.schema(
     [("number", pa.int64()), ("head", pa.string()), ("rows", pa.large_binary()), ("before", pa.large_binary()),
      ("pixels", pa.large_binary())]
 )  # fmt: skip
 
 
+def rows_to_table(group: list[tuple[int, str]]) -> pa.Table:
+    """A group of rows of the plan with their numbers, as JSON."""
+    return _in_one_row(ROWS, [number for number, _ in group], [text for _, text in group])
+
+
 def rows_from_table(table: pa.Table) -> list[tuple[int, Row]]:
     """Rows of the plan with their numbers; rows without a number are left out."""
-    pairs = zip(table["number"].to_pylist(), table["row"].to_pylist(), strict=True)
-    return [(number, plan_rows.from_json(text)) for number, text in pairs if number >= 0]
+    return [(number, plan_rows.from_json(text)) for number, text in _pairs(table) if number >= 0]
 
 
 def reports_to_table(reports: list[tuple[int, Receipt | None]]) -> pa.Table:
     """Receipts with the number of the row they are of; without a receipt: the row is done."""
     texts = [receipt.to_json() if receipt else None for _, receipt in reports]
-    return pa.table([[number for number, _ in reports], texts], schema=REPORT)
+    return _in_one_row(REPORTS, [number for number, _ in reports], texts)
 
 
 def reports_from_table(table: pa.Table) -> list[tuple[int, Receipt | None]]:
     """The inverse of `reports_to_table`."""
-    pairs = zip(table["number"].to_pylist(), table["receipt"].to_pylist(), strict=True)
-    return [(number, Receipt.from_json(text) if text else None) for number, text in pairs]
+    return [(number, Receipt.from_json(text) if text else None) for number, text in _pairs(table)]
+
+
+def _in_one_row(schema: pa.Schema, *columns: Sequence[object]) -> pa.Table:
+    """Several things in one row: Ray makes a block, which costs the driver milliseconds, of every row."""
+    return pa.table([[column] for column in columns], schema=schema)
+
+
+def _pairs(table: pa.Table) -> Iterator[tuple[int, str]]:
+    """What `_in_one_row` has put together, of all rows."""
+    for numbers, texts in zip(table.column(0).to_pylist(), table.column(1).to_pylist(), strict=True):
+        yield from zip(numbers, texts, strict=True)
 
 
 def finished_to_table(number: int, facts: SpanFacts | None) -> pa.Table:

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from pipeline.engine.spans import AnsweredSpan, DecodedSpan
 from pipeline.engine.wire import (
-    ROW,
     answered_to_table,
     decoded_to_table,
     finished_to_table,
     reports_from_table,
     reports_to_table,
     rows_from_table,
+    rows_to_table,
     span_from_table,
 )
 from pipeline.output.receipts import DeviceUsed, Receipt
@@ -36,7 +36,8 @@ QUICK = settings(max_examples=60, deadline=None, derandomize=True)
 @QUICK
 @given(st.lists(st.tuples(NUMBER, ROWS), max_size=4))
 def test_rows_arrive_as_they_were(rows: list[tuple[int, Row]]) -> None:
-    block = pa.table([[number for number, _ in rows], [to_json(row) for _, row in rows]], schema=ROW)
+    block = rows_to_table([(number, to_json(row)) for number, row in rows])
+    assert len(block) == 1
     assert rows_from_table(block) == rows
 
 
