@@ -81,7 +81,7 @@ def _download(entries: list[storage.Entry], root: str, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent, ignore_cleanup_errors=True) as temporary:
         for entry in entries:
             relative = entry.uri[len(root) :]
-            if ".." in relative.split("/"):
+            if {"", ".", ".."} & set(relative.split("/")):  # `a//b` would become the path /b of this machine
                 raise ConfigError(f"--model {root}: refuses a file named {relative}")
             path = Path(temporary, "model", relative)
             path.parent.mkdir(parents=True, exist_ok=True)

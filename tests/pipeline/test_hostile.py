@@ -1,0 +1,140 @@
+"""Inputs made to do harm: what they cost is a row, or a refusal; nothing is written where it should not be."""
+
+import gzip
+import io
+import json
+import random
+import struct
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import model_files, storage
+from pipeline.errors import ConfigError
+from pipeline.source.format import FORMATS
+from pipeline.source.item import Item, Position, Wanted
+from tests.flow import DIGITS, png, run_here
+from tests.helpers import rows, run_job
+from tests.proxied import noise
+
+WANTED = Wanted(frozenset({"png"}))
+ESCAPING = ["../../up.png", "/etc/absolute.png", "a/../../b.png", "C:\\windows\\c.png", "good.png"]
+
+
+def items(path: Path, kind: str) -> list[Item]:
+    entry = storage.stat(str(path))
+    assert entry is not None
+    return list(FORMATS[kind].items(entry, WANTED, Position()))
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_members_with_names_that_lead_elsewhere_are_names(tmp_path: Path, kind: str) -> None:
+    inside = tmp_path / "deep/er/in"
+    inside.mkdir(parents=True)
+    if kind == "zip":
+        with zipfile.ZipFile(inside / "x.zip", "w") as archive:
+            for name in ESCAPING:
+                archive.writestr(zipfile.ZipInfo(name), png(1))
+    else:
+        with tarfile.open(inside / "x.tar", "w") as tar:
+            for name in ESCAPING:
+                info = tarfile.TarInfo(name)
+                info.size = len(png(1))
+                tar.addfile(info, io.BytesIO(png(1)))
+    assert run_here(inside, tmp_path / "deep/er/out", "brightness", max_failed=1) == 0
+    uris = rows(tmp_path / "deep/er/out")["uri"].to_pylist()
+    assert all(uri.startswith(f"{inside}/x.{kind}#") for uri in uris)
+    assert f"{inside}/x.{kind}#good.png" in uris
+    assert {path.name for path in tmp_path.rglob("*.png")} == set()
+
+
+def text_bomb(size: int) -> bytes:
+    """A good PNG whose compressed text is `size` bytes long."""
+    whole = png(1)
+    body = b"Comment\0\0" + zlib.compress(bytes(size), 9)
+    chunk = struct.pack(">I", len(body)) + b"zTXt" + body + struct.pack(">I", zlib.crc32(b"zTXt" + body))
+    return whole[:33] + chunk + whole[33:]
+
+
+def test_a_text_that_decompresses_without_end_costs_its_own_row(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/bomb.png").write_bytes(text_bomb(400 << 20))
+    (tmp_path / "in/good.png").write_bytes(png(2))
+    assert run_here(tmp_path / "in", tmp_path / "out", "brightness", max_failed=1) == 0
+    found = {row["key"]: row["status"] for row in rows(tmp_path / "out").to_pylist()}
+    assert found["good.png"] == "ok"
+    assert found["bomb.png"] in ("ok", "decode_error")
+
+
+def test_members_that_decompress_to_more_than_they_may_are_rows(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb.png", bytes(64 << 20))
+        archive.writestr("good.png", png(1))
+    raw = bytearray((tmp_path / "x.zip").read_bytes())
+    at = raw.rindex(b"PK\1\2", 0, raw.rindex(b"PK\1\2"))  # the first member in the directory lies about its size
+    raw[at + 24 : at + 28] = struct.pack("<I", 1 << 20)
+    (tmp_path / "x.zip").write_bytes(raw)
+    lied, good = items(tmp_path / "x.zip", "zip")
+    assert isinstance(lied.data, ValueError)
+    assert good.data == png(1)
+    raw[at + 24 : at + 28] = struct.pack("<I", (1 << 32) - 2)
+    (tmp_path / "x.zip").write_bytes(raw)
+    assert "more than" in str(items(tmp_path / "x.zip", "zip")[0].data)
+
+
+def test_a_gz_whose_header_promises_gigabytes_is_a_row(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("bomb.png")
+    info.size = 3 << 30
+    with gzip.open(tmp_path / "x.tar.gz", "wb", compresslevel=1) as file:
+        file.write(info.tobuf() + bytes(1 << 20))
+    (only,) = items(tmp_path / "x.tar.gz", "tar.gz")
+    assert str(only.data) == "the tar is damaged or cut: unexpected end of data"
+
+
+def test_parquet_files_that_lie_are_rows(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [noise(n) for n in range(8)]}), tmp_path / "x.parquet", compression="zstd")
+    whole, chance = (tmp_path / "x.parquet").read_bytes(), random.Random(5)
+    for _ in range(60):
+        raw = bytearray(whole)
+        begin = chance.choice([0, len(raw) - 700])  # pages, footer
+        for _ in range(chance.randrange(1, 5)):
+            raw[chance.randrange(begin, len(raw) - 8)] = chance.randrange(256)
+        (tmp_path / "x.parquet").write_bytes(raw)
+        try:
+            found = items(tmp_path / "x.parquet", "parquet")
+        except ConfigError:
+            continue  # the footer names no image column any more
+        assert all(isinstance(item.data, bytes | Exception) for item in found)
+
+
+@pytest.mark.parametrize("name", ["../up.json", "a/../../up.json", "/absolute.json", "a//absolute.json", "."])
+def test_a_model_whose_files_lead_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    entry = storage.Entry(f"memory://model/{name}", 1, "1")
+    with pytest.raises(ConfigError, match="refuses a file named"):
+        model_files._download([entry], "memory://model/", tmp_path / "target")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"output": ["--overwrite", "x"]}, "argument"),
+        ({"__class__": "x"}, "unrecognized arguments"),
+        ({"input": {"$ref": "/etc/passwd"}}, "does not exist"),
+        ([1], "not a readable JSON object"),
+    ],
+)
+def test_a_config_file_gives_flags_and_nothing_else(tmp_path: Path, content: object, said: str) -> None:
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    output = [] if "output" in content else ["--output", tmp_path / "out"]
+    source = [] if "input" in content else ["--input", DIGITS / "shards"]
+    done = run_job(
+        "label.py", "--config", tmp_path / "c.json", *source, *output, "--model", DIGITS / "model", "--local", code=2
+    )
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert said in done.stderr
