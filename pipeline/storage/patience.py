@@ -79,7 +79,7 @@ def ask(uri: str, attempt: Callable[[], T], read: Callable[[str], object] | None
             continue
         except NoRoom as error:  # only waiting calls have a deadline
             raise (waiting.spent() if waiting else error) from error
-        if read is not None:
+        if read is not None and uri not in host.read:  # the ranges of one shard must not push out all others
             host.read.append(uri)
         return answer
 

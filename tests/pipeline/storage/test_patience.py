@@ -89,6 +89,8 @@ def test_while_others_can_be_read_the_object_is_at_fault(
     monkeypatch.setattr(patience, "OBJECT_S", 1.0)
     in_run(60)
     assert storage.read(OTHERS[0])
+    for start in range(9):  # as a shard is read, in ranges
+        assert storage.read(URI, start, start + 1)
     proxied.fail(Rule(kind, "/patience/x", "GET", after=3))
     assert isinstance(storage.try_read(URI), ObjectUnreadable)
     asked = proxied.requests()
