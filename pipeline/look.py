@@ -54,9 +54,14 @@ def look(config: RunConfig, place: Place) -> FirstLook:
     return FirstLook(sources, first, listing)
 
 
-def wanted_of(config: RunConfig, seen: FirstLook) -> Wanted:
-    """What is taken from every source, with its types; ConfigError for what the first that decides lacks of it."""
+def wanted_of(config: RunConfig, seen: FirstLook, *, fresh: bool) -> Wanted:
+    """What is taken from every source, with its types; ConfigError for what the first that decides lacks of it.
+
+    For an output that is not `fresh`, shards are read only where they have to say a type.
+    """
     wanted = seen.sources.wanted
+    if not fresh and not wanted.keep:
+        return wanted
     shards = [source for source in seen.first if isinstance(source, Shard)]
     if shards:
         wanted = replace(wanted, types=_kept_types(shards, wanted, alone=len(shards) == len(seen.first)))

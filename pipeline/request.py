@@ -70,8 +70,9 @@ def check(config: RunConfig, task: AnyTask) -> Request:
         with storage.quick():
             seen = look(config, place)
             _check_output(config, place)
-            wanted = wanted_of(config, seen)
-            card = _card(config.model, task, fresh=not is_ours(place))
+            fresh = config.overwrite or not is_ours(place)
+            wanted = wanted_of(config, seen, fresh=fresh)
+            card = _card(config.model, task, fresh=fresh)
             schema = schema_of(task.columns(card), dict(wanted.types))
     except CredentialsLost as error:
         raise ConfigError(str(error)) from error

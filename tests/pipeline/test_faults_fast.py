@@ -100,7 +100,7 @@ def test_credentials_lost_on_the_way_stop_the_run_and_harm_nothing(
     proxied: FaultProxy, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3, "LOOK_UPS", (0.0,))
-    proxied.fail(Rule("expired", "/loose/20.png", "GET"), Rule("expired", "/tars/a.tar", "GET"))
+    proxied.fail(Rule("expired", "/loose/20.png", "GET"), Rule("expired", "/tars/b.tar", "GET"))
     with pytest.raises(CredentialsLost, match="ExpiredToken") as caught:
         run_here(SOURCES, tmp_path / "out", span_size=8)
     assert isinstance(caught.value, PipelineError)
