@@ -23,6 +23,7 @@ from pipeline.output.lease import check_overwrite, lease
 from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
 from pipeline.plan.audit import Audit, audit
+from pipeline.plan.drop import drop
 from pipeline.plan.planner import Order, Planner
 from pipeline.plan.prune import prune
 from pipeline.plan.rows import Row
@@ -139,7 +140,7 @@ def _run(request: Request, engine: LateEngine, report: RunReport) -> int:
 def _work_under_lease(request: Request, spec: JobSpec, engine: LateEngine, report: RunReport) -> int:
     config = request.config
     storage.sweep(spec.place.root)
-    ledger = Ledger.load(spec.place)
+    ledger, cleared = Ledger.load(spec.place), set[str]()
     for number in range(ROUNDS):
         listing = request.sources.listing()
         retry_failed = config.retry_failed and number == 0
@@ -149,13 +150,14 @@ def _work_under_lease(request: Request, spec: JobSpec, engine: LateEngine, repor
             ledger.note(facts)
         report.passed = listing.passed
         prune(planner, ledger)
+        cleared.update(drop(planner, ledger, spec.bound))
         found = audit(planner, ledger)
         if found.green and not found.incomplete:
             break
     code = _exit_code(found, config)
     report.finish()
-    body = report.as_dict(found.planned, **engine.about(), audit=_audited(found), exit=code)
-    _save(spec.place, report, ledger, body, success=code == 0)
+    body = report.as_dict(found.planned, **engine.about(), audit=found.to_json(), exit=code)
+    _save(spec.place, report, ledger, body, cleared, success=code == 0)
     _say_result(spec.place, report, found)
     if verdict := engine.verdict(report):
         answer(verdict)
@@ -193,15 +195,12 @@ def _exit_code(found: Audit, config: RunConfig) -> int:
     return 3 if found.failed_share > config.max_failed else 0
 
 
-def _audited(found: Audit) -> dict[str, object]:
-    counts = {name: getattr(found, name) for name in ("planned", "ok", "failed", "missing", "duplicates")}
-    return {**counts, "line": found.line, "unfinished": list(found.unfinished)}
-
-
-def _save(place: Place, report: RunReport, ledger: Ledger, body: dict[str, object], *, success: bool) -> None:
-    """Leave what was seen, the report, and `_SUCCESS`."""
+def _save(
+    place: Place, report: RunReport, ledger: Ledger, body: dict[str, object], cleared: set[str], *, success: bool
+) -> None:
+    """Leave what was seen and cleared, the report, and `_SUCCESS`."""
     with place.writing():
-        ledger.save(report.run, [name for name in report.facts if name in ledger.seen])
+        ledger.save(report.run, [name for name in cleared.union(report.facts) if name in ledger.seen])
         storage.put(place.report_file(report.run), json.dumps(body, indent=1).encode())
         if success:
             storage.put(place.success_file, json.dumps({"run": report.run}).encode())
@@ -233,8 +232,8 @@ def _conclude(code: int, found: Audit, config: RunConfig) -> int:
     """The exit code, or the error that has it."""
     if code == 3:
         raise TooManyFailures(
-            f"{found.failed:,} of {found.planned:,} images failed ({found.failed_share:.2%}), more than --max-failed "
-            f"{config.max_failed:g}; their rows say why, --retry-failed does them again"
+            f"{found.failed:,} of {found.remembered:,} images failed ({found.failed_share:.2%}), more than "
+            f"--max-failed {config.max_failed:g}; their rows say why, --retry-failed does them again"
         )
     if not found.planned:
         raise PipelineError(f"no image was found in {found.empty_shards:,} shards: is --image-column right?")

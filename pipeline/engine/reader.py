@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -22,14 +22,16 @@ from pipeline.spec import JobSpec
 class OpenSpan:
     """A span whose images are being read: take all `items`, in order; then `close` says where the span stands.
 
-    Items have bytes, or the reason why there are none. `before` holds the finished rows that are kept; the images of
-    these come without bytes and are not decoded.
+    Items have bytes, or the reason why there are none. `before` holds the finished rows that are kept. Their images and
+    the forgotten ones are `undone`: they come without bytes and are not decoded.
     """
 
-    def __init__(self, facts: SpanFacts, items: Iterator[Item], before: pa.Table | None) -> None:
+    def __init__(
+        self, facts: SpanFacts, items: Iterator[Item], before: pa.Table | None, forgotten: Collection[str] = ()
+    ) -> None:
         self.facts, self.before = facts, before
-        self.kept = frozenset(before["uri"].to_pylist() if before is not None else ())
-        self.items = fetched(items, self.kept)
+        self.undone = frozenset(before["uri"].to_pylist() if before is not None else ()).union(forgotten)
+        self.items = fetched(items, self.undone)
 
     def close(self) -> SpanFacts:
         """What is known once all items are taken; its counts are filled in when the span is written."""
@@ -42,7 +44,7 @@ class _OpenShardSpan(OpenSpan):
     def __init__(self, stream: _ShardStream, start: int, size: int, before: pa.Table | None) -> None:
         shard = stream.shard
         facts = SpanFacts(span_name(shard.name, start), shard.uri, shard.version, start, 0, 0)
-        super().__init__(facts, self._counted(itertools.islice(stream, size)), before)
+        super().__init__(facts, self._counted(itertools.islice(stream, size)), before, stream.forgotten)
         self.stream, self.images = stream, 0
         self.begin = stream.place(start)
 
@@ -60,8 +62,9 @@ class _OpenShardSpan(OpenSpan):
 class _ShardStream:
     """The images of a shard from a position on; it can show the next one."""
 
-    def __init__(self, spec: JobSpec, shard: ShardRef, at: Position) -> None:
-        self.shard, self.names = shard, at.names
+    def __init__(self, spec: JobSpec, row: ShardSpan | UnreadShard, at: Position) -> None:
+        shard = row.shard
+        self.shard, self.names, self.forgotten = shard, at.names, row.forgotten
         self.format = FORMATS[shard.format]
         self.items = self.format.items(shard.entry, spec.wanted, at)
         self.ahead: list[Item | None] = []
@@ -96,9 +99,9 @@ class Reader:
         """
         if isinstance(row, LooseSpan):
             facts = SpanFacts(row.name, "", row.version, 0, row.stop - row.start, 0)
-            yield OpenSpan(facts, files.read_items(row), self._before(row.name, row.redo))
+            yield OpenSpan(facts, files.read_items(row), self._before(row.name, row.redo), row.forgotten)
         elif isinstance(row, ShardSpan):
-            stream = _ShardStream(self.spec, row.shard, Position(row.offset, row.skip))
+            stream = _ShardStream(self.spec, row, Position(row.offset, row.skip))
             yield _OpenShardSpan(stream, row.start, row.stop - row.start, None)
         else:
             yield from self._unread(row)
@@ -115,7 +118,7 @@ class Reader:
                 self._learn_names(shard, facts, at.names)
                 stream, at = None, Position(facts.next_offset, facts.next_skip, at.names)
             else:
-                stream = stream or _ShardStream(self.spec, shard, at)
+                stream = stream or _ShardStream(self.spec, row, at)
                 if stream.peek() is None:
                     break
                 size = self.spec.bound.span_size.shard
@@ -125,7 +128,7 @@ class Reader:
                 facts = span.close()
             spans.append(PlacedSpan.of(facts))
             start += facts.images
-        if (stream or _ShardStream(self.spec, shard, at)).peek() is None:
+        if (stream or _ShardStream(self.spec, row, at)).peek() is None:
             files.write_shard_entry(self.spec.place, row, ShardContent(tuple(spans), at.names.repeated))
 
     def _as_found(self, row: UnreadShard, start: int) -> tuple[SpanFacts | None, pa.Table | None]:
@@ -143,14 +146,15 @@ class Reader:
         if facts.images >= self.spec.bound.span_size.shard or (row.most is not None and stop >= row.most):
             return False
         behind = Position(facts.next_offset, facts.next_skip)
-        return _ShardStream(self.spec, row.shard, behind).peek() is not None
+        return _ShardStream(self.spec, row, behind).peek() is not None
 
     def _learn_names(self, shard: ShardRef, facts: SpanFacts, names: Names) -> None:
         """Names that finished spans have used count for `~2` of later ones."""
         repeat = FORMATS[shard.format].names_repeat
         rows = read_rows(self.spec.place, facts.name, ["uri"]) if repeat else None
         if rows is not None:
-            names.used.update(uri.removeprefix(f"{shard.uri}#") for uri in rows["uri"].to_pylist())
+            uris = [*rows["uri"].to_pylist(), *facts.forgotten]
+            names.used.update(uri.removeprefix(f"{shard.uri}#") for uri in uris)
             names.repeated |= facts.repeated
 
     def _before(self, name: str, redo: Redo | None) -> pa.Table | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ from pipeline.output.span_file import SpanFacts, counted, write_span
 from pipeline.source.item import Item
 from pipeline.spec import JobSpec
 
-KEPT = Decoded("", None, None, None)  # stands for an image whose row stays as it was
+KEPT = Decoded("", None, None, None)  # stands for an image that is not done now: its row, if it has one, stays
 
 
 def undecodable(item: Item) -> Decoded:
@@ -30,7 +30,7 @@ class DecodedSpan:
     """A span whose images are decoded: all columns but the model's answers are known.
 
     `rows` has the base columns and those of --keep. `todo` (bool per image) says which the model is asked about, `kept`
-    whose rows stay as they are in `before`.
+    whose rows stay as they are in `before`; those of them that are not in `before` are forgotten and get no row.
     """
 
     facts: SpanFacts
@@ -74,11 +74,12 @@ class AnsweredSpan:
     @staticmethod
     def of(spec: JobSpec, span: DecodedSpan, answered: Answered, seconds: float, device: DeviceUsed) -> AnsweredSpan:
         """From the decoded span and the answers for all its images, which took that device so many seconds."""
-        rows = _filled(spec.schema, span, answered)
-        if span.before is not None:
-            rows = _with_kept(rows, span.kept, span.before)
-        done = len(rows) - int(span.kept.sum())
-        return AnsweredSpan(span.facts, rows, done, {**span.seconds, "predict": seconds}, device)
+        rows, facts = _filled(spec.schema, span, answered), span.facts
+        if span.kept.any():
+            rows, forgotten = _with_kept(rows, span.kept, span.before)
+            facts = replace(facts, forgotten=forgotten)
+        done = len(span.kept) - int(span.kept.sum())
+        return AnsweredSpan(facts, rows, done, {**span.seconds, "predict": seconds}, device)
 
     def write(self, spec: JobSpec) -> SpanFacts:
         """Write the span's file; returns what its metadata hold."""
@@ -115,9 +116,18 @@ def _filled(schema: pa.Schema, span: DecodedSpan, answered: Answered) -> pa.Tabl
     return pa.Table.from_arrays(arrays, schema=schema).combine_chunks()
 
 
-def _with_kept(rows: pa.Table, kept: np.ndarray, before: pa.Table) -> pa.Table:
-    """The rows that stay as they were, in their places."""
+def _with_kept(rows: pa.Table, kept: np.ndarray, before: pa.Table | None) -> tuple[pa.Table, tuple[str, ...]]:
+    """The rows with those in their places that stay as they were; and the forgotten uris, which had none, sorted."""
+    before = rows.schema.empty_table() if before is None else before.cast(rows.schema)
     place = {uri: len(rows) + index for index, uri in enumerate(before["uri"].to_pylist())}
-    uris = rows["uri"].to_pylist()
-    take = [place[uri] if stays else index for index, (uri, stays) in enumerate(zip(uris, kept, strict=True))]
-    return pa.concat_tables([rows, before.cast(rows.schema)]).take(pa.array(take)).combine_chunks()
+    take: list[int] = []
+    forgotten: list[str] = []
+    for index, (uri, stays) in enumerate(zip(rows["uri"].to_pylist(), kept, strict=True)):
+        if not stays:
+            take.append(index)
+        elif uri in place:
+            take.append(place[uri])
+        else:
+            forgotten.append(uri)
+    table = pa.concat_tables([rows, before]).take(pa.array(take, pa.int64())).combine_chunks()
+    return table, tuple(sorted(forgotten))

@@ -59,7 +59,7 @@ class SpanDecoder:
             seconds["read"] += time.perf_counter() - began
             began = time.perf_counter()
             data, item.data = item.data, b""
-            if item.uri in source.kept:
+            if item.uri in source.undone:
                 images.append((item, KEPT))
             elif isinstance(data, bytes):
                 images.append((item, KEPT))  # until the answer comes

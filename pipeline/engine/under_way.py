@@ -96,7 +96,7 @@ class BatchUnderWay:
         span.items.append(item)
         span.decoded.append(None)
         data, item.data = item.data, b""
-        if item.uri in span.source.kept:
+        if item.uri in span.source.undone:
             self._settle(slot, KEPT)
         elif isinstance(data, bytes):
             if self._packet_bytes + len(data) > PACKET_BYTES or len(self._packet) == PACKET_IMAGES:

@@ -89,7 +89,7 @@ def span_from_table(table: pa.Table) -> tuple[int, SpanFacts | tuple[DecodedSpan
     number, head = table["number"][0].as_py(), json.loads(table["head"][0].as_py())
     if head["span"] == "end":
         return number, None
-    facts = SpanFacts(**head["facts"])
+    facts = SpanFacts.of(head["facts"])
     if head["span"] == "finished":
         return number, facts
     rows = _unpack(table, "rows")

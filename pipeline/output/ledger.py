@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -17,15 +17,27 @@ from pipeline.storage import Entry
 SEEN_SCHEMA = pa.schema(
     [("name", pa.string()), ("file", pa.string()), ("version", pa.string()), ("images", pa.int64()), ("ok", pa.int64())]
 )
+FORGOTTEN = pa.schema([("forgotten", pa.int64()), ("cleared", pa.int64())])  # further columns where any is not 0
 
 
 class Seen(NamedTuple):
-    """What is known of a finished span: versions of its file and of its source, and its counts."""
+    """What is known of a finished span: versions of its file and of its source, and its counts.
+
+    Of its images, which were cut, so many are `forgotten` and have no row. It was looked through for images that the
+    first `cleared` forgetting parts of the plan name, and holds none of them.
+    """
 
     file: str
     version: str
     images: int
     ok: int
+    forgotten: int = 0
+    cleared: int = 0
+
+    @property
+    def failed(self) -> int:
+        """Rows whose status is not ok."""
+        return self.images - self.forgotten - self.ok
 
 
 class Ledger:
@@ -56,15 +68,23 @@ class Ledger:
         for entry in self.place.seen_files():
             with storage.open_stream(entry) as stream:
                 table = pq.read_table(stream)
-            columns = [table[name].to_pylist() for name in SEEN_SCHEMA.names]
-            for name, file, version, images, ok in zip(*columns, strict=True):
+            for name, file, *more in zip(*(column.to_pylist() for column in table.columns), strict=True):
                 if self.files.get(name) == file:
-                    self.seen[name] = Seen(file, version, images, ok)
+                    self.seen[name] = Seen(file, *more)
 
     def note(self, facts: SpanFacts) -> None:
         """Record what the file that the listing has now holds, unless that is known already."""
         if facts.name in self.files and not self.is_seen(facts.name):
-            self.seen[facts.name] = Seen(self.files[facts.name], facts.version, facts.images, facts.ok)
+            self.seen[facts.name] = _seen(self.files[facts.name], facts)
+
+    def clear(self, entry: Entry, facts: SpanFacts, parts: int) -> None:
+        """Record of a file as it is now that it holds no image that the first `parts` forgetting parts name."""
+        self.files[facts.name], self.sizes[facts.name] = entry.version, entry.size
+        self.seen[facts.name] = _seen(entry.version, facts, parts)
+
+    def cleared(self, name: str) -> int:
+        """How many of the forgetting parts a file is known to be cleared of."""
+        return self.seen[name].cleared if self.is_seen(name) else 0
 
     def facts_of(self, names: Iterable[str]) -> Iterator[tuple[str, Seen]]:
         """What is known of these spans; footers are read where no earlier run has recorded the file."""
@@ -82,14 +102,24 @@ class Ledger:
         """Whether it is known what the file holds that the listing has."""
         return name in self.seen and self.seen[name].file == self.files.get(name)
 
-    def _footer(self, name: str) -> SpanFacts:
-        return read_facts(Entry(self.place.span_file(name), self.sizes[name], self.files[name]))
+    def entry(self, name: str) -> Entry:
+        """The file of a finished span, as the listing has it."""
+        return Entry(self.place.span_file(name), self.sizes[name], self.files[name])
 
-    def save(self, run: str, names: Iterable[str]) -> None:
+    def _footer(self, name: str) -> SpanFacts:
+        return read_facts(self.entry(name))
+
+    def save(self, run: str, names: Collection[str]) -> None:
         """Record what this run has seen, for later ones."""
         rows = [(name, *self.seen[name]) for name in sorted(names)]
         if rows:
-            arrays = [pa.array(c, f.type) for c, f in zip(zip(*rows, strict=True), SEEN_SCHEMA, strict=True)]
+            told = any(seen.forgotten or seen.cleared for seen in map(self.seen.__getitem__, names))
+            schema = pa.schema([*SEEN_SCHEMA, *FORGOTTEN]) if told else SEEN_SCHEMA
+            arrays = [pa.array(c, f.type) for c, f in zip(zip(*rows, strict=True), schema, strict=False)]
             sink = pa.BufferOutputStream()
-            pq.write_table(pa.Table.from_arrays(arrays, schema=SEEN_SCHEMA), sink, compression="zstd")
+            pq.write_table(pa.Table.from_arrays(arrays, schema=schema), sink, compression="zstd")
             storage.put(self.place.seen_file(run), sink.getvalue().to_pybytes())
+
+
+def _seen(file: str, facts: SpanFacts, cleared: int = 0) -> Seen:
+    return Seen(file, facts.version, facts.images, facts.ok, len(facts.forgotten), cleared)

@@ -56,4 +56,4 @@ class Receipt:
         """The inverse of `to_json`."""
         raw = json.loads(text)
         examples = tuple((uri, status, error) for uri, status, error in raw["examples"])
-        return Receipt(SpanFacts(**raw["facts"]), raw["images"], examples, raw["seconds"], DeviceUsed(*raw["device"]))
+        return Receipt(SpanFacts.of(raw["facts"]), raw["images"], examples, raw["seconds"], DeviceUsed(*raw["device"]))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,8 +25,9 @@ META = b"beit"
 class SpanFacts:
     """What the metadata of a span's file holds: counts by status, and its position in which version of its source.
 
-    `next_offset` and `next_skip` say where the following span of the shard begins, `repeated` whether a member name
-    had occurred twice by then.
+    `images` is how many were cut for the span, which positions are counted in; `forgotten` are the uris of those that
+    have no row any more, sorted. `next_offset` and `next_skip` say where the following span of the shard begins,
+    `repeated` whether a member name had occurred twice by then.
     """
 
     name: str
@@ -39,16 +42,47 @@ class SpanFacts:
     next_offset: int = 0
     next_skip: int = 0
     repeated: bool = False
+    forgotten: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(raw: Mapping[str, Any]) -> SpanFacts:
+        """From JSON; raises KeyError for what is not there."""
+        found = {name: raw[name] for name in SpanFacts.__dataclass_fields__ if name != "forgotten"}
+        return SpanFacts(**found, forgotten=tuple(raw.get("forgotten", ())))
+
+    @property
+    def rows(self) -> int:
+        """Rows of the file: images that are not forgotten."""
+        return self.images - len(self.forgotten)
 
     @property
     def failed(self) -> int:
         """Rows whose status is not ok."""
-        return self.images - self.ok
+        return self.rows - self.ok
 
 
 def write_span(place: Place, table: pa.Table, facts: SpanFacts, bound: Bound) -> None:
-    """Write a span's file. The bytes depend on rows, facts and settings only: no time, run, worker or path."""
+    """Write a span's file."""
+    with place.writing():
+        storage.put(place.span_file(facts.name), _encoded(table, facts, bound))
+
+
+def rewrite_span(place: Place, entry: Entry, table: pa.Table, facts: SpanFacts, bound: Bound) -> bool:
+    """Write a span's file in place of this version of it; False where it has another by now."""
+    with place.writing():
+        return storage.replace(entry.uri, _encoded(table, facts, bound), entry.version)
+
+
+def _encoded(table: pa.Table, facts: SpanFacts, bound: Bound) -> bytes:
+    """The file. Its bytes depend on rows, facts and settings only: no time, run, worker or path.
+
+    Where nothing is forgotten the metadata do not speak of it.
+    """
     about = {**asdict(facts), "failed": facts.failed, "run": bound.durable()}
+    if facts.forgotten:
+        about["rows"] = facts.rows
+    else:
+        del about["forgotten"]
     sink = pa.BufferOutputStream()
     pq.write_table(
         table.replace_schema_metadata({META: json.dumps(about, sort_keys=True)}),
@@ -61,25 +95,28 @@ def write_span(place: Place, table: pa.Table, facts: SpanFacts, bound: Bound) ->
         version="2.6",
         data_page_version="1.0",
     )
-    with place.writing():
-        storage.put(place.span_file(facts.name), sink.getvalue().to_pybytes())
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
 
 
 def counted(facts: SpanFacts, table: pa.Table) -> SpanFacts:
     """The facts with the rows of the finished span counted by status."""
-    statuses = Counter(table["status"].to_pylist())
-    return replace(facts, images=len(table), ok=statuses[OK], statuses=dict(sorted(statuses.items())))
+    statuses, images = Counter(table["status"].to_pylist()), len(table) + len(facts.forgotten)
+    return replace(facts, images=images, ok=statuses[OK], statuses=dict(sorted(statuses.items())))
 
 
 def read_facts(entry: Entry) -> SpanFacts:
     """The metadata of a span's file, from its footer; raises StorageError for a file that is not ours."""
     try:
         with storage.open_stream(entry) as stream:
-            raw = (pq.read_metadata(stream).metadata or {}).get(META)
-        meta = json.loads(raw or b"")
-        return SpanFacts(**{name: meta[name] for name in SpanFacts.__dataclass_fields__})
+            return SpanFacts.of(_about(pq.read_metadata(stream)))
     except (ValueError, KeyError, pa.ArrowException) as error:
         raise StorageError(f"{entry.uri} is no file of ours or damaged: remove it and run again") from error
+
+
+def _about(footer: pq.FileMetaData) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads((footer.metadata or {}).get(META) or b"")
+    return about
 
 
 def find(place: Place, name: str) -> SpanFacts | None:
@@ -91,7 +128,10 @@ def find(place: Place, name: str) -> SpanFacts | None:
 def read_rows(place: Place, name: str, columns: list[str] | None = None) -> pa.Table | None:
     """The rows of a finished span, None of one that is not."""
     entry = storage.stat(place.span_file(name))
-    if entry is None:
-        return None
+    return read_table(entry, columns) if entry else None
+
+
+def read_table(entry: Entry, columns: list[str] | None = None) -> pa.Table:
+    """The rows of a span's file."""
     with storage.open_stream(entry) as stream:
         return pq.read_table(stream, columns=columns).replace_schema_metadata(None)

@@ -73,6 +73,8 @@ def summary(account: Account, verified: Verification | None) -> Markup:
         ("images per second", rate(numbers(best, "images").get("done"), best.get("seconds")), ""),
         ("run" if account.run_count == 1 else "runs", count(account.run_count), ""),
     ]
+    if images.get("forgotten"):
+        tiles.insert(3, ("forgotten", count(images["forgotten"]), ""))
     drawn = [
         html("<div><dt>{}</dt><dd>{}<small>{}</small></dd></div>", name, value, note) for name, value, note in tiles
     ]

@@ -20,6 +20,7 @@ from pipeline.page import pictures
 from pipeline.page.parts import Row
 from pipeline.page.pictures import Pictured
 from pipeline.page.reader import even, fair_shares, spread
+from pipeline.plan.forgotten import MODE as FORGET
 from pipeline.source.item import Wanted
 from pipeline.storage.ranged import Meter, Ranges
 
@@ -46,8 +47,8 @@ class Account:
 
     @property
     def last(self) -> Report:
-        """The newest report; empty before the first run ended."""
-        return self.runs[-1] if self.runs else {}
+        """The newest report of a run on the source; empty before the first one ended."""
+        return next((run for run in reversed(self.runs) if run.get("mode") != FORGET), {})
 
 
 @dataclass(frozen=True)

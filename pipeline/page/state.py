@@ -68,6 +68,7 @@ def harm(verified: Verification) -> str:
         (verified.missing, f"{plural(verified.missing, 'planned image')} missing"),
         (verified.duplicates, f"{plural(verified.duplicates, 'row')} twice"),
         (len(verified.damaged), f"{plural(len(verified.damaged), 'file')} damaged"),
+        (verified.remembered, _remembered(verified)),
     ]
     return ", ".join(text for number, text in said if number)
 
@@ -91,5 +92,12 @@ def verified_line(verified: Verification) -> str:
     twice = f"{plural(verified.duplicates, 'row')} twice" if verified.duplicates else "every URI once"
     lost = f", {plural(verified.missing, 'planned image')} missing" if verified.missing else ", none missing"
     harm = f"; {plural(len(verified.damaged), 'file')} damaged: {', '.join(verified.damaged[:3])}"
+    harm = harm if verified.damaged else ""
+    harm += f"; {_remembered(verified)}" if verified.remembered else ""
+    forgotten = f", {plural(verified.forgotten, 'image')} forgotten" if verified.forgotten else ""
     rows, files = plural(verified.rows, "row"), plural(verified.files, "file")
-    return f"{rows} in {files}, {verified.ok:,} ok, {twice}{lost}{harm if verified.damaged else ''}"
+    return f"{rows} in {files}, {verified.ok:,} ok, {twice}{lost}{forgotten}{harm}"
+
+
+def _remembered(verified: Verification) -> str:
+    return f"{plural(verified.remembered, 'row')} of forgotten images (forget.py continues, and so does the next run)"

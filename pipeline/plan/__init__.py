@@ -6,4 +6,5 @@
 `planner.py`  sources become rows; its halves: `loose.py` loose images, `shards.py` shards
 `audit.py`    finished files compared with the plan · `verify.py` the same by reading every row
 `prune.py`    deletes surplus spans
+`forgotten.py` which images are forgotten · `drop.py` removes their rows
 """

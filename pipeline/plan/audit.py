@@ -1,4 +1,4 @@
-"""The proof: planned = ok + failed, nothing missing, nothing twice. From counts alone; an audit only looks."""
+"""The proof: planned = ok + failed + forgotten, none missing, none twice. From counts alone; an audit only looks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ class Audit:
     duplicates: int
     unfinished: tuple[str, ...] = ()
     empty_shards: int = 0
-    incomplete: tuple[str, ...] = field(default=(), repr=False)  # spans that are not there, or of an old version
+    forgotten: int = 0
+    # spans that are not there, of an old version, or may hold a forgotten image
+    incomplete: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def green(self) -> bool:
@@ -32,15 +34,27 @@ class Audit:
 
     @property
     def failed_share(self) -> float:
-        """The share of failed images, 0 to 1."""
-        return self.failed / max(self.planned, 1)
+        """The share of failed images among those that are not forgotten, 0 to 1."""
+        return self.failed / max(self.remembered, 1)
+
+    @property
+    def remembered(self) -> int:
+        """Planned images that are not forgotten."""
+        return self.planned - self.forgotten
+
+    def to_json(self) -> dict[str, object]:
+        """The audit in a run's report."""
+        names = ("planned", "ok", "failed", "forgotten", "missing", "duplicates")
+        counts = {name: getattr(self, name) for name in names}
+        return {**counts, "line": self.line, "unfinished": list(self.unfinished)}
 
     @property
     def line(self) -> str:
         """The audit in one line."""
         tail = f", unfinished shards {len(self.unfinished)}" if self.unfinished else ""
+        forgotten = f" + forgotten {self.forgotten:,}" if self.forgotten else ""
         return (
-            f"planned {self.planned:,} = ok {self.ok:,} + failed {self.failed:,}, "
+            f"planned {self.planned:,} = ok {self.ok:,} + failed {self.failed:,}{forgotten}, "
             f"missing {self.missing:,}, duplicates {self.duplicates:,}{tail}"
         )
 
@@ -65,7 +79,8 @@ class Expected:
 def audit(planner: Planner, ledger: Ledger) -> Audit:
     """Hold the finished files against the plan; opens only files that no report has seen."""
     ledger.refresh()
-    _, shards = files.listing(planner.place)
+    _, shards, forgotten = files.listing(planner.place)
+    planner.forgotten.learn(forgotten)
     stopped = {name: stop for name, stop in planner.shards.stopped.items() if not _is_read(shards.get(name), stop)}
     expected = expected_spans(planner.loose.spans, {**shards, **stopped}.values(), planner.order.span_size.shard)
     surplus = surplus_spans(ledger, expected, shards)
@@ -76,12 +91,13 @@ def audit(planner: Planner, ledger: Ledger) -> Audit:
     return Audit(
         planned=planned,
         ok=ok,
-        failed=images - ok,
+        failed=sum(seen.failed for seen in counted),
         missing=max(0, planned - images),
         duplicates=max(0, images - planned),
         unfinished=tuple(sorted(planner.shards.wanted - shards.keys() - stopped.keys())),
         empty_shards=sum(entry.images == 0 for entry in shards.values()),
-        incomplete=tuple(name for name in expected if name not in finished),
+        forgotten=sum(seen.forgotten for seen in counted),
+        incomplete=(*(name for name in expected if name not in finished), *planner.forgotten.uncleared(ledger)),
     )
 
 

@@ -6,14 +6,17 @@ take one listing:
 
     plan/part-000012.parquet                           loose images, or later versions of images of earlier parts
     plan/shard-NAME.NUMBER-VERSION-IMAGES.json         the latest number of a shard counts
+    plan/forgotten-000003.parquet                      images that are forgotten, see `forgotten.py`
 """
 
 from __future__ import annotations
 
 import json
+import operator
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,6 +35,7 @@ KEPT = pa.field("kept", pa.string())  # one more column of a part where lists na
 META = b"beit"
 GROUP = 1024  # rows of a row group: the least that is read to get at a span
 PART = re.compile(r"part-(\d{6})\.parquet")
+FORGOTTEN = re.compile(r"forgotten-(\d{6})\.parquet")
 SHARD = re.compile(r"shard-(.+)\.(\d+)-([0-9a-f]{8})-(\d+)\.json")
 
 
@@ -89,20 +93,32 @@ class ShardContent:
     repeated_names: bool
 
 
-def listing(place: Place) -> tuple[list[Entry], dict[str, ShardEntry]]:
-    """All parts by number, and the latest entry of every shard by its name."""
+class Listed(NamedTuple):
+    """All parts by number, the latest entry of every shard by its name, and forgetting parts (`forgotten.py`)."""
+
+    parts: list[Entry]
+    shards: dict[str, ShardEntry]
+    forgotten: list[Entry]
+
+
+def listing(place: Place) -> Listed:
+    """What the plan is made of."""
     parts: list[Entry] = []
     shards: dict[str, ShardEntry] = {}
+    forgotten: list[Entry] = []
     for entry in storage.listing(place.plan):
         file = entry.uri.rpartition("/")[2]  # the folder above may have any name, `shard-1` too
         if PART.fullmatch(file):
             parts.append(entry)
+        elif FORGOTTEN.fullmatch(file):
+            forgotten.append(entry)
         elif match := SHARD.fullmatch(file):
             name, number, version, images = match.groups()
             found = ShardEntry(name, int(number), version, int(images), entry.uri)
             if name not in shards or (shards[name].number, shards[name].images) < (found.number, found.images):
                 shards[name] = found
-    return sorted(parts, key=lambda part: part.uri), shards
+    numbered = operator.attrgetter("uri")
+    return Listed(sorted(parts, key=numbered), shards, sorted(forgotten, key=numbered))
 
 
 def write_part(place: Place, number: int, spans: list[tuple[PartSpan, pa.Table]], *, changes: bool = False) -> bool:

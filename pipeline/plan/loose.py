@@ -19,11 +19,12 @@ from pipeline.output.place import Place
 from pipeline.plan import files
 from pipeline.plan.digests import Digests
 from pipeline.plan.files import KEPT, PART_SCHEMA, PartSpan
+from pipeline.plan.forgotten import Forgotten
 from pipeline.plan.names import combined_version, images_name, pairs
 from pipeline.plan.rows import LooseSpan, Redo
 from pipeline.plan.span_size import loose_span_sizes
 from pipeline.source.naming import LooseImage
-from pipeline.storage import Entry
+from pipeline.storage import MISSING, Entry
 
 # A part lists whole spans. The first parts are small, for work to begin early; later ones list a share of what is
 # planned before them, as every part costs later runs a request, and at last so many images and spans.
@@ -42,16 +43,12 @@ class PlannedSpan:
     version: str
     later: dict[str, str] = field(default_factory=dict)
 
-    def row(self, redo: Redo | None = None) -> LooseSpan:
-        """The span as a row of the dataset."""
-        return LooseSpan(self.span.name, self.version, self.part, self.span.start, self.span.stop, redo)
-
 
 class LoosePlan:
     """The loose images of an output: planned ones, new ones that wait for their part, and changed ones."""
 
-    def __init__(self, place: Place, ledger: Ledger, span_size: SpanSize) -> None:
-        self.place, self.ledger, self.span_size = place, ledger, span_size
+    def __init__(self, place: Place, ledger: Ledger, span_size: SpanSize, forgotten: Forgotten) -> None:
+        self.place, self.ledger, self.span_size, self.forgotten = place, ledger, span_size, forgotten
         self.parts: list[Entry] = []
         self.spans: dict[str, PlannedSpan] = {}
         self.images = 0  # planned
@@ -70,6 +67,11 @@ class LoosePlan:
                 break
             images += size
         return images
+
+    def row(self, planned: PlannedSpan, redo: Redo | None = None) -> LooseSpan:
+        """A span as a row of the dataset."""
+        span, forgotten = planned.span, self.forgotten.of(planned.span.name, self.latest)
+        return LooseSpan(span.name, planned.version, planned.part, span.start, span.stop, redo, forgotten)
 
     def learn(self, parts: list[Entry]) -> None:
         """Take in the parts that are new, our own or another run's; `parts` are all there are."""
@@ -102,6 +104,8 @@ class LoosePlan:
             uri, version = image.entry.uri, image.entry.version
             if not is_known:
                 self.fresh[uri] = image
+            elif version == MISSING and self.forgotten.has(uri, self.latest):
+                continue  # a list names it still
             elif not is_same or self.latest.get(uri, version) != version:
                 self.changed[uri] = version
 
@@ -113,7 +117,7 @@ class LoosePlan:
         taken = list(itertools.islice(self.fresh.values(), min(most, self.part_size)))
         spans = list(self._cut(taken))
         if not files.write_part(self.place, len(self.parts), spans):
-            self.learn(files.listing(self.place)[0])
+            self.learn(files.listing(self.place).parts)
             uris = list(self.fresh)
             for uri, is_known in zip(uris, self.known.hold(uris), strict=True):
                 if is_known:
@@ -124,7 +128,7 @@ class LoosePlan:
         self.learn([*self.parts, files.find_part(self.place, len(self.parts))])
         for span, _ in spans:
             self.issued.add(span.name)
-            yield self.spans[span.name].row()
+            yield self.row(self.spans[span.name])
 
     def _cut(self, images: list[LooseImage]) -> Iterator[tuple[PartSpan, pa.Table]]:
         """Spans of these images, with their rows in the part."""
@@ -152,7 +156,7 @@ class LoosePlan:
                 spans.append((span, rows))
                 row = span.stop
             mine = files.write_part(self.place, len(self.parts), spans, changes=True)
-            self.learn(files.listing(self.place)[0])
+            self.learn(files.listing(self.place).parts)
             self.changed = {} if mine else {u: v for u, v in self.changed.items() if self.latest.get(u) != v}
 
     def _touched(self) -> Iterator[tuple[PlannedSpan, pa.Table]]:
@@ -183,13 +187,13 @@ class LoosePlan:
             if name in self.issued:
                 continue
             if name not in finished:
-                yield planned.row()
+                yield self.row(planned)
             elif name in seen and (redo := _redo(planned, seen[name], retry_failed=retry_failed)):
-                yield planned.row(redo)
+                yield self.row(planned, redo)
 
 
 def _redo(planned: PlannedSpan, seen: Seen, *, retry_failed: bool) -> Redo | None:
     """What of a finished span is done again."""
     if planned.later and seen.version != planned.version:
         return Redo(uris=tuple(sorted(planned.later)))
-    return Redo(failed=True) if retry_failed and seen.ok < seen.images else None
+    return Redo(failed=True) if retry_failed and seen.failed else None

@@ -25,6 +25,12 @@ def span_name(shard: str, start: int) -> str:
     return f"{shard}-{start:09d}"
 
 
+def shard_of(span: str) -> str:
+    """The shard whose span it is, as `shard_name` calls it; empty for a span of loose images."""
+    match = SHARD_SPAN.fullmatch(span)
+    return match[1] if match else ""
+
+
 def last_spans(names: Iterable[str]) -> dict[str, int]:
     """Where the last span of every shard begins, of which there is one among these names of spans."""
     last: dict[str, int] = {}

@@ -10,6 +10,7 @@ from pipeline.output.bound import SpanSize
 from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
 from pipeline.plan import files
+from pipeline.plan.forgotten import Forgotten
 from pipeline.plan.loose import LoosePlan
 from pipeline.plan.rows import Row, ShardRef
 from pipeline.plan.shards import ShardPlan
@@ -35,14 +36,21 @@ class Planner:
 
     def __init__(self, place: Place, ledger: Ledger, order: Order) -> None:
         self.place, self.order = place, order
-        self.loose = LoosePlan(place, ledger, order.span_size)
-        self.shards = ShardPlan(ledger, order.span_size.shard, retry_failed=order.retry_failed)
+        self.forgotten = Forgotten()
+        self.loose = LoosePlan(place, ledger, order.span_size, self.forgotten)
+        self.shards = ShardPlan(ledger, order.span_size.shard, self.forgotten, retry_failed=order.retry_failed)
         self.in_shards = 0  # images of shards, where --limit has them counted: planned by earlier runs, and by this one
+
+    def learn(self) -> None:
+        """Take in what the plan holds by now."""
+        found = files.listing(self.place)
+        self.shards.entries = found.shards
+        self.forgotten.learn(found.forgotten)
+        self.loose.learn(found.parts)
 
     def rows(self, sources: Iterable[Source]) -> Iterator[Row]:
         """Rows that are not finished: shards as they are met, new loose images once their part is written."""
-        parts, self.shards.entries = files.listing(self.place)
-        self.loose.learn(parts)
+        self.learn()
         if self.order.limit is not None:
             self.in_shards = sum(self.shards.planned.values())
         stream = iter(sources)

@@ -13,7 +13,7 @@ from pipeline.plan.planner import Planner
 def prune(planner: Planner, ledger: Ledger) -> None:
     """Delete the surplus spans of every shard whose other spans are all there in the new version."""
     ledger.refresh()
-    _, shards = files.listing(planner.place)
+    shards = files.listing(planner.place).shards
     size = planner.order.span_size.shard
     expected = expected_spans({}, shards.values(), size)
     surplus = surplus_spans(ledger, expected, shards)

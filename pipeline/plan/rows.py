@@ -29,7 +29,10 @@ class Redo:
 
 @dataclass(frozen=True)
 class LooseSpan:
-    """Loose images: rows [start, stop) of a plan part, whose URI is `part`. `version` is that of all of them."""
+    """Loose images: rows [start, stop) of a plan part, whose URI is `part`. `version` is that of all of them.
+
+    Of every kind of row, the uris in `forgotten` get no row in the output; of a shard they are all that there are.
+    """
 
     name: str
     version: str
@@ -37,6 +40,7 @@ class LooseSpan:
     start: int
     stop: int
     redo: Redo | None = None
+    forgotten: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class ShardSpan:
     stop: int
     offset: int
     skip: int
+    forgotten: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class UnreadShard:
     known: str = ""
     most: int | None = None
     retry_failed: bool = False
+    forgotten: tuple[str, ...] = ()
 
 
 Row = LooseSpan | ShardSpan | UnreadShard
@@ -106,4 +112,4 @@ def _shard(raw: Mapping[str, Any]) -> ShardRef:
 
 
 KINDS: dict[str, Callable[..., Row]] = {kind.__name__: kind for kind in (LooseSpan, ShardSpan, UnreadShard)}
-NESTED: dict[str, Callable[[Any], object]] = {"redo": _redo, "shard": _shard}  # fields that are dataclasses
+NESTED: dict[str, Callable[[Any], object]] = {"redo": _redo, "shard": _shard, "forgotten": tuple}  # not JSON's types

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pipeline.output.ledger import Ledger
 from pipeline.plan import files
 from pipeline.plan.files import ShardEntry
+from pipeline.plan.forgotten import Forgotten
 from pipeline.plan.names import last_spans, shard_name, short_version, span_name
 from pipeline.plan.rows import Row, ShardRef, ShardSpan, UnreadShard
 from pipeline.source.naming import Shard
@@ -16,8 +17,8 @@ from pipeline.source.naming import Shard
 class ShardPlan:
     """The shards of an output: their entries, and those that this run was asked for."""
 
-    def __init__(self, ledger: Ledger, span_size: int, *, retry_failed: bool) -> None:
-        self.ledger, self.span_size, self.retry_failed = ledger, span_size, retry_failed
+    def __init__(self, ledger: Ledger, span_size: int, forgotten: Forgotten, *, retry_failed: bool) -> None:
+        self.ledger, self.span_size, self.forgotten, self.retry_failed = ledger, span_size, forgotten, retry_failed
         self.entries: dict[str, ShardEntry] = {}
         self.met: set[str] = set()  # shards of this listing
         self.wanted: set[str] = set()  # those of them that the output should hold (with --limit not all)
@@ -76,7 +77,10 @@ class ShardPlan:
     def _unread(self, shard: ShardRef, most: int | None = None) -> UnreadShard:
         entry = self.entries.get(shard.name)
         number, known = (entry.number + 1, entry.says) if entry is not None else (0, "")
-        return UnreadShard(shard, number, known, most, self.retry_failed)
+        return UnreadShard(shard, number, known, most, self.retry_failed, self._forgotten(shard))
+
+    def _forgotten(self, shard: ShardRef) -> tuple[str, ...]:
+        return self.forgotten.of(shard.name, {shard.uri: shard.version})
 
     def _names(self, entry: ShardEntry) -> list[str]:
         return [span_name(entry.name, start) for start in self._starts(entry)]
@@ -88,7 +92,7 @@ class ShardPlan:
         return [name for name in self._names(entry) if name in self.ledger.files]
 
     def _has_failed(self, entry: ShardEntry) -> bool:
-        return any(seen.ok < seen.images for _, seen in self.ledger.facts_of(self._finished(entry)))
+        return any(seen.failed for _, seen in self.ledger.facts_of(self._finished(entry)))
 
     def _missing(self, shard: ShardRef, entry: ShardEntry) -> Iterator[Row]:
         planned = {span_name(entry.name, n): min(self.span_size, entry.images - n) for n in self._starts(entry)}
@@ -105,6 +109,7 @@ class ShardPlan:
             # What a repeated member is called depends on all before it, so the whole shard is walked again.
             yield self._unread(shard)
             return
+        forgotten = self._forgotten(shard)
         for span in content.spans:
             if span_name(entry.name, span.start) in wanted:
-                yield ShardSpan(shard, span.start, span.start + span.images, span.offset, span.skip)
+                yield ShardSpan(shard, span.start, span.start + span.images, span.offset, span.skip, forgotten)

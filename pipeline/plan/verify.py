@@ -6,14 +6,13 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from pipeline import storage
 from pipeline.output.bound import bound_of
 from pipeline.output.columns import OK
 from pipeline.output.place import Place
-from pipeline.output.span_file import read_facts
+from pipeline.output.span_file import SpanFacts, read_facts, read_table
 from pipeline.plan import files
+from pipeline.plan.forgotten import Forgotten
 from pipeline.plan.names import last_spans, span_name
 
 
@@ -26,56 +25,69 @@ class Verification:
     ok: int
     duplicates: int
     damaged: tuple[str, ...]
-    missing: int = 0  # images of the plan without a row
+    missing: int = 0  # images of the plan that are not forgotten and have no row
+    forgotten: int = 0  # images without a row, as the plan wants it
+    remembered: int = 0  # rows of images that the plan wants forgotten
 
     @property
     def green(self) -> bool:
-        """Whether every planned image has a row, every file is whole, its counts true and every URI unique."""
-        return not (self.duplicates or self.damaged or self.missing)
+        """Whether every planned image has a row or is forgotten, files are whole, their counts true, URIs unique."""
+        return not (self.duplicates or self.damaged or self.missing or self.remembered)
 
 
 def verify(place: Place) -> Verification:
     """Read every row: counts must be what plan and files say, URIs unique over all. 16 bytes of memory per row."""
     spans = list(place.spans())
-    planned = _planned(place, [name for name, _ in spans], bound_of(place).span_size.shard)
+    planned = _Planned(place, [name for name, _ in spans], bound_of(place).span_size.shard)
     digests: list[np.ndarray] = []
     rows = ok = count = 0
     damaged: list[str] = []
-    missing = 0
+    missing = forgotten = remembered = 0
     for _, entry in spans:
         count += 1
         try:
-            facts = read_facts(entry)
-            with storage.open_stream(entry) as stream:
-                table = pq.read_table(stream)
+            facts, table = read_facts(entry), read_table(entry)
         except Exception as error:  # whatever is wrong with one file, the others are read
             damaged.append(f"{entry.uri}: {error}")
             continue
         good = sum(status == OK for status in table["status"].to_pylist())
-        if (facts.images, facts.ok) != (len(table), good):
-            damaged.append(f"{entry.uri}: says {facts.images} rows, {facts.ok} ok; has {len(table)}, {good}")
-        digests.append(_digests(table["uri"].to_pylist()))
-        missing += max(0, planned.pop(facts.name, 0) - len(table))
+        if (facts.rows, facts.ok) != (len(table), good):
+            damaged.append(f"{entry.uri}: says {facts.rows} rows, {facts.ok} ok; has {len(table)}, {good}")
+        uris, wanted = table["uri"].to_pylist(), planned.forgotten_of(facts)
+        digests.append(_digests(uris))
+        missing += max(0, planned.images.pop(facts.name, 0) - len(table) - len(wanted.intersection(facts.forgotten)))
+        forgotten, remembered = forgotten + len(facts.forgotten), remembered + len(wanted.intersection(uris))
         rows, ok = rows + len(table), ok + good
     every = np.concatenate(digests) if digests else np.empty(0, "V16")
     twice = len(every) - len(np.unique(every))
-    return Verification(count, rows, ok, twice, tuple(damaged), missing=missing + sum(planned.values()))
+    missing += sum(planned.images.values())
+    return Verification(count, rows, ok, twice, tuple(damaged), missing, forgotten, remembered)
 
 
-def _planned(place: Place, finished: list[str], span_size: int) -> dict[str, int]:
+class _Planned:
     """Images of every span that the plan knows, by its name; shards without an entry are planned up to their last."""
-    parts, shards = files.listing(place)
-    planned: dict[str, int] = {}
-    for part in parts:
-        spans, changes = files.read_part(part)
-        planned |= {} if changes else {span.name: span.images for span in spans}
-    for entry in shards.values():
-        for start in range(0, entry.images, span_size):
-            planned[span_name(entry.name, start)] = min(span_size, entry.images - start)
-    for shard, last in last_spans(finished).items():
-        if shard not in shards:
-            planned |= {span_name(shard, start): span_size for start in range(0, last, span_size)}
-    return planned
+
+    def __init__(self, place: Place, finished: list[str], span_size: int) -> None:
+        parts, shards, forgotten = files.listing(place)
+        self.images: dict[str, int] = {}
+        self.forgotten, self.versions = Forgotten(), dict[str, str]()
+        self.forgotten.learn(forgotten)
+        for part in parts:
+            spans, changes = files.read_part(part)
+            self.images |= {} if changes else {span.name: span.images for span in spans}
+            if changes and forgotten:
+                table = files.read_images(part, ["uri", "version"])
+                self.versions |= dict(zip(*table.to_pydict().values(), strict=True))
+        for entry in shards.values():
+            for start in range(0, entry.images, span_size):
+                self.images[span_name(entry.name, start)] = min(span_size, entry.images - start)
+        for shard, last in last_spans(finished).items():
+            if shard not in shards:
+                self.images |= {span_name(shard, start): span_size for start in range(0, last, span_size)}
+
+    def forgotten_of(self, facts: SpanFacts) -> frozenset[str]:
+        """Images of a finished span, or of the whole shard that it is of, that the plan wants forgotten."""
+        return frozenset(self.forgotten.of_span(facts, self.versions))
 
 
 def _digests(uris: list[str]) -> np.ndarray:

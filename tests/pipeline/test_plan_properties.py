@@ -54,7 +54,7 @@ def finish(output: Path, row: LooseSpan) -> None:
 
 def planned(output: Path) -> dict[str, list[str]]:
     """Every uri with the spans that list it."""
-    parts, _ = files.listing(Place(str(output)))
+    parts = files.listing(Place(str(output))).parts
     found: dict[str, list[str]] = {}
     for part in parts:
         if not files.read_part(part)[1]:

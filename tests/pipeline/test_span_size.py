@@ -71,7 +71,7 @@ def images(count: int) -> list[LooseImage]:
 
 def spans(output: Path) -> list[tuple[str, int]]:
     """Names and images of all planned spans, in order."""
-    parts, _ = files.listing(Place(str(output)))
+    parts = files.listing(Place(str(output))).parts
     return [(span.name, span.images) for part in parts for span in files.read_part(part)[0]]
 
 

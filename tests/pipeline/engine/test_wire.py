@@ -22,14 +22,16 @@ from pipeline.plan.rows import LooseSpan, Redo, Row, ShardRef, ShardSpan, Unread
 
 TEXT = st.text(max_size=8)
 NUMBER = st.integers(0, 1 << 40)
-REDO = st.one_of(st.none(), st.builds(Redo, st.booleans(), st.lists(TEXT, max_size=3).map(tuple)))
+URIS = st.lists(TEXT, max_size=3).map(tuple)
+REDO = st.one_of(st.none(), st.builds(Redo, st.booleans(), URIS))
 SHARD = st.builds(ShardRef, TEXT, NUMBER, TEXT, st.sampled_from(["tar", "zip"]), TEXT)
 ROWS = st.one_of(
-    st.builds(LooseSpan, TEXT, TEXT, TEXT, NUMBER, NUMBER, REDO),
-    st.builds(ShardSpan, SHARD, NUMBER, NUMBER, NUMBER, NUMBER),
-    st.builds(UnreadShard, SHARD, NUMBER, TEXT, st.none() | NUMBER, st.booleans()),
+    st.builds(LooseSpan, TEXT, TEXT, TEXT, NUMBER, NUMBER, REDO, URIS),
+    st.builds(ShardSpan, SHARD, NUMBER, NUMBER, NUMBER, NUMBER, URIS),
+    st.builds(UnreadShard, SHARD, NUMBER, TEXT, st.none() | NUMBER, st.booleans(), URIS),
 )
-FACTS = st.builds(SpanFacts, TEXT, TEXT, TEXT, NUMBER, NUMBER, NUMBER, st.dictionaries(TEXT, NUMBER, max_size=3))
+STATUSES = st.dictionaries(TEXT, NUMBER, max_size=3)
+FACTS = st.builds(SpanFacts, TEXT, TEXT, TEXT, NUMBER, NUMBER, NUMBER, STATUSES, forgotten=URIS)
 QUICK = settings(max_examples=60, deadline=None, derandomize=True)
 
 
