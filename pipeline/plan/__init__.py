@@ -7,4 +7,5 @@
 `audit.py`    finished files compared with the plan · `verify.py` the same by reading every row
 `prune.py`    deletes surplus spans
 `forgotten.py` which images are forgotten · `drop.py` removes their rows
+`inventory.py` an output as it stands, without its sources
 """

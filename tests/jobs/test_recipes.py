@@ -4,6 +4,7 @@ import os
 import re
 import runpy
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -119,6 +120,15 @@ def test_commands(
     assert [run_command(line, words, monkeypatch) for line in lines] == [0] * 5
     assert set(rows(tmp_path / "tokens").column_names) >= {"tokens"}
     assert set(rows(tmp_path / "surprise").column_names) >= {"masked", "predicted", "loss"}
+
+
+def test_forgetting(output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, uris = shutil.copytree(output, tmp_path / "out"), tmp_path / "gone.txt"
+    uris.write_text("\n".join(rows(output)["uri"].to_pylist()[:3]))
+    words: dict[str, object] = {"OUTPUT": mine, "gone.txt": uris}
+    lines = the_one(RECIPES, "", "forget.py").splitlines()
+    assert [run_command(line, words, monkeypatch) for line in lines] == [0, 0]
+    assert len(rows(mine)) == 357
 
 
 def test_the_core_alone(monkeypatch: pytest.MonkeyPatch) -> None:
