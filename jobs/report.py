@@ -4,6 +4,7 @@ r"""A page to look at: what the runs did, and pictures of what they found.
 
 Writes OUTPUT/report.html, one file that needs no network, and prints where it lies. It reads the runs' reports and a
 small sample of rows, whatever the size of the output; `--verify` reads every row and puts the result on the page.
+Of a copy that jobs/compact.py has made it only says whether it is older than its output (exit 1).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 
 from _cli import Parser, run_simple
 
+from pipeline.compact import said_of_copy
 from pipeline.page import page
 from pipeline.page.state import verified_line
 
@@ -31,7 +33,10 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main(flags: argparse.Namespace) -> int:
-    """Write the page; 1 if `--verify` found a fault."""
+    """Write the page; 1 if `--verify` found a fault, or for a copy that is older than its output."""
+    if copy := said_of_copy(flags.output):
+        print(copy[0])
+        return 0 if copy[1] else 1
     verified = None
     if flags.verify:
         from pipeline.output.place import Place
