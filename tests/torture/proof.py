@@ -59,9 +59,9 @@ def start_command(source: Path, output: Path) -> list[object]:
     return [sys.executable, ROOT / "jobs/label.py", "--input", source, "--output", output, *FLAGS, "--local"]
 
 
-def die_at(call: str, *args: object, env: dict[str, str] | None = None) -> None:
+def die_at(call: str, *args: object, env: dict[str, str] | None = None, script: str = "label.py") -> None:
     """Run a job that kills itself at a precise call, as tests/hooks says it."""
-    job = Victim(*args, env=(env or {}) | {"PYTHONPATH": HOOKS, "DIE_AT": call})
+    job = Victim(*args, env=(env or {}) | {"PYTHONPATH": HOOKS, "DIE_AT": call}, script=script)
     said, _ = job.communicate()
     assert job.poll() == -signal.SIGKILL, f"{call}: {said}"
 
