@@ -5,20 +5,20 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-import importlib.metadata
 import json
 import os
 import sys
-import tomllib
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # an uninstalled checkout works, also under `ray job submit`
+if str(Path(__file__).resolve().parent.parent) not in sys.path:  # an uninstalled checkout, also under `ray job submit`
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from beit_core import CheckpointError
+from pipeline.command import program, version
 from pipeline.config import RunConfig
 from pipeline.errors import DEVICE_FAILURES, ConfigError, DeviceFailed, PipelineError
 from pipeline.log import log_as_json, say
@@ -37,7 +37,6 @@ GROUPS = {
         *("exact", "compile", "span_size"),
     ),
 }
-NAME = "beit-batch"
 REST = "how the run goes"
 
 
@@ -45,7 +44,7 @@ class Parser(argparse.ArgumentParser):
     """Argparse without abbreviations, whose errors are one sentence and name the flag that was meant."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(**{"prog": program(), **options})
         self.add_argument("--version", action="version", version=version(), help="show the version and exit")
 
     def error(self, message: str) -> NoReturn:
@@ -55,16 +54,6 @@ class Parser(argparse.ArgumentParser):
         close = difflib.get_close_matches(wrong, flags, 1) if wrong.startswith("-") else []
         advice = f"; did you mean {close[0]}?" if close else "; --help lists the flags"
         self.exit(2, f"{self.prog}: {message}{advice}\n")
-
-
-def version() -> str:
-    """What this is and which version of it, installed or as a checkout."""
-    try:
-        number = importlib.metadata.version(NAME)
-    except importlib.metadata.PackageNotFoundError:
-        project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
-        number = project["project"]["version"]
-    return f"{NAME} {number}"
 
 
 def main(task: type[AnyTask], doc: str | None) -> NoReturn:

@@ -20,9 +20,8 @@ from pipeline.page.state import verified_line
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    parser = Parser(
-        prog="report.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    form = argparse.RawDescriptionHelpFormatter
+    parser = Parser(description=__doc__, formatter_class=form, allow_abbrev=False)
     parser.add_argument("output", metavar="OUTPUT", help="the --output of a job: a path or s3://bucket/prefix")
     parser.add_argument("--verify", action="store_true", help="read every row; check that each image has just one")
     parser.add_argument("--to", metavar="FILE", help="write the page here instead of OUTPUT/report.html")

@@ -5,7 +5,7 @@ One invocation
     config.py       the flags all tasks share · task.py the question asked of every image · spec.py what a worker needs
     request.py      everything that can be refused, before anything is written · look.py a first look at the sources
     dry_run.py      a sample tried
-    log.py          lines of the log · progress.py how far a run is
+    log.py          lines of the log · progress.py how far a run is · command.py how the job was called
     report.py       receipts added up · errors.py what can go wrong, drawn once
 Rooms
     source/         what the user names, and the images in it          storage/ where bytes live

@@ -12,6 +12,7 @@ from types import FrameType
 
 from pipeline import request as requests
 from pipeline import storage
+from pipeline.command import job
 from pipeline.config import RunConfig
 from pipeline.dry_run import dry_run
 from pipeline.engine.cluster import address_of
@@ -37,7 +38,6 @@ from pipeline.task import AnyTask
 
 ENDING_S = 1.0  # Ray ends its workers within that, also in the middle of a write; `ray job stop` gives 3 s in all
 HOW_TO_READ = "--unreadable row makes them rows; pip install pillow-heif reads HEIC"
-PAGE = "python jobs/report.py"
 ROUNDS = 2  # passes over the plan; a second one does what was found missing or outdated at the end of the first
 
 
@@ -225,7 +225,7 @@ def _say_result(place: Place, report: RunReport, found: Audit) -> None:
     answer(f"audit: {found.line}")
     answer(f"output: {place.data}")
     drawn = f"{place.page_file}, drawn again by " if storage.stat(place.page_file) is not None else ""
-    answer(f"report: {drawn}{PAGE} {place.root}")
+    answer(f"report: {drawn}{job('report')} {place.root}")
 
 
 def _conclude(code: int, found: Audit, config: RunConfig) -> int:

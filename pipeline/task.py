@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from pipeline.command import job
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
@@ -19,12 +21,12 @@ Column: TypeAlias = "Tensor | np.ndarray | Sequence[object]"  # with an entry pe
 Columns = Mapping[str, Column]
 Model = TypeVar("Model", bound="nn.Module")
 
-JOBS = {"classifier": "label.py", "segmenter": "segment.py", "masked": "tokens.py", "dvae": "tokens.py"}
+JOBS = {"classifier": "label", "segmenter": "segment", "masked": "tokens", "dvae": "tokens"}
 
 
 def other_job(card: ModelCard) -> str:
     """The job that fits this checkpoint, as a user types it."""
-    return f"jobs/{JOBS.get(card.head, 'embed.py')}"
+    return job(JOBS.get(card.head, "embed"))
 
 
 @dataclass(frozen=True)

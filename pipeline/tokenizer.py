@@ -13,6 +13,7 @@ import beit_core
 from beit_core import ModelCard
 from beit_core.block_masks import block_masks
 from pipeline import model_files
+from pipeline.command import job
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def find(card: ModelCard, tokenizer: str | None) -> ModelCard:
     if not tokenizer:
         raise ConfigError(
             f"--model {card.name} predicts the tokens of a dVAE, which has to be given: name its folder with "
-            "--tokenizer (jobs/convert.py makes one of DALL-E's encoder.pkl)"
+            f"--tokenizer ({job('convert')} makes one of DALL-E's encoder.pkl)"
         )
     dvae = _read(tokenizer)
     if shape(dvae) != shape(card):

@@ -188,6 +188,6 @@ def test_logits_that_are_not_finite_make_failed_rows(
 def test_other_checkpoints_are_sent_to_their_job(
     kind: str, job: str, tiny_model: Callable[..., Path], odd_photos: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=f"use jobs/{job}.py"):
+    with pytest.raises(ConfigError, match=f"use python jobs/{job}.py"):
         here(tmp_path / "out", odd_photos, tiny_model(kind))
     assert not (tmp_path / "out").exists()

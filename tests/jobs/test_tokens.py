@@ -234,7 +234,7 @@ def test_what_cannot_fit_is_refused(masked: Path, some_photos: Path, tmp_path: P
 def test_other_checkpoints_are_sent_to_their_job(
     kind: str, job: str, tiny_model: Callable[..., Path], some_photos: Path, tmp_path: Path
 ) -> None:
-    assert f"use jobs/{job}.py" in refusal(Tokens(), some_photos, tiny_model(kind), tmp_path)
+    assert f"use python jobs/{job}.py" in refusal(Tokens(), some_photos, tiny_model(kind), tmp_path)
 
 
 def test_the_report_draws_what_tokens_stand_for(some_photos: Path, tmp_path: Path) -> None:

@@ -77,8 +77,8 @@ def test_a_folder_that_is_no_model(output: Path, tmp_path: Path) -> None:
 
 
 def test_a_model_that_cannot_answer_names_the_job_that_can(output: Path, tiny_model: Callable[..., Path]) -> None:
-    refused("use jobs/embed.py", SHARDS, output, model=tiny_model("encoder"))
-    refused("use jobs/segment.py", SHARDS, output, model=tiny_model("segmenter"))
+    refused("use python jobs/embed.py", SHARDS, output, model=tiny_model("encoder"))
+    refused("use python jobs/segment.py", SHARDS, output, model=tiny_model("segmenter"))
 
 
 def test_a_checkpoint_whose_keys_do_not_fit(output: Path, tmp_path: Path) -> None:
