@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from pipeline.log import warn
+from pipeline.metrics import Metrics
 from pipeline.output.columns import OK
 from pipeline.output.receipts import Receipt
 from pipeline.output.span_file import SpanFacts
@@ -35,6 +36,7 @@ class RunReport:
 
     def __init__(self, run: str, task: str, tags: Mapping[str, str] | None = None) -> None:
         self.run, self.task, self.tags = run, task, dict(tags or {})
+        self.metrics = Metrics(task)
         self.began = self.ended = time.time()
         self.facts: dict[str, SpanFacts] = {}
         self.images = 0
@@ -65,6 +67,7 @@ class RunReport:
         self.workers[receipt.device.worker] += receipt.images
         self.statuses.update(receipt.facts.statuses)
         self.steps.update(receipt.seconds)
+        self.metrics.receipt(receipt)
         for example in receipt.examples:
             shown = self.examples.setdefault(example[1], [])
             if len(shown) < EXAMPLES:

@@ -49,7 +49,8 @@ def run(config: RunConfig, task: AnyTask) -> int:
         request = requests.check(config, task)
         if config.dry_run:
             return dry_run(request)
-        engine, report = LateEngine(config, task.name), RunReport(run_id(), task.name, config.tags)
+        report = RunReport(run_id(), task.name, config.tags)
+        engine = LateEngine(config, report)
         try:
             return _run(request, engine, report)
         except KeyboardInterrupt:
@@ -70,15 +71,17 @@ def run(config: RunConfig, task: AnyTask) -> int:
 class LateEngine:
     """The engine, started when first needed: a run that finds nothing to do starts no Ray."""
 
-    def __init__(self, config: RunConfig, task: str) -> None:
-        self.config, self.task = config, task
+    def __init__(self, config: RunConfig, report: RunReport) -> None:
+        self.config, self.report = config, report
         self.running: Engine | None = None
 
     def start(self) -> Engine:
         """Start it, or return the running one."""
         if self.running is None:
             self.running = InProcess(self.config) if self.config.local else _on_ray(self.config)
-            say(f"{self.task}: {self.running.layout}")
+            if self.running.sink is not None:
+                self.report.metrics.also_to(self.running.sink)
+            say(f"{self.report.task}: {self.running.layout}")
             signal.signal(signal.SIGTERM, _stop)  # Ray has put its own handler there, which aborts
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else the shell has it ignored
                 signal.signal(signal.SIGINT, _stop)
@@ -90,11 +93,14 @@ class LateEngine:
             return {"mode": "none", "workers": 0, "decoders": 0}
         return {"mode": self.running.mode, "workers": self.running.workers, "decoders": self.running.decoders}
 
-    def verdict(self, report: RunReport) -> str:
-        """Whether accelerators were kept busy; empty for CPUs, and where too little was done to tell."""
-        if self.running is None or (busy := report.busy(self.running.workers)) is None:
-            return ""
-        return fed(busy, self.running.decoders)
+    def busy(self) -> float | None:
+        """The share of the time in which accelerators worked; None for CPUs, and where too little was done to tell."""
+        return None if self.running is None else self.report.busy(self.running.workers)
+
+    def verdict(self) -> str:
+        """Whether accelerators were kept busy; empty where nobody can tell."""
+        busy = self.busy()
+        return "" if self.running is None or busy is None else fed(busy, self.running.decoders)
 
     def close(self) -> None:
         """Leave it if it was started."""
@@ -119,6 +125,7 @@ def _leave(place: Place, report: RunReport, engine: LateEngine) -> None:
         with suppress(PipelineError, OSError):
             if read_bound(place) is not None:
                 storage.put(place.report_file(report.run), json.dumps(body, indent=1).encode())
+                storage.put(place.metrics_file(report.run), report.metrics.text().encode())
 
     putting = threading.Thread(target=put, name="leave", daemon=True)
     putting.start()
@@ -159,13 +166,14 @@ def _work_under_lease(request: Request, spec: JobSpec, engine: LateEngine, repor
     body = report.as_dict(found.planned, **engine.about(), audit=found.to_json(), exit=code)
     _save(spec.place, report, ledger, body, cleared, success=code == 0)
     _say_result(spec.place, report, found)
-    if verdict := engine.verdict(report):
+    if verdict := engine.verdict():
         answer(verdict)
     return _conclude(code, found, config)
 
 
 def _work(spec: JobSpec, planner: Planner, listing: Listing, engine: LateEngine, report: RunReport) -> None:
     """Execute what the planner yields; the first row starts the engine, and removes `_SUCCESS`."""
+    before = report.images
     with Progress(report.task) as progress:
         rows = _watched(planner.rows(progress.listing(listing)), progress)
         first = next(rows, None)
@@ -176,6 +184,8 @@ def _work(spec: JobSpec, planner: Planner, listing: Listing, engine: LateEngine,
         for receipt in engine.start().execute(spec, itertools.chain([first], rows)):
             report.add(receipt)
             progress.advance(receipt.facts)
+            report.metrics.planned(before + progress.total)
+            report.metrics.busy(engine.busy())
     storage.sweep(spec.place.root)  # workers may have been killed while they wrote
 
 
@@ -198,10 +208,13 @@ def _exit_code(found: Audit, config: RunConfig) -> int:
 def _save(
     place: Place, report: RunReport, ledger: Ledger, body: dict[str, object], cleared: set[str], *, success: bool
 ) -> None:
-    """Leave what was seen and cleared, the report, and `_SUCCESS`."""
+    """Leave what was seen and cleared, the report, the metrics, and `_SUCCESS`."""
+    if success:
+        report.metrics.succeeded()
     with place.writing():
         ledger.save(report.run, [name for name in cleared.union(report.facts) if name in ledger.seen])
         storage.put(place.report_file(report.run), json.dumps(body, indent=1).encode())
+        storage.put(place.metrics_file(report.run), report.metrics.text().encode())
         if success:
             storage.put(place.success_file, json.dumps({"run": report.run}).encode())
     if read_bound(place) is None:

@@ -23,10 +23,14 @@ WORKER_PORTS = 80
 
 @dataclass(frozen=True)
 class RayHead:
-    """`address` is for --ray-address, `api` for `ray job submit`; `env` is needed by both."""
+    """`address` is for --ray-address, `api` for `ray job submit`; `env` is needed by both.
+
+    `metrics` is what Prometheus scrapes.
+    """
 
     address: str
     api: str
+    metrics: str
     env: dict[str, str]
     pid: int
 
@@ -123,6 +127,7 @@ def ray_head_server() -> Iterator[RayHead]:
             )
         try:
             wait_for_jobs_api(process, api, log)
-            yield RayHead(f"127.0.0.1:{ports[0]}", api, env | {"RAY_API_SERVER_ADDRESS": api}, process.pid)
+            metrics = f"http://127.0.0.1:{ports[5]}/metrics"
+            yield RayHead(f"127.0.0.1:{ports[0]}", api, metrics, env | {"RAY_API_SERVER_ADDRESS": api}, process.pid)
         finally:
             end(process)

@@ -68,6 +68,7 @@ def import_ray(*, verbose: bool) -> Any:
         os.environ.setdefault("RAY_LOG_TO_DRIVER_EVENT_LEVEL", "FATAL")
     import ray
     import ray.data
+    import ray.util.metrics
     import ray.util.scheduling_strategies
 
     if not verbose:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.log import phase
+from pipeline.metrics import Sink
 from pipeline.output.receipts import Receipt
 from pipeline.plan.rows import Row
 from pipeline.spec import Device, JobSpec, Trial
@@ -42,6 +43,10 @@ class Engine(Protocol):
     def layout(self) -> str:
         """The resources and their use, for the first line of a run."""
 
+    @property
+    def sink(self) -> Sink | None:
+        """Where else the figures of a run go."""
+
     def device(self, trial: Trial) -> Device:
         """The device of a worker that will predict; raises ConfigError where it cannot compute what `--dtype` says."""
 
@@ -57,6 +62,7 @@ class InProcess:
 
     mode = "local"
     workers = 1
+    sink = None
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config

@@ -25,6 +25,7 @@ from pipeline.engine.board import Planning, RowBoard, hear
 from pipeline.engine.cluster import address_of, check_shared, connect, import_ray, our_own
 from pipeline.engine.layout import Layout, Node, check_gpus, layout_of
 from pipeline.engine.loading import device_here
+from pipeline.engine.ray_metrics import RayMetrics
 from pipeline.engine.steps import Fused, Predicting, pull, read_step, write_step
 from pipeline.engine.wire import reports_from_table
 from pipeline.errors import ConfigError
@@ -52,6 +53,7 @@ class OnRay:
         self.joined = address is not None
         connect(self.ray, address, verbose=config.verbose)
         try:
+            self.sink = RayMetrics(self.ray)
             self.found = self._layout()
             check_shared(self.ray, config.output)
         except ConfigError:

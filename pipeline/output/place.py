@@ -11,7 +11,7 @@ from pipeline.errors import ConfigError, ObjectUnreadable, StorageError
 from pipeline.storage import Entry
 
 SPAN = ".parquet"
-REPORT, SEEN = ".json", ".spans.parquet"  # endings of the files in runs/
+REPORT, METRICS, SEEN = ".json", ".prom", ".spans.parquet"  # endings of the files in runs/
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,10 @@ class Place:
     def report_file(self, run: str) -> str:
         """The report of a run."""
         return storage.join(self.runs, run + REPORT)
+
+    def metrics_file(self, run: str) -> str:
+        """The figures of a run for Prometheus."""
+        return storage.join(self.runs, run + METRICS)
 
     def seen_file(self, run: str) -> str:
         """The span files that a run has seen, with their counts."""

@@ -19,7 +19,8 @@ FLAGS = ["--input", DIGITS / "shards", "--model", DIGITS / "model", "--keep", "c
 def call(*command: object, cwd: Path, env: dict[str, str] | None = None) -> str:
     """What a command prints, both streams; fails where it does."""
     words = [str(word) for word in command]
-    done = subprocess.run(words, cwd=cwd, env=clean_env(env), capture_output=True, text=True, timeout=1500, check=False)
+    env = clean_env({"PYTHONDONTWRITEBYTECODE": "", **(env or {})})  # where it is set, building warns of it
+    done = subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, timeout=1500, check=False)
     assert done.returncode == 0, f"{words}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     return done.stdout + done.stderr
 
