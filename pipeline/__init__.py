@@ -6,7 +6,8 @@ One invocation
     request.py      everything that can be refused, before anything is written · look.py a first look at the sources
     dry_run.py      a sample tried
     log.py          lines of the log · progress.py how far a run is · command.py how the job was called
-    report.py       receipts added up · metrics.py ... for monitoring · errors.py what can go wrong, drawn once
+    report.py       receipts added up · metrics.py ... for monitoring · identity.py who and what a run was
+    errors.py       what can go wrong, drawn once
 Rooms
     source/         what the user names, and the images in it          storage/ where bytes live
     plan/           what is to be done, and whether it was done

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from pipeline.identity import identity
 from pipeline.log import warn
 from pipeline.metrics import Metrics
 from pipeline.output.columns import OK
@@ -17,6 +18,7 @@ from pipeline.output.receipts import Receipt
 from pipeline.output.span_file import SpanFacts
 from pipeline.source.passed import PassedBy
 
+SCHEMA = 1  # of the report; docs/run-report.md says what it holds
 EXAMPLES = 5  # failed rows shown per kind of error
 FED = 0.95  # busy share above which an accelerator is not waiting for images
 POINTS = 240  # of the throughput curve
@@ -114,8 +116,10 @@ class RunReport:
         """The report, with what only the run knows (mode, audit, exit code, ...); `planned` where it was counted."""
         images = {"done": self.images, "failed": sum(self.errors.values())}
         return {
+            "schema": SCHEMA,
             "run": self.run,
             "task": self.task,
+            **identity(),
             "started": _iso(self.began),
             "finished": _iso(self.ended),
             "seconds": round(self.seconds, 2),

@@ -1,0 +1,33 @@
+"""Who and what a run was, so that its report can be found from a scheduler's page, and the other way round."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+
+from pipeline.command import version
+from pipeline.engine.cluster import SUBMITTED
+
+AIRFLOW = "AIRFLOW_CTX_"  # Airflow sets these for what its operators start
+PERSONAL = ("dag_owner", "dag_email")  # of no use here
+
+
+def identity() -> dict[str, object]:
+    """Host, version, the id that `ray job submit` gave, and Airflow's context; null or empty where there is none."""
+    context = {name.removeprefix(AIRFLOW).lower(): os.environ[name] for name in sorted(os.environ) if AIRFLOW in name}
+    return {
+        "host": socket.gethostname(),
+        "version": version().rpartition(" ")[2],
+        "ray_submission_id": submission_id(),
+        "airflow": {name: value for name, value in context.items() if name not in PERSONAL},
+    }
+
+
+def submission_id() -> str | None:
+    """What `ray job status` takes, where this process is the driver of a submitted job."""
+    try:
+        found = json.loads(os.environ.get(SUBMITTED, "{}"))["metadata"]["job_submission_id"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return str(found)
