@@ -41,8 +41,7 @@ def main() -> NoReturn:
         _end(f"beit: {word}: no such file", 2)
     if own:
         sys.path.insert(0, str(script.resolve().parent))  # a task's own modules lie beside it
-    else:
-        command.called_as_installed()
+    command.called_by_beit(word)
     del sys.argv[1]
     runpy.run_path(str(script), run_name="__main__")  # it sets argv[0]
     sys.exit(0)

@@ -1,7 +1,11 @@
-r"""How good the answers are, compared with ground truth in a kept column.
+r"""How good the answers are, compared with ground truth in a kept column, or with another model's answers.
 
-python jobs/evaluate.py OUTPUT --truth cls          # labels: top-1 and top-5; cls has class names or ids
-python jobs/evaluate.py OUTPUT --truth mask.png     # masks: mean IoU and pixel accuracy
+    python jobs/evaluate.py OUTPUT --truth cls          # labels: top-1 and top-5; cls has class names or ids
+    python jobs/evaluate.py OUTPUT --truth mask.png     # masks: mean IoU and pixel accuracy
+    python jobs/evaluate.py NEW --against OLD           # two outputs of the same images, joined by uri
+
+`--against` tells, for labels, how many agree, which classes change into which, and how scores have moved; for masks the
+mean IoU between the two; for embeddings the cosine of an image's two vectors.
 """
 
 from __future__ import annotations
@@ -10,18 +14,29 @@ import argparse
 
 from _cli import Parser, run_simple
 
+from pipeline.compare import compare
 from pipeline.evaluate import evaluate
 
 
 def main(flags: argparse.Namespace) -> int:
-    """Print one line."""
-    print(evaluate(flags.output, flags.truth, flags.ignore))
+    """Print what was found, a line each."""
+    if flags.against is None:
+        print(evaluate(flags.output, flags.truth, flags.ignore))
+        return 0
+    found = compare(flags.output, flags.against)
+    print("\n".join(found.lines()))
+    if flags.to is not None:
+        from pipeline.page import flips
+
+        print(f"pictures: {flips.write(found, flags.output, flags.against, flags.to)}")
     return 0
 
 
 if __name__ == "__main__":
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", metavar="OUTPUT", help="the --output of a label or segment job")
+    parser.add_argument("output", metavar="OUTPUT", help="the --output of a job")
     parser.add_argument("--truth", metavar="COLUMN", default="cls", help="the kept column that holds the truth (cls)")
     parser.add_argument("--ignore", type=int, default=255, metavar="ID", help="true class to leave out (255)")
+    parser.add_argument("--against", metavar="OLD", help="another output of the same task, to compare with")
+    parser.add_argument("--to", metavar="FILE", help="with --against: a page with pictures of changed labels")
     run_simple(main, parser)

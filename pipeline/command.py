@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import shlex
 import sys
 import tomllib
 from dataclasses import dataclass
@@ -14,28 +15,40 @@ INSTALLED = "beit"
 
 @dataclass
 class _Called:
-    """How this process's job was started: by its file, or as a word of the installed command."""
+    """How this process's job was started: `word` is the one behind `beit`, empty where its file was run."""
 
-    installed: bool = False
+    word: str = ""
 
 
 _called = _Called()
 
 
-def called_as_installed() -> None:
-    """Note that the job of this process was started by `beit`."""
-    _called.installed = True
+def called_by_beit(word: str) -> None:
+    """Note that the job of this process was started as `beit WORD`."""
+    _called.word = word
 
 
 def job(name: str) -> str:
     """The beginning of the command line of one of our jobs, such as `python jobs/report.py` or `beit report`."""
-    return f"{INSTALLED} {name}" if _called.installed else f"python jobs/{name}.py"
+    return f"{INSTALLED} {name}" if _called.word else f"python jobs/{name}.py"
 
 
 def program() -> str:
     """What errors and `--help` call this job: `label.py`, or `beit label`."""
-    script = Path(sys.argv[0])
-    return f"{INSTALLED} {script.stem}" if _called.installed else script.name
+    return f"{INSTALLED} {_called.word}" if _called.word else Path(sys.argv[0]).name
+
+
+def again(flag: str, value: str) -> str:
+    """This process's own command line with another value of a flag, for a shell."""
+    words = iter(sys.argv[1:])
+    kept = []
+    for word in words:
+        if word == flag:
+            next(words, None)
+        elif not word.startswith(f"{flag}="):
+            kept.append(word)
+    start = program() if _called.word else f"python {shlex.quote(sys.argv[0])}"
+    return f"{start} {shlex.join([*kept, flag, value])}"
 
 
 def version() -> str:

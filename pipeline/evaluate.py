@@ -55,15 +55,18 @@ def evaluate(output: str, truth: str, ignore: int = 255) -> Accuracy | Overlap:
     if not {"labels", "mask"} & set(names):
         raise ConfigError(f"{output} holds neither labels nor masks: evaluate takes outputs of label.py and segment.py")
     if truth not in names:
-        has = ", ".join(_columns(place))
+        has = ", ".join(columns_of(place, output))
         raise ConfigError(f"{output} has no column {truth}: run the job with --keep {truth}; it has {has}")
     if "labels" in names:
         return _accuracy([first, *batches], truth)
     return _overlap([first, *batches], truth, ignore)
 
 
-def _columns(place: Place) -> list[str]:
-    _, entry = next(place.spans())
+def columns_of(place: Place, output: str) -> list[str]:
+    """The columns of an output; raises ConfigError where it has no rows."""
+    _, entry = next(place.spans(), (None, None))
+    if entry is None:
+        raise ConfigError(f"{output}: no rows there; give the --output of a job")
     with storage.open_stream(entry) as stream:
         names: list[str] = pq.read_schema(stream).names
     return names
@@ -93,20 +96,35 @@ def _accuracy(tables: list[pa.Table], truth: str) -> Accuracy:
 
 
 def _overlap(tables: list[pa.Table], truth: str, ignore: int) -> Overlap:
-    images, counts = 0, np.zeros((0, 0), np.int64)
+    pixels = Pixels()
     for mask, true in _rows(tables, ["mask", truth]):
         found, wanted = masks.read_mask(mask).reshape(-1), masks.read_mask(true).reshape(-1)
         if found.shape != wanted.shape:
             raise ConfigError(
                 f"a mask has {found.size} pixels and its ground truth {wanted.size}: they must have the same size"
             )
-        size = max(len(counts), int(found.max(initial=0)) + 1, int(wanted[wanted != ignore].max(initial=0)) + 1)
-        counts = np.pad(counts, ((0, size - len(counts)),) * 2)
-        seen = wanted != ignore
+        pixels.add(found, wanted, ignore)
+    return pixels.overlap()
+
+
+class Pixels:
+    """Pairs of class maps, counted pixel by pixel."""
+
+    def __init__(self) -> None:
+        self.images, self.counts = 0, np.zeros((0, 0), np.int64)  # counts[wanted, found]
+
+    def add(self, found: np.ndarray, wanted: np.ndarray, ignore: int | None = None) -> None:
+        """Count two maps of class ids of one shape; pixels that should be `ignore` do not count."""
+        seen = np.ones(wanted.shape, bool) if ignore is None else wanted != ignore
+        size = max(len(self.counts), int(found.max(initial=0)) + 1, int(wanted[seen].max(initial=0)) + 1)
+        self.counts = np.pad(self.counts, ((0, size - len(self.counts)),) * 2)
         pairs = wanted[seen].astype(np.int64) * size + found[seen]
-        counts += np.bincount(pairs, minlength=size * size).reshape(size, size)
-        images += 1
-    right = np.diag(counts)
-    union = counts.sum(0) + counts.sum(1) - right
-    occurring = union > 0
-    return Overlap(images, float((right[occurring] / union[occurring]).mean()), float(right.sum() / counts.sum()))
+        self.counts += np.bincount(pairs, minlength=size * size).reshape(size, size)
+        self.images += 1
+
+    def overlap(self) -> Overlap:
+        """Over all that were added."""
+        right = np.diag(self.counts)
+        union = self.counts.sum(0) + self.counts.sum(1) - right
+        iou = right[union > 0] / union[union > 0]
+        return Overlap(self.images, float(iou.mean()), float(right.sum() / self.counts.sum()))

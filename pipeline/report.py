@@ -44,6 +44,7 @@ class RunReport:
         self.images = 0
         self.statuses: Counter[str] = Counter()
         self.steps: Counter[str] = Counter()  # seconds by step, over all workers
+        self.first_labels: Counter[str] = Counter()  # images by their first label
         self.devices: set[str] = set()  # by name, of the predictors
         self.at_once = 0  # images of a batch for which the memory of a device was enough, if not for all
         self.workers: Counter[str] = Counter()  # images by worker
@@ -69,6 +70,7 @@ class RunReport:
         self.workers[receipt.device.worker] += receipt.images
         self.statuses.update(receipt.facts.statuses)
         self.steps.update(receipt.seconds)
+        self.first_labels.update(receipt.first_labels)
         self.metrics.receipt(receipt)
         for example in receipt.examples:
             shown = self.examples.setdefault(example[1], [])
@@ -132,6 +134,7 @@ class RunReport:
             "errors": self.errors,
             "examples": [asdict(row) for shown in self.examples.values() for row in shown],
             "steps": {f"{step}_s": round(spent, 3) for step, spent in self.steps.items()},
+            "first_labels": dict(self.first_labels.most_common()),
             "throughput": self.curve,
             "skipped": dict(self.passed.others),
             "unreadable": dict(self.passed.photos),

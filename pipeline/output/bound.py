@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 
 from pipeline import storage
+from pipeline.command import again
 from pipeline.errors import ConfigError, ObjectUnreadable
 from pipeline.output.place import Place
 
@@ -22,6 +24,11 @@ class BoundModel:
     head: str
     fingerprint: str
     semantics: str
+
+    @property
+    def label(self) -> str:
+        """Name and content in a few characters, fit for a folder's name."""
+        return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', self.name)}-{self.fingerprint[:8]}"
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,8 @@ class Bound:
 
     def check_same(self, there: Bound, place: Place) -> None:
         """Raise ConfigError for the first difference to what an output is bound to already."""
+        if self.model.fingerprint != there.model.fingerprint and self.task == there.task:
+            raise ConfigError(self._another_model(there, place))
         theirs = there.compared()
         for name, value in self.compared().items():
             if name in theirs and theirs[name] != value:
@@ -95,6 +104,15 @@ class Bound:
                     f"--output {place.root} belongs to a run with {name} = {_short(theirs[name])}, "
                     f"this command has {_short(value)}: {NEW_OUTPUT}"
                 )
+
+    def _another_model(self, there: Bound, place: Place) -> str:
+        """Why this model cannot go on here, and the command that starts an output of its own."""
+        ours, theirs = self.model.label, there.model.label
+        command = again("--output", place.beside(f"model={ours}"))
+        return (
+            f"--output {place.root} belongs to another model ({theirs}, this command has {ours}): give it an output of "
+            f"its own, `{command}`, or --overwrite to start over"
+        )
 
     def compared(self) -> dict[str, object]:
         """The settings that have to be the same, under the names that users know."""

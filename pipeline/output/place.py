@@ -25,6 +25,11 @@ class Place:
         """The output that a user names."""
         return Place(storage.absolute(output).rstrip("/"))
 
+    def beside(self, model: str) -> str:
+        """Where an output of another model goes, such as `model=base-0123abcd`: beside this one."""
+        parent, _, last = self.root.rpartition("/")
+        return storage.join(parent if last.startswith("model=") else f"{self.root}-by-model", model)
+
     @property
     def bound_file(self) -> str:
         """`_run.json`: what the output is bound to."""

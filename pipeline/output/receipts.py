@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ class Receipt:
     examples: tuple[tuple[str, str, str], ...] = ()  # (uri, status, error)
     seconds: dict[str, float] = field(default_factory=dict)
     device: DeviceUsed = field(default_factory=DeviceUsed)
+    first_labels: dict[str, int] = field(default_factory=dict)  # rows by their first label, where the task has labels
 
     @staticmethod
     def of_finished(facts: SpanFacts) -> Receipt:
@@ -45,7 +47,7 @@ class Receipt:
         """For a span just written, with its first failed rows."""
         failed = rows.filter(pc.not_equal(rows["status"], OK)).slice(0, EXAMPLES)
         columns = [failed[name].to_pylist() for name in ("uri", "status", "error")]
-        return Receipt(facts, images, tuple(zip(*columns, strict=True)), seconds, device)
+        return Receipt(facts, images, tuple(zip(*columns, strict=True)), seconds, device, _first_labels(rows))
 
     def to_json(self) -> str:
         """As text, for a Ray dataset."""
@@ -56,4 +58,12 @@ class Receipt:
         """The inverse of `to_json`."""
         raw = json.loads(text)
         examples = tuple((uri, status, error) for uri, status, error in raw["examples"])
-        return Receipt(SpanFacts.of(raw["facts"]), raw["images"], examples, raw["seconds"], DeviceUsed(*raw["device"]))
+        facts, device = SpanFacts.of(raw["facts"]), DeviceUsed(*raw["device"])
+        return Receipt(facts, raw["images"], examples, raw["seconds"], device, raw["first_labels"])
+
+
+def _first_labels(rows: pa.Table) -> dict[str, int]:
+    """How many rows have which first label; {} for tasks without labels."""
+    if "labels" not in rows.column_names:
+        return {}
+    return dict(Counter(labels[0] for labels in rows["labels"].to_pylist() if labels))

@@ -10,16 +10,16 @@ from markupsafe import Markup
 from pipeline import storage
 from pipeline.output.place import Place
 from pipeline.page import embed, label, segment, tokens
-from pipeline.page.parts import EMPTY, figure, html, image, joined, key_line, name_of, plural, section, sheet
+from pipeline.page.drift import drift
+from pipeline.page.parts import EMPTY, figure, html, image, key_line, name_of, plural, section, sheet
 from pipeline.page.reader import even
 from pipeline.page.runs import errors, header, runs, settings, summary, timing, title_of
 from pipeline.page.sample import Account, Decoder, Sample, read_account, take_sample
-from pipeline.page.style import STYLE
+from pipeline.page.style import document
 
 if TYPE_CHECKING:
     from pipeline.plan.verify import Verification
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 PICTURES = 48
 # How the answers of tasks are shown: modules with `COLUMNS`, which the sample reads, and `sections(sample)`, which is
 # called for outputs that have the first of them.
@@ -49,19 +49,13 @@ def render(account: Account, sample: Sample, verified: Verification | None = Non
     parts = [
         summary(account, verified),
         *_pictures(sample),
+        drift(account),
         errors(account, sample),
         timing(account),
         runs(account),
         settings(account),
     ]
-    return html(
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        '<meta http-equiv="Content-Security-Policy" content="{}"><link rel="icon" href="data:,">'
-        "<title>{}</title><style>{}</style></head><body><main>{}\n{}</main>{}</body></html>\n",
-        *(POLICY, title_of(account), Markup(STYLE), header(account), joined(parts), _footer(sample)),
-    )
+    return document(title_of(account), header(account), parts, _footer(sample))
 
 
 def _pictures(sample: Sample) -> list[Markup]:

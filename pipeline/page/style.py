@@ -1,4 +1,14 @@
-"""The report's style sheet: system fonts, two colour schemes, one column on a phone."""
+"""The look of a page: system fonts, two colour schemes, one column on a phone; and the frame around its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from markupsafe import Markup
+
+from pipeline.page.parts import html, joined
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 STYLE = """
 :root { color-scheme: light dark;
@@ -133,3 +143,15 @@ footer { padding-bottom: 72px; color: var(--soft); font-size: .8125rem; }
   .near + .near { border-top: 1px solid var(--line); } }
 @media print { body { background: #fff; } section { break-inside: avoid; } }
 """
+
+
+def document(title: str, header: Markup, parts: Iterable[Markup], footer: Markup) -> str:
+    """A whole page of these parts, which needs nothing else."""
+    return html(
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        '<meta http-equiv="Content-Security-Policy" content="{}"><link rel="icon" href="data:,">'
+        "<title>{}</title><style>{}</style></head><body><main>{}\n{}</main>{}</body></html>\n",
+        *(POLICY, title, Markup(STYLE), header, joined(parts), footer),
+    )

@@ -1,0 +1,236 @@
+"""Two outputs over the same images, such as of an old model and a new one: where do their answers differ?"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import masks, storage
+from pipeline.errors import ConfigError
+from pipeline.evaluate import Pixels, columns_of
+from pipeline.output.columns import OK
+from pipeline.output.place import Place
+from pipeline.output.span_file import META
+from pipeline.storage import Entry
+
+FLIPS, PAIRS = 48, 10  # shown at most
+PERCENTILES = (5, 50, 95)
+
+
+class Flip(NamedTuple):
+    """An image whose first label has changed; `source` is what its span is a part of."""
+
+    uri: str
+    source: str
+    before: str
+    after: str
+    score_before: float
+    score_after: float
+
+
+class Difference(Protocol):
+    """What the answers of one kind have in common; pairs of tables have the same uris in the same order, all ok."""
+
+    columns: ClassVar[tuple[str, ...]]
+
+    def add(self, new: pa.Table, old: pa.Table) -> None:
+        """Count these rows."""
+
+    def lines(self) -> Iterator[str]:
+        """What was found, for people."""
+
+
+class Labels:
+    """Of labels: how often the first one stays the same, which ones change into which, and how scores have moved."""
+
+    columns: ClassVar[tuple[str, ...]] = ("labels", "scores")
+
+    def __init__(self) -> None:
+        self.images = self.same = 0
+        self.pairs: Counter[tuple[str, str]] = Counter()
+        self.shifts: list[np.ndarray] = []  # float32, new first score less old one
+        self.flips: list[Flip] = []
+
+    def add(self, new: pa.Table, old: pa.Table) -> None:
+        """See `Difference`."""
+        after, score_after = _first(new)
+        before, score_before = _first(old)
+        self.images += len(after)
+        self.shifts.append(score_after - score_before)
+        changed = [i for i, (a, b) in enumerate(zip(after, before, strict=True)) if a != b]
+        self.same += len(after) - len(changed)
+        self.pairs.update((before[i], after[i]) for i in changed)
+        uris, sources = new["uri"], new["source"]
+        self.flips += [
+            Flip(
+                uris[i].as_py(), sources[i].as_py(), before[i], after[i], float(score_before[i]), float(score_after[i])
+            )
+            for i in changed
+        ]
+        self.flips = sorted(self.flips, key=lambda flip: (-flip.score_after, flip.uri))[:FLIPS]
+
+    def lines(self) -> Iterator[str]:
+        """See `Difference`."""
+        yield f"first label: {self.same:,} of {self.images:,} agree ({self.same / max(self.images, 1):.2%})"
+        yield f"score of the first label, new less old: {_spread(self.shifts)}"
+        for (before, after), count in self.pairs.most_common(PAIRS):
+            yield f"  {before} -> {after}: {count:,}"
+        for flip in self.flips[:PAIRS]:
+            scores = f"{flip.before} ({flip.score_before:.2f}) -> {flip.after} ({flip.score_after:.2f})"
+            yield f"  {flip.uri}: {scores}"
+
+
+class Masks:
+    """Of masks: mean IoU between the two, and the share of equal pixels."""
+
+    columns: ClassVar[tuple[str, ...]] = ("mask",)
+
+    def __init__(self) -> None:
+        self.pixels, self.resized = Pixels(), 0
+
+    def add(self, new: pa.Table, old: pa.Table) -> None:
+        """See `Difference`."""
+        for mine, theirs in zip(new["mask"], old["mask"], strict=True):
+            found, wanted = masks.read_mask(mine.as_py()), masks.read_mask(theirs.as_py())
+            if found.shape == wanted.shape:
+                self.pixels.add(found, wanted)
+            else:
+                self.resized += 1
+
+    def lines(self) -> Iterator[str]:
+        """See `Difference`."""
+        yield str(self.pixels.overlap()) if self.pixels.images else "no masks of the same size"
+        if self.resized:
+            yield f"  of another size, left out: {self.resized:,}"
+
+
+class Vectors:
+    """Of embeddings: the cosine between the two vectors of an image."""
+
+    columns: ClassVar[tuple[str, ...]] = ("embedding",)
+
+    def __init__(self) -> None:
+        self.cosines: list[np.ndarray] = []
+
+    def add(self, new: pa.Table, old: pa.Table) -> None:
+        """See `Difference`; raises ConfigError for vectors of different lengths."""
+        mine, theirs = _vectors(new), _vectors(old)
+        if mine.shape != theirs.shape:
+            raise ConfigError(f"vectors of {mine.shape[1]} and of {theirs.shape[1]} numbers cannot be compared")
+        norms = np.linalg.norm(mine, axis=1) * np.linalg.norm(theirs, axis=1)
+        self.cosines.append((mine * theirs).sum(1) / np.maximum(norms, 1e-12))
+
+    def lines(self) -> Iterator[str]:
+        """See `Difference`."""
+        yield f"cosine of an image's vectors: {_spread(self.cosines)}"
+
+
+KINDS: tuple[type[Labels] | type[Masks] | type[Vectors], ...] = (Labels, Masks, Vectors)
+
+
+@dataclass
+class Comparison:
+    """How the rows of two outputs meet, and how the answers of those that are ok in both differ."""
+
+    difference: Difference
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def lines(self) -> Iterator[str]:
+        """What was found, for people."""
+        counts = self.counts
+        both, new, old = (f"{counts[name]:,}" for name in ("both", "new", "old"))
+        yield f"images: {both} in both, {new} only in the new output, {old} only in the old one"
+        ok, gained, lost = (f"{counts[name]:,}" for name in ("ok", "gained", "lost"))
+        yield f"answered: {ok} by both, {gained} only by the new model, {lost} only by the old one"
+        yield from self.difference.lines()
+
+
+def compare(new: str, old: str) -> Comparison:
+    """Join the rows of two outputs by uri and compare their answers.
+
+    Spans of the same name are joined as they pass. Rows of others, as of another `--span-size`, are kept in memory.
+    Raises ConfigError where the outputs have no comparable column in common.
+    """
+    places = Place.of(new), Place.of(old)
+    shared = set(columns_of(places[0], new)) & set(columns_of(places[1], old))
+    kind = next((kind for kind in KINDS if shared.issuperset(kind.columns)), None)
+    if kind is None:
+        raise ConfigError(f"{new} and {old} have neither labels, masks nor embeddings in common")
+    found = Comparison(kind())
+    for mine, theirs in _joined(*places, ["uri", "status", *kind.columns], found.counts):
+        ok = [pc.equal(table["status"], OK) for table in (mine, theirs)]
+        both = pc.and_(*ok)
+        found.counts["ok"] += pc.sum(both).as_py() or 0
+        found.counts["gained"] += pc.sum(pc.and_not(*ok)).as_py() or 0
+        found.counts["lost"] += pc.sum(pc.and_not(*ok[::-1])).as_py() or 0
+        found.difference.add(mine.filter(both), theirs.filter(both))
+    return found
+
+
+def _joined(new: Place, old: Place, columns: list[str], counts: Counter[str]) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """Pairs of tables with the same uris in the same order; what only one has is counted."""
+    theirs = dict(old.spans())
+    rest: tuple[list[pa.Table], list[pa.Table]] = ([], [])
+    for name, entry in new.spans():
+        mine, other = _read(entry, columns), theirs.pop(name, None)
+        if other is None:
+            rest[0].append(mine)
+            continue
+        *pair, left, missed = _matched(mine, _read(other, columns))
+        counts["both"] += len(pair[0])
+        rest[0].append(left)
+        rest[1].append(missed)
+        yield pair[0], pair[1]
+    rest[1].extend(_read(entry, columns) for entry in theirs.values())
+    if rest[0] and rest[1]:
+        *pair, left, missed = _matched(*(pa.concat_tables(tables) for tables in rest))
+        counts["both"] += len(pair[0])
+        rest = [left], [missed]
+        yield pair[0], pair[1]
+    counts["new"], counts["old"] = (sum(map(len, tables)) for tables in rest)
+
+
+def _read(entry: Entry, columns: list[str]) -> pa.Table:
+    """These columns of a span's file, and `source`, which its metadata name."""
+    with storage.open_stream(entry) as stream:
+        table = pq.read_table(stream, columns=columns)
+    source = json.loads(table.schema.metadata[META])["source"]
+    return table.replace_schema_metadata(None).append_column("source", pa.array([source] * len(table), pa.string()))
+
+
+def _matched(new: pa.Table, old: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table]:
+    """The rows of both, in the same order, and what only the new and only the old table has."""
+    place = pc.index_in(new["uri"], value_set=old["uri"].combine_chunks())
+    there = pc.is_valid(place)
+    missed = pc.invert(pc.is_in(old["uri"], value_set=new["uri"].combine_chunks()))
+    return new.filter(there), old.take(place.drop_null()), new.filter(pc.invert(there)), old.filter(missed)
+
+
+def _first(table: pa.Table) -> tuple[list[str], np.ndarray]:
+    """Each row's first label, "(none)" where no score reached the threshold, and its score, then 0."""
+    labels = [found[0] if found else "(none)" for found in table["labels"].to_pylist()]
+    scores = [found[0] if found else 0.0 for found in table["scores"].to_pylist()]
+    return labels, np.array(scores, np.float32)
+
+
+def _vectors(table: pa.Table) -> np.ndarray:
+    """(rows, D) float32."""
+    width = table.schema.field("embedding").type.list_size
+    return np.asarray(table["embedding"].combine_chunks().flatten(), np.float32).reshape(len(table), width)
+
+
+def _spread(values: list[np.ndarray]) -> str:
+    """Mean and percentiles."""
+    every = np.concatenate([*values, np.zeros(0, np.float32)])
+    if not len(every):
+        return "no image to compare"
+    at = ", ".join(f"{p} %: {v:.4f}" for p, v in zip(PERCENTILES, np.percentile(every, PERCENTILES), strict=True))
+    return f"mean {every.mean():.4f} ({at})"

@@ -1,0 +1,43 @@
+"""A page of the images whose first label differs between two outputs, with their pictures."""
+
+from __future__ import annotations
+
+from markupsafe import Markup
+
+from pipeline import storage
+from pipeline.compare import Comparison, Labels
+from pipeline.decode.decode import extensions
+from pipeline.errors import ConfigError
+from pipeline.output.bound import bound_of
+from pipeline.output.place import Place
+from pipeline.page.parts import Row, figure, html, image, joined, key_line, plural, section, share, sheet
+from pipeline.page.pictures import Pictured, thumbnails
+from pipeline.page.sample import THUMBNAIL
+from pipeline.page.style import document
+from pipeline.source.item import Wanted
+
+
+def write(found: Comparison, new: str, old: str, to: str) -> str:
+    """Write the page to a file or URI, and return that; raises ConfigError where no labels were compared."""
+    if not isinstance(found.difference, Labels):
+        raise ConfigError("--to shows changed labels, and these outputs have none")
+    target, flips = storage.absolute(to), found.difference.flips
+    endings = frozenset(ending.removeprefix(".") for ending in extensions())
+    wanted = Wanted(endings, bound_of(Place.of(new)).image_column)
+    pictures = thumbnails([Pictured(flip.uri, flip.source) for flip in flips], THUMBNAIL, wanted)
+    cards = []
+    for flip in flips:
+        row = Row(uri=flip.uri)
+        said = [(flip.before, flip.score_before), (flip.after, flip.score_after)]
+        lines = joined(html("<span><i>{}</i> <b>{}</b></span>", name, share(score)) for name, score in said)
+        caption = html(
+            '<p class="answer"><strong>{}</strong></p><p class="others">{}</p>{}', flip.after, lines, key_line(row)
+        )
+        cards.append(figure(image(pictures.get(flip.uri), f"{flip.before}, now {flip.after}"), caption))
+    title = f"{plural(found.difference.images - found.difference.same, 'image')} with another first label"
+    header = html('<header><p class="eyebrow">{} · {}</p><h1>{}</h1></header>', old, new, title)
+    counts = joined(html("<p>{}</p>", line) for line in found.lines() if not line.startswith(" "))
+    lead = "Those of which the new output is surest; the old label comes first."
+    parts = [section("counts", "Both outputs", "", counts), section("flips", "Changed labels", lead, sheet(cards))]
+    storage.put(target, document(title, header, parts, Markup()).encode("utf-8", "replace"))
+    return target
