@@ -115,7 +115,13 @@ def command(folder: Path, ports: list[int]) -> list[str]:
     data.mkdir(parents=True, exist_ok=True)
     flags = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-admin.ui=false", "-webdav=false"]
     flags += [f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", f"-s3.port={s3}"]
-    flags += ["-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={config}", f"-bucket={','.join(BUCKETS)}"]
+    flags += [
+        "-s3.iam.readOnly=false",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        f"-s3.config={config}",
+        f"-bucket={','.join(BUCKETS)}",
+    ]
     return [binary(), "mini", f"-dir={data}", *flags]
 
 
