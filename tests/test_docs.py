@@ -32,13 +32,11 @@ def cases() -> list[tuple[str, str]]:
     return [(page.name, command) for page in PAGES for command in commands(page)]
 
 
-@pytest.mark.parametrize(("page", "command"), cases())
-def test_every_command_is_one_that_its_job_takes(page: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("command", [command for _, command in cases()])
+def test_every_command_is_one_that_its_job_takes(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [NUMBERS.get(word, word) for word in words_of(command)]
     if words[0].startswith("-"):
         return  # `beit --help`
-    if not (ROOT / f"jobs/{words[0]}.py").exists():
-        pytest.skip(f"{page} is ahead of the jobs: {words[0]}")
     if len(words) > 1:  # else a job's name alone
         flags_of(words, monkeypatch)
 

@@ -12,7 +12,7 @@ import pytest
 from pipeline.engine.cluster import SUBMITTED
 from pipeline.report import SCHEMA, RunReport
 from tests.flow import make_tar, png, run_here
-from tests.helpers import ROOT
+from tests.helpers import ROOT, run_job
 from tests.outputs import newest_report
 
 PAGE = (ROOT / "docs/run-report.md").read_text()
@@ -40,10 +40,16 @@ def output(tmp_path: Path) -> Path:
 
 def test_every_key_is_documented_and_every_documented_key_is_there(output: Path) -> None:
     report = json.loads(newest_report(output).read_text())
+    (output / "uris").write_text(f"{output.parent}/in/a.tar#a.png\n")
+    run_job("forget.py", output, "--uris", output / "uris", code=0)
+    forgetting = json.loads(newest_report(output).read_text())
     interrupted = RunReport("run", "label").as_dict(None, exit=1, interrupted=True)
     rows = re.findall(r"^\| (`.*?) \|", PAGE, re.MULTILINE)
     documented = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
-    assert documented == keys(report) | {"interrupted"}
+    assert documented == keys(report) | {"interrupted", "forgotten"}
+    assert keys(forgetting) == keys(report) - {"examples[].uri", "examples[].status", "examples[].error"} | {
+        *("forgotten", "examples")
+    }
     assert keys(interrupted) - documented == {"examples"}  # there are none
     assert report["schema"] == SCHEMA
     assert f"`schema` is {SCHEMA}." in PAGE
@@ -70,3 +76,6 @@ def test_what_is_new_since_a_run_is_one_query(output: Path) -> None:
     more = make_tar(output.parent / "in/b.tar", [("c.png", png(3))])
     assert run_here(more.parent, output, "brightness", max_failed=0.5) == 0
     assert duckdb.sql(asked).fetchall() == [(f"{more}#c.png",)]
+    (output / "uris").write_text(f"{output.parent}/in/a.tar#a.png\n")
+    run_job("forget.py", output, "--uris", output / "uris", code=0)
+    assert sorted(duckdb.sql(asked).fetchall()) == [(f"{output.parent}/in/a.tar#b.png",), (f"{more}#c.png",)]
