@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from pipeline import storage
@@ -15,6 +15,7 @@ from pipeline.plan.rows import LooseSpan, Row, UnreadShard, to_json
 from pipeline.spec import JobSpec
 
 LONE, GROUPED, GROUP_IMAGES = 64, 64, 512  # the first rows go alone, later ones in groups of up to so many images
+END_S = 1.0  # until a thread that listens has ended
 HEAR_S = 10.0  # between two lines of what workers say
 AHEAD = 2000  # rows on the board at most
 Group = list[tuple[int, str]]  # rows of the plan by their numbers, as JSON
@@ -34,6 +35,7 @@ class RowBoard:
         self.complete = False
         self.failures = 0
         self.said = ""
+        self.ended = False
         self.changed = asyncio.Condition()
 
     async def put(self, groups: list[Group], complete: bool) -> None:
@@ -67,12 +69,18 @@ class RowBoard:
             self.said = text
             self.changed.notify_all()
 
-    async def heard(self) -> str:
-        """What a worker says; waits until one does."""
+    async def heard(self) -> str | None:
+        """What a worker says; waits until one does. None once the run is over."""
         async with self.changed:
-            await self.changed.wait_for(lambda: self.said)
+            await self.changed.wait_for(lambda: self.said or self.ended)
             text, self.said = self.said, ""
-            return text
+            return text or None
+
+    async def end(self) -> None:
+        """The run is over: nobody is to wait here any more."""
+        async with self.changed:
+            self.ended = True
+            self.changed.notify_all()
 
     async def may_start_again(self) -> bool:
         """A worker's device has failed: whether its process may end and be started anew."""
@@ -126,14 +134,30 @@ class Planning:
         self.board.put.remote([], True)
 
 
-def hear(ray: Any, board: Any) -> None:
-    """Show what workers say until the board is gone; for a thread of the driver."""
-    try:
-        while True:
-            say(f"{ray.get(board.heard.remote())} of one worker")
-            time.sleep(HEAR_S)
-    except Exception:  # the run is over, and says itself how it went
-        return
+class Hearing:
+    """The driver's thread that shows what workers say.
+
+    It is ended before Ray is left: a process that leaves while a thread waits for Ray may be ended by it, with code 1.
+    """
+
+    def __init__(self, ray: Any, board: Any) -> None:
+        self.ray, self.board = ray, board
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self._run, name="hear", daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        with suppress(Exception):  # the board is gone: the run says itself how it went
+            while (text := self.ray.get(self.board.heard.remote())) is not None:
+                say(f"{text} of one worker")
+                self.ended.wait(HEAR_S)
+
+    def end(self) -> None:
+        """Show no more, and wait for the thread."""
+        self.ended.set()
+        with suppress(Exception):  # as above
+            self.ray.get(self.board.end.remote(), timeout=END_S)
+        self.thread.join(END_S)
 
 
 def be_patient(spec: JobSpec, board: Any) -> None:

@@ -13,7 +13,6 @@ image wait for a listing.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -21,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.config import RunConfig
-from pipeline.engine.board import Planning, RowBoard, hear
+from pipeline.engine.board import Hearing, Planning, RowBoard
 from pipeline.engine.cluster import address_of, check_shared, connect, import_ray, our_own
 from pipeline.engine.layout import Layout, Node, check_gpus, layout_of
 from pipeline.engine.loading import device_here
@@ -124,7 +123,7 @@ class OnRay:
         )  # a node that is lost takes no rows along, unless it is the driver's
         board = self.ray.remote(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)(RowBoard).remote()
         planning = Planning(self.ray, board, rows)
-        threading.Thread(target=hear, args=(self.ray, board), name="hear", daemon=True).start()
+        hearing = Hearing(self.ray, board)
         try:
             for batch in self._dataset(spec, board).iter_batches(batch_size=None, batch_format="pyarrow"):
                 reports = reports_from_table(batch)
@@ -132,6 +131,8 @@ class OnRay:
                 yield from (receipt for _, receipt in reports if receipt is not None)
         except Exception as error:
             raise planning.error or our_own(error) from error
+        finally:
+            hearing.end()
         if planning.error is not None:
             raise planning.error
 
