@@ -11,7 +11,7 @@ from pipeline import storage
 from pipeline.errors import StorageError
 from pipeline.output.bound import Bound
 from pipeline.output.ledger import Ledger
-from pipeline.output.span_file import SpanFacts, counted, read_facts, read_table, rewrite_span
+from pipeline.output.span_file import SpanFacts, counted, read_as_written, read_facts, read_table, rewrite_span
 from pipeline.plan import files
 from pipeline.plan.planner import Planner
 from pipeline.storage import Entry
@@ -48,7 +48,7 @@ def _clear(planner: Planner, entry: Entry, bound: Bound) -> tuple[Entry, SpanFac
         held = forgotten.intersection(uris)
         if not held:
             return found, facts
-        rows = read_table(found).filter(pa.array([uri not in held for uri in uris], pa.bool_())).combine_chunks()
+        rows = read_as_written(found).filter(pa.array([uri not in held for uri in uris], pa.bool_())).combine_chunks()
         facts = counted(replace(facts, forgotten=tuple(sorted(held.union(facts.forgotten)))), rows)
         rewrite_span(planner.place, found, rows, facts, bound)
         found = storage.stat(found.uri)

@@ -94,20 +94,33 @@ def test_forgotten_images_stay_forgotten(source: Path, some: list[str], tmp_path
 
 
 def test_files_written_anew_have_the_same_bytes(source: Path, some: list[str], tmp_path: Path) -> None:
-    """Whatever it is that writes a span: forgetting, or a run that knows what is forgotten."""
+    """Whatever it is that writes a span: forgetting, or a run that knows what is forgotten. The columns hold lists."""
     output = tmp_path / "out"
-    assert run_on(source, output) == 0
+    lists: dict[str, Any] = {**FLAGS, "task": "label", "with_embedding": True}
+    assert run_here(source, output, **lists) == 0
     forget_uris(output, *some, *(f"{source}/{n}.png" for n in range(4)))  # all images of a span
     after = tree_bytes(output / "data")
     shutil.rmtree(output / "data")
-    assert run_on(source, output) == 0
+    assert run_here(source, output, **lists) == 0
     assert tree_bytes(output / "data") == after
     verified(output, forgotten=7)
     assert "+ forgotten 7" in Path(page.write(str(output))).read_text()
     # A shard whose entry is gone is read on behind a finished span, with the names that were used before.
     for path in (*(output / "plan").glob("shard-a-*"), *(output / "data").glob("a-*-000000008.parquet")):
         path.unlink()
-    assert run_on(source, output) == 0
+    assert run_here(source, output, **lists) == 0
+    assert tree_bytes(output / "data") == after
+
+
+def test_kept_columns_of_any_type_have_the_same_bytes_too(source: Path, tmp_path: Path) -> None:
+    output, shard = tmp_path / "out", source / "t.parquet"
+    tags = pa.array([[{"a": [n, None]}] if n else None for n in range(6)])
+    pq.write_table(pq.read_table(shard).append_column("tags", tags), shard)
+    assert run_on(shard, output, keep=("tags",)) == 0
+    forget_uris(output, f"{shard}#1", f"{shard}#4")
+    after = tree_bytes(output / "data")
+    shutil.rmtree(output / "data")
+    assert run_on(shard, output, keep=("tags",)) == 0
     assert tree_bytes(output / "data") == after
 
 
