@@ -84,5 +84,8 @@ def test_input_output_and_model_on_s3_in_one_process_and_as_a_job_on_gpu_nodes(
     table = rows("outb/job", weed.fs())
     assert right(table) == 357
     assert table["uri"][0].as_py() == "s3://inb/digits/digits-00000.tar#0039.png"
+    (report,) = (json.loads(weed.fs().cat_file(name)) for name in weed.fs().glob("outb/job/runs/*.json"))
+    assert report["ray_submission_id"] in done.stdout
+    assert str(report["ray_submission_id"]).startswith("raysubmit_")
     again = run_job("label.py", *flags, "--output", "s3://outb/job", env=env, code=0)
     assert "nothing to do" in again.stdout
