@@ -1,6 +1,6 @@
 r"""A page to look at: what the runs did, and pictures of what they found.
 
-    python jobs/report.py OUTPUT [--verify] [--to FILE] [--tokenizer DVAE]
+    python jobs/report.py OUTPUT [--verify] [--truth COLUMN] [--to FILE] [--tokenizer DVAE]
 
 Writes OUTPUT/report.html, one file that needs no network, and prints where it lies. It reads the runs' reports and a
 small sample of rows, whatever the size of the output; `--verify` reads every row and puts the result on the page.
@@ -24,6 +24,9 @@ def arguments() -> argparse.ArgumentParser:
     parser = Parser(description=__doc__, formatter_class=form, allow_abbrev=False)
     parser.add_argument("output", metavar="OUTPUT", help="the --output of a job: a path or s3://bucket/prefix")
     parser.add_argument("--verify", action="store_true", help="read every row; check that each image has just one")
+    parser.add_argument(
+        "--truth", metavar="COLUMN", help="kept column with the true class of labels (else cls or label, where kept)"
+    )
     parser.add_argument("--to", metavar="FILE", help="write the page here instead of OUTPUT/report.html")
     parser.add_argument(
         "--tokenizer", metavar="DVAE", help="dVAE folder with a decoder: show the images that tokens decode to"
@@ -48,7 +51,7 @@ def main(flags: argparse.Namespace) -> int:
         from pipeline.tokenizer import decoder as decoder_of
 
         decoder = decoder_of(flags.tokenizer)
-    print(f"The report is {page.write(flags.output, flags.to, verified, decoder)}")
+    print(f"The report is {page.write(flags.output, flags.to, verified, decoder, flags.truth)}")
     return 0 if verified is None or verified.green else 1
 
 

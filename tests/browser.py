@@ -69,6 +69,15 @@ class Browser:
         answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         return answer["result"].get("value")
 
+    def press(self, key: str) -> None:
+        """Press and release a key, as on a keyboard; `Enter` types as well."""
+        text = {"Enter": "\r", "Space": " "}.get(key, "")
+        name = {"Space": " "}.get(key, key)
+        codes = {"Enter": 13, "Tab": 9, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39, "ArrowDown": 40, "Space": 32}
+        about = {"key": name, "code": key, "windowsVirtualKeyCode": codes[key]}
+        self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **about)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **about)
+
     def complaints(self) -> list[dict[str, Any]]:
         """Everything the console would show."""
         loud = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Network.loadingFailed")

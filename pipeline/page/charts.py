@@ -43,21 +43,30 @@ def legend(entries: Sequence[tuple[str, str, str]]) -> Markup:
     return html('<ul class="legend">{}</ul>', joined(items))
 
 
-def bars(title: str, entries: Sequence[tuple[str, float, str]], colours: Sequence[str] = (), kind: str = "") -> Markup:
-    """Horizontal bars: name, length, and the value as text."""
+def bars(
+    title: str,
+    entries: Sequence[tuple[str, float, str]],
+    colours: Sequence[str] = (),
+    kind: str = "",
+    beside: Sequence[Markup] = (),
+) -> Markup:
+    """Horizontal bars: name, length, and the value as text; `beside` are pictures for the first of them."""
     longest = max((value for _, value, _ in entries), default=0) or 1.0
     rows = []
     for place, (name, value, text) in enumerate(entries):
         fill = html(' style="fill:{}"', colours[place]) if colours else EMPTY
+        few = html('<div class="few">{}</div>', beside[place] if place < len(beside) else EMPTY) if beside else EMPTY
         rows.append(
             html(
                 '<li><span class="name" title="{}">{}</span><svg class="bar" aria-hidden="true">'
                 '<rect class="track" width="100%" height="100%" rx="3"/>'
-                '<rect class="fill"{} width="{:.2f}%" height="100%" rx="3"/></svg><b>{}</b></li>',
-                *(name, name, fill, 100 * value / longest, text),
+                '<rect class="fill"{} width="{:.2f}%" height="100%" rx="3"/></svg><b>{}</b>{}</li>',
+                *(name, name, fill, 100 * value / longest, text, few),
             )
         )
-    return html('<ul class="bars {}" aria-label="{}">{}</ul>', kind, title, joined(rows))
+    return html(
+        '<ul class="bars {}{}" aria-label="{}">{}</ul>', kind, " pictured" if beside else "", title, joined(rows)
+    )
 
 
 def rates(progress: Sequence[Sequence[float]]) -> list[tuple[float, float]]:

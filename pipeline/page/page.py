@@ -1,4 +1,4 @@
-"""The HTML report: one file, no network, no script. Numbers come from the runs, pictures from a small sample."""
+"""The HTML report: one file, no network. Numbers come from the runs, pictures from a small sample."""
 
 from __future__ import annotations
 
@@ -9,36 +9,46 @@ from markupsafe import Markup
 
 from pipeline import storage
 from pipeline.output.place import Place
-from pipeline.page import embed, label, segment, tokens
+from pipeline.page import accuracy, embed, label, segment, tokens
 from pipeline.page.drift import drift
-from pipeline.page.parts import EMPTY, figure, html, image, key_line, name_of, plural, section, sheet
+from pipeline.page.opened import details, tile
+from pipeline.page.parts import EMPTY, figure, html, joined, key_line, name_of, plural, section, sheet
 from pipeline.page.reader import even
 from pipeline.page.runs import errors, header, runs, settings, summary, timing, title_of
 from pipeline.page.sample import Account, Decoder, Sample, read_account, take_sample
+from pipeline.page.script import DIGEST, SCRIPT
 from pipeline.page.style import document
+from pipeline.page.survey import read_survey
 
 if TYPE_CHECKING:
     from pipeline.plan.verify import Verification
 
 PICTURES = 48
+WEIGHT = 2_500_000  # characters that large pictures may fill up a page to
 # How the answers of tasks are shown: modules with `COLUMNS`, which the sample reads, and `sections(sample)`, which is
 # called for outputs that have the first of them.
-SECTIONS = (label, embed, segment, tokens)
-SAMPLED = tuple(name for module in SECTIONS for name in module.COLUMNS)
+SECTIONS = (accuracy, label, embed, segment, tokens)
+SAMPLED = tuple(dict.fromkeys(name for module in SECTIONS for name in module.COLUMNS))
 NO_PICTURES = "The images themselves cannot be read from here, so they are not shown."
 
 
 def write(
-    output: str, to: str | None = None, verified: Verification | None = None, decoder: Decoder | None = None
+    output: str,
+    to: str | None = None,
+    verified: Verification | None = None,
+    decoder: Decoder | None = None,
+    truth: str | None = None,
 ) -> str:
     """Write the report of an output into it, or to `to`, and say where; ConfigError when it is no output of ours.
 
-    `decoder` turns dVAE tokens back into pixels, where one is at hand.
+    `decoder` turns dVAE tokens back into pixels, where one is at hand. `truth` is the kept column that holds the true
+    class; without it one of the usual names is taken. ConfigError where the output has no such column.
     """
     place = Place.of(output)
     account = read_account(place)
     target = storage.absolute(to) if to else place.page_file
-    sample = replace(take_sample(place, SAMPLED, account.bound.image_column), decoder=decoder)
+    survey = read_survey(place, truth)
+    sample = replace(take_sample(place, SAMPLED, account.bound.image_column, survey), decoder=decoder)
     text = render(account, sample, verified)
     storage.put(target, text.encode("utf-8", "replace"))
     return target
@@ -47,7 +57,7 @@ def write(
 def render(account: Account, sample: Sample, verified: Verification | None = None) -> str:
     """The page; the same output gives the same bytes."""
     parts = [
-        summary(account, verified),
+        summary(account, sample, verified),
         *_pictures(sample),
         drift(account),
         errors(account, sample),
@@ -55,7 +65,9 @@ def render(account: Account, sample: Sample, verified: Verification | None = Non
         runs(account),
         settings(account),
     ]
-    return document(title_of(account), header(account), parts, _footer(sample))
+    body = joined(parts)
+    more = [details(sample, WEIGHT - len(body)), html("<script>{}</script>", Markup(SCRIPT))]
+    return document(title_of(account), header(account), [body], joined([_footer(sample), *more]), script=DIGEST)
 
 
 def _pictures(sample: Sample) -> list[Markup]:
@@ -73,7 +85,7 @@ def _images(sample: Sample) -> Markup:
     rows = even(sample.good(), PICTURES)
     if not rows:
         return EMPTY
-    cards = (figure(image(sample.thumbnails.get(row["uri"]), name_of(row)), key_line(row)) for row in rows)
+    cards = (figure(tile(sample, row, name_of(row)), key_line(row)) for row in rows)
     return section("images", "Images", f"{plural(len(rows), 'image')} of the sample.", sheet(cards))
 
 

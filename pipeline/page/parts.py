@@ -74,8 +74,8 @@ def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[object]], 
 
 
 def data_uri(picture: bytes) -> str:
-    """One of our PNGs or JPEGs as an address that needs no network."""
-    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
+    """One of our PNGs, JPEGs or WebPs as an address that needs no network."""
+    kind = {b"\x89PN": "png", b"RIF": "webp"}.get(picture[:3], "jpeg")
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
@@ -95,14 +95,19 @@ def image(picture: bytes | None, alt: str, kind: str = "") -> Markup:
     )
 
 
-def figure(pictured: Markup, caption: Markup, kind: str = "") -> Markup:
-    """A picture with its caption: one card of a sheet."""
-    return html('<figure class="card {}">{}<figcaption>{}</figcaption></figure>', kind, pictured, caption)
+def figure(pictured: Markup, caption: Markup, kind: str = "", data: Markup = EMPTY) -> Markup:
+    """A picture with its caption: one card of a sheet. By the attributes in `data` a sheet is filtered and sorted."""
+    return html('<figure class="card {}" {}>{}<figcaption>{}</figcaption></figure>', kind, data, pictured, caption)
 
 
 def sheet(cards: Iterable[Markup], kind: str = "") -> Markup:
     """Cards in as many columns as fit."""
     return html('<div class="sheet {}">{}</div>', kind, joined(cards))
+
+
+def copy_button(text: str, said: str) -> Markup:
+    """A button that copies a text; without the page's script it is not there."""
+    return html('<button type="button" class="copy" data-copy="{}" data-script hidden>{}</button>', text, said)
 
 
 def name_of(row: Row) -> str:

@@ -9,7 +9,7 @@ import io
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -45,17 +45,23 @@ class Pictured:
         return self.uri.removeprefix(f"{self.shard}#")
 
 
-def thumbnails(images: list[Pictured], size: int, wanted: Wanted, meter: Meter | None = None) -> dict[str, bytes]:
-    """By uri, a PNG or JPEG of at most `size` pixels a side for each image that can be had."""
-    meter = meter or Meter(READ_BUDGET)
+def originals(images: list[Pictured], wanted: Wanted, meter: Meter) -> dict[str, bytes]:
+    """By uri, the files of the images that can be had; the meter bounds what they take in memory."""
     groups = grouped(dict.fromkeys(images), lambda image: image.shard)
     found: dict[str, bytes] = {}
     for done, (shard, members) in enumerate(groups.items()):
-        for uri, data in _images(shard, members, wanted, meter.part(len(groups) - done)):
-            small = thumbnail(data, size)
-            if small:
-                found[uri] = small
+        found.update(_images(shard, members, wanted, meter.part(len(groups) - done)))
     return found
+
+
+def drawn(files: Mapping[str, bytes], size: int) -> dict[str, bytes]:
+    """By uri, a PNG or JPEG of at most `size` pixels a side of each image file that can be drawn."""
+    return {uri: small for uri, data in files.items() if (small := thumbnail(data, size))}
+
+
+def thumbnails(images: list[Pictured], size: int, wanted: Wanted, meter: Meter | None = None) -> dict[str, bytes]:
+    """Both in one: by uri, the thumbnails of the images that can be had."""
+    return drawn(originals(images, wanted, meter or Meter(READ_BUDGET)), size)
 
 
 def _images(shard: str, images: list[Pictured], wanted: Wanted, meter: Meter) -> Iterator[tuple[str, bytes]]:
@@ -116,7 +122,7 @@ def png(image: Image.Image) -> bytes:
 
 
 def shrink(data: bytes, size: int) -> bytes:
-    """One of our thumbnails, smaller still."""
+    """One of our pictures, smaller still; what is small already stays as it is."""
     image = Image.open(io.BytesIO(data))
     if max(image.size) <= size:
         return data

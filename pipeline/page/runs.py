@@ -29,6 +29,7 @@ from pipeline.page.parts import (
 )
 from pipeline.page.sample import Account, Report, Sample
 from pipeline.page.state import audit, numbers, state, whole
+from pipeline.page.truth import verdict
 from pipeline.source.passed import counted
 
 if TYPE_CHECKING:
@@ -60,23 +61,26 @@ def header(account: Account) -> Markup:
     )
 
 
-def summary(account: Account, verified: Verification | None) -> Markup:
+def summary(account: Account, sample: Sample, verified: Verification | None) -> Markup:
     """The state in one sentence, the numbers that matter, the audit."""
     images = whole(account)
     planned, failed = images.get("planned"), images.get("failed", 0)
-    working = [run for run in account.runs if numbers(run, "images").get("done")]
-    best = working[-1] if working else {}
+    judged = verdict(sample.survey)
+    most = max(account.runs, key=lambda run: numbers(run, "images").get("done", 0), default={})
+    done = numbers(most, "images").get("done", 0)
+    of = f"of {plural(int(done), 'image')}" if account.run_count > 1 and done else ""
     tiles = [
         ("images planned", count(planned), ""),
         ("with an answer", count(images.get("ok")), ""),
         ("failed", count(images.get("failed")), share(failed / planned) if planned and failed else ""),
-        ("images per second", rate(numbers(best, "images").get("done"), best.get("seconds")), ""),
+        *([("right", judged.accuracy, f"{judged.right:,} of {len(judged.rows):,}")] if judged else []),
+        ("images per second", rate(done, most.get("seconds")), of),
         ("run" if account.run_count == 1 else "runs", count(account.run_count), ""),
     ]
     if images.get("forgotten"):
         tiles.insert(3, ("forgotten", count(images["forgotten"]), ""))
     drawn = [
-        html("<div><dt>{}</dt><dd>{}<small>{}</small></dd></div>", name, value, note) for name, value, note in tiles
+        html("<div><dt>{}<small>{}</small></dt><dd>{}</dd></div>", name, note, value) for name, value, note in tiles
     ]
     return html(
         '<section id="summary" aria-label="Summary">{}<dl class="tiles">{}</dl>{}</section>',

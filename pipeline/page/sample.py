@@ -17,20 +17,22 @@ from pipeline.output.bound import Bound, bound_of
 from pipeline.output.columns import BASE, OK
 from pipeline.output.place import Place
 from pipeline.page import pictures
+from pipeline.page.files import facts_of, first_rows, open_file, scalars
 from pipeline.page.parts import Row
 from pipeline.page.pictures import Pictured
 from pipeline.page.reader import even, fair_shares, spread
+from pipeline.page.survey import Survey
+from pipeline.page.truth import telling
 from pipeline.plan.forgotten import MODE as FORGET
 from pipeline.source.item import Wanted
-from pipeline.storage.ranged import Meter, Ranges
+from pipeline.storage.ranged import Meter
 
 RUNS = 60  # newest run reports read
 FOOTERS = 48  # data files whose footer is looked at
 FILES = 12  # of these, the files whose first rows are read
 ROWS, MASK_ROWS = 400, 120  # masks are large and few are shown
-THUMBNAIL = 192  # pixels
+THUMBNAIL = 192  # pixels a side
 DATA_BUDGET = 64 << 20
-BUFFER = 1 << 18  # bytes per request inside a data file
 Report = Mapping[str, object]  # a run's own, as its JSON stands in the output
 Decoder = Callable[[np.ndarray], np.ndarray]  # tokens (B, N) to pixels (B, H, W, 3) uint8
 
@@ -53,9 +55,10 @@ class Account:
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows as dicts (without vectors), the vectors of those that have one, and thumbnails by uri.
+    """Rows as dicts (without vectors), the vectors of those that have one; by uri, images as they are and thumbnails.
 
-    `decoder` turns dVAE tokens back into pixels, where one is at hand.
+    `survey` has many more rows, without pictures. `decoder` turns dVAE tokens back into pixels, where one is at hand.
+    `opened` collects number and row of each tile that opens, as sections draw them.
     """
 
     rows: list[Row]
@@ -65,8 +68,17 @@ class Sample:
     vectors: np.ndarray | None = None
     vector_rows: list[Row] = field(default_factory=list)
     thumbnails: dict[str, bytes] = field(default_factory=dict)
+    originals: dict[str, bytes] = field(default_factory=dict)
     bytes_read: int = 0
     decoder: Decoder | None = None
+    survey: Survey = field(default_factory=Survey)
+    extra: tuple[str, ...] = ()  # scalar columns of the output that no section knows
+    opened: dict[str, tuple[int, Row]] = field(default_factory=dict)
+
+    @property
+    def truth(self) -> str | None:
+        """The column that holds the true class, if there is one."""
+        return self.survey.truth
 
     def good(self) -> list[Row]:
         """The rows with an answer."""
@@ -93,73 +105,56 @@ def _report(data: bytes | Exception) -> Report:
     return report if isinstance(report, dict) and "run" in report else {}
 
 
-def take_sample(place: Place, columns: Collection[str], image_column: str | None = None) -> Sample:
+def take_sample(
+    place: Place, columns: Collection[str], image_column: str | None = None, survey: Survey | None = None
+) -> Sample:
     """First rows of a few data files spread over the output, preferring the beginnings of shards (cheap to show).
 
-    Of the files' columns the base ones are read and those in `columns`.
+    Of the files' columns the base ones are read, those in `columns`, and those of one number or word per row. Beside
+    these rows' pictures there are those of `survey` that a section asks for.
     """
-    read = {field.name for field in BASE} | set(columns)
+    survey = survey or Survey()
     meter = Meter(DATA_BUDGET)
     entries, count = spread((entry for _, entry in place.spans()), FOOTERS)
-    files = _near_shard_starts([file for entry in entries if (file := _open(entry, meter))])
-    masks = any("mask" in file.schema_arrow.names for file in files)
-    shares = fair_shares([file.metadata.num_rows for file in files], MASK_ROWS if masks else ROWS)
-    tables = [table for file, rows in zip(files, shares, strict=True) if (table := _first_rows(file, rows, read))]
+    files = _near_shard_starts([file for entry in entries if (file := open_file(entry, meter))])
+    more = dict.fromkeys(name for file in files for name in scalars(file.schema_arrow, text=True))
+    tables = _read(files, {field.name for field in BASE} | set(columns) | set(more))
     if not tables:
-        return Sample([], frozenset(), 0, count)
+        return Sample([], frozenset(), 0, count, survey=survey)
     sample = _from_table(pa.concat_tables(tables, promote_options="permissive"), len(tables), count)
     found = Meter(pictures.READ_BUDGET)
-    images = [Pictured(row["uri"], row["source"]) for row in sample.good()]
+    originals = _originals([*telling(survey), *sample.good()], image_column, found)
+    return replace(
+        sample,
+        originals=originals,
+        thumbnails=pictures.drawn(originals, THUMBNAIL),
+        bytes_read=meter.spent + found.spent,
+        survey=survey,
+        extra=tuple(name for name in more if name not in columns),
+    )
+
+
+def _read(files: list[pq.ParquetFile], columns: Collection[str]) -> list[pa.Table]:
+    """The first rows of the files, as many of each as is fair."""
+    masks = any("mask" in file.schema_arrow.names for file in files)
+    shares = fair_shares([file.metadata.num_rows for file in files], MASK_ROWS if masks else ROWS)
+    tables = [first_rows(file, rows, columns) for file, rows in zip(files, shares, strict=True)]
+    return [table for table in tables if table is not None]
+
+
+def _originals(rows: list[Row], image_column: str | None, meter: Meter) -> dict[str, bytes]:
+    images = [Pictured(row["uri"], row["source"]) for row in rows]
     endings = frozenset(ending.removeprefix(".") for ending in extensions())
-    wanted = Wanted(endings, image_column)
-    thumbnails = pictures.thumbnails(images, THUMBNAIL, wanted, found)
-    return replace(sample, thumbnails=thumbnails, bytes_read=meter.spent + found.spent)
-
-
-def _open(entry: storage.Entry, meter: Meter) -> pq.ParquetFile | None:
-    try:
-        return pq.ParquetFile(Ranges(entry, meter), buffer_size=BUFFER, pre_buffer=False)
-    except CredentialsLost:
-        raise
-    except pictures.UNREADABLE:
-        return None
+    return pictures.originals(images, Wanted(endings, image_column), meter)
 
 
 def _near_shard_starts(files: list[pq.ParquetFile]) -> list[pq.ParquetFile]:
     """The files to read: those that begin earliest in their shard, since a tar is read from its beginning."""
     if len(files) <= FILES:
         return files
-    starts = [start if isinstance(start := _facts(file).get("start"), int) else 0 for file in files]
+    starts = [start if isinstance(start := facts_of(file).get("start"), int) else 0 for file in files]
     bound = sorted(starts)[FILES - 1]
     return even([file for file, start in zip(files, starts, strict=True) if start <= bound], FILES)
-
-
-def _facts(file: pq.ParquetFile) -> Mapping[str, object]:
-    """The metadata of the span in this file; empty if it has none of ours."""
-    try:
-        facts = json.loads(file.metadata.metadata[b"beit"])
-    except (TypeError, KeyError, ValueError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
-
-
-def _first_rows(file: pq.ParquetFile, rows: int, wanted: Collection[str]) -> pa.Table | None:
-    columns = [name for name in file.schema_arrow.names if name in wanted]
-    batches: list[pa.RecordBatch] = []
-    try:
-        for batch in file.iter_batches(batch_size=max(rows, 1), columns=columns):
-            batches.append(batch.slice(0, rows))
-            rows -= batch.num_rows
-            if rows <= 0:
-                break
-    except CredentialsLost:
-        raise
-    except pictures.UNREADABLE:
-        rows = 0  # what was read before counts
-    if not batches:
-        return None
-    table = pa.Table.from_batches(batches)
-    return table.append_column("source", pa.array([_facts(file).get("source", "")] * len(table), pa.string()))
 
 
 def _from_table(table: pa.Table, files: int, file_count: int) -> Sample:

@@ -8,15 +8,15 @@ from markupsafe import Markup
 
 from pipeline.page.parts import html, joined
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 STYLE = """
 :root { color-scheme: light dark;
-  --bg: #fafaf8; --card: #ffffff; --ink: #191c20; --soft: #5b636d; --line: #e4e4df; --track: #ecece7;
+  --bg: #fafaf8; --card: #ffffff; --ink: #191c20; --soft: #5b636d; --line: #e4e4df; --edge: #8a8f96; --track: #ecece7;
   --accent: #3a5bd0; --good: #17713f; --warn: #8f5300; --bad: #b3261e;
   --s1: #3a6fd8; --s2: #14907f; --s3: #c9741a; --s4: #8457c4; --s5: #b8447a; --s6: #667085; }
 @media (prefers-color-scheme: dark) { :root {
-  --bg: #111417; --card: #191d21; --ink: #e9ebee; --soft: #a0a8b2; --line: #2b3036; --track: #272c32;
+  --bg: #111417; --card: #191d21; --ink: #e9ebee; --soft: #a0a8b2; --line: #2b3036; --edge: #6d757f; --track: #272c32;
   --accent: #8fa8ff; --good: #5fcf92; --warn: #f0b35a; --bad: #ff8a80;
   --s1: #7ba3f5; --s2: #4cc3b0; --s3: #eda65a; --s4: #b795ee; --s5: #ea86b3; --s6: #98a2b3; } }
 * { box-sizing: border-box; }
@@ -44,20 +44,21 @@ section > .part { margin-top: 44px; }
 .state { display: flex; align-items: center; gap: 10px; font-weight: 600; }
 .state i { flex: none; width: 10px; height: 10px; border-radius: 50%; background: currentColor; }
 .state.good { color: var(--good); } .state.warn { color: var(--warn); } .state.bad { color: var(--bad); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 1px; margin: 24px 0;
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); gap: 1px; margin: 24px 0;
   overflow: hidden; background: var(--line); border: 1px solid var(--line); border-radius: 14px; }
-.tiles div { display: flex; flex-direction: column-reverse; justify-content: flex-end; padding: 20px 22px;
+.tiles div { display: flex; flex-direction: column-reverse; justify-content: flex-end; padding: 20px 20px 12px;
   background: var(--card); }
 .tiles dt { color: var(--soft); font-size: .875rem; }
-.tiles dd { margin: 0; font-size: 1.85rem; line-height: 1.25; font-weight: 640; letter-spacing: -.02em; }
-.tiles small { margin-left: 8px; color: var(--soft); font-size: .8125rem; font-weight: 400; letter-spacing: 0; }
+.tiles dd { margin: 0; font-size: 1.75rem; line-height: 1.25; font-weight: 640; letter-spacing: -.02em;
+  white-space: nowrap; }
+.tiles small { display: block; font-size: .8125rem; }
 .audit { color: var(--soft); overflow-wrap: anywhere; } .audit b { color: var(--ink); margin-right: 6px; }
 .audit.bad, .audit.bad b { color: var(--bad); }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(112px, 1fr)); gap: 26px 16px;
   margin-top: 20px; }
 .sheet.pairs { grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); gap: 32px 24px; }
 figure { min-width: 0; margin: 0; }
-.card img, .tile { display: block; width: 100%; height: auto; aspect-ratio: 1; object-fit: cover;
+.card img, .open img, .tile { display: block; width: 100%; height: auto; aspect-ratio: 1; object-fit: cover;
   border-radius: 10px;
   background: var(--track); }
 .card img.whole { aspect-ratio: auto; } .wide img, .wide .tile { border-radius: 6px; }
@@ -65,16 +66,39 @@ figure { min-width: 0; margin: 0; }
 .tile { background: repeating-linear-gradient(135deg, var(--track) 0 8px, var(--line) 8px 9px); }
 .notice { margin-bottom: 32px; color: var(--warn); }
 .pair { display: grid; grid-auto-flow: column; grid-auto-columns: 1fr; gap: 6px; }
+.pair.three { grid-auto-flow: row; grid-template-columns: repeat(3, minmax(0, 1fr)); }
 figcaption { margin-top: 9px; font-size: .875rem; line-height: 1.45; }
 .answer { display: flex; justify-content: space-between; gap: 8px; }
 .answer strong { display: -webkit-box; min-width: 0; overflow: hidden; overflow-wrap: anywhere; line-height: 1.3;
   -webkit-box-orient: vertical; -webkit-line-clamp: 2; }
 .answer b { flex: none; } .answer.none { color: var(--soft); }
-.others { color: var(--soft); font-size: .75rem; }
+.others { color: var(--soft); font-size: .8125rem; }
 .others span { display: flex; justify-content: space-between; gap: 6px; } .others b { flex: none; font-weight: 400; }
 .others i { overflow: hidden; font-style: normal; text-overflow: ellipsis; white-space: nowrap; }
-.key { display: block; overflow: hidden; color: var(--soft); font-size: .75rem; text-overflow: ellipsis;
+.key { display: block; overflow: hidden; color: var(--soft); font-size: .8125rem; text-overflow: ellipsis;
   white-space: nowrap; }
+.why, .under { color: var(--soft); font-size: .8125rem; } .under { margin-top: 4px; overflow-wrap: anywhere; }
+[hidden] { display: none !important; }
+button, select, input { font: inherit; color: inherit; accent-color: var(--accent); }
+button:focus-visible, select:focus-visible, input:focus-visible, summary:focus-visible {
+  outline: 2px solid var(--accent); outline-offset: 2px; }
+button { cursor: pointer; }
+.open { display: block; width: 100%; padding: 0; border: 0; border-radius: 10px; background: none; }
+.copy, .close, .turn, .tools button, .tools select { min-height: 32px; padding: 3px 12px; border: 1px solid var(--edge);
+  border-radius: 8px; background: var(--card); font-size: .875rem; }
+.tools { display: flex; flex-wrap: wrap; align-items: center; gap: 10px 22px; font-size: .875rem; }
+.tools label { display: flex; align-items: center; gap: 8px; } .tools select { max-width: 14em; }
+.tools output { color: var(--soft); min-width: 3em; } .tools input[type=range] { width: 120px; height: 24px; }
+.tools input[type=checkbox] { width: 24px; height: 24px; margin: 0; }
+dialog { width: min(920px, 94vw); max-height: 92vh; padding: 20px; overflow: auto; border: 1px solid var(--line);
+  border-radius: 16px; background: var(--card); color: var(--ink); }
+dialog::backdrop { background: rgb(0 0 0 / .55); }
+dialog form { display: flex; gap: 8px; margin-bottom: 14px; } dialog .close { margin-left: auto; }
+dialog .body { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); gap: 24px; }
+dialog .picture img { display: block; width: 100%; max-width: 512px; height: auto; border-radius: 10px; }
+dialog .pixels { image-rendering: pixelated; } dialog .told > * + * { margin-top: 12px; }
+dialog .told { min-width: 0; overflow-wrap: anywhere; }
+dialog .bars li { grid-template-columns: minmax(60px, 9em) 1fr minmax(3.5em, auto); }
 svg { display: block; }
 .score { display: grid; grid-template-columns: 1fr auto; align-items: center; gap: 8px; margin: 2px 0 3px; }
 .score .bar { height: 5px; } .score b { font-size: .8125rem; }
@@ -85,6 +109,15 @@ svg { display: block; }
   font-size: .9375rem; }
 .bars .name { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .bars b { text-align: right; } .bar { width: 100%; height: 12px; }
+.bars.pictured { max-width: none; } .few { display: flex; gap: 6px; } .few .open { width: 44px; }
+.few .open img { border-radius: 6px; } .bars.pictured li { grid-template-columns: minmax(84px, 13em) 1fr 3.5em 194px; }
+.bars.long li { grid-template-columns: minmax(84px, 22em) 1fr minmax(3.5em, auto); }
+.bars.wide-value li { grid-template-columns: 5em 1fr 8.5em; }
+.matrix { width: auto; } .matrix td, .matrix th { min-width: 2.6em; padding: 6px 10px; overflow-wrap: normal;
+  white-space: nowrap; }
+.matrix td:first-child { color: var(--soft); font-size: .8125rem; } .matrix .none { color: var(--soft); }
+.matrix .right { background: color-mix(in srgb, var(--accent) var(--heat), transparent); }
+.matrix .wrong { background: color-mix(in srgb, var(--bad) var(--heat), transparent); }
 .bars + .scroll { margin-top: 28px; }
 .near { display: grid; grid-template-columns: repeat(6, minmax(0, 1fr)); gap: 14px; max-width: 900px;
   padding: 14px 0; }
@@ -139,19 +172,25 @@ footer { padding-bottom: 72px; color: var(--soft); font-size: .8125rem; }
   .sheet.pairs { grid-template-columns: 1fr; }
   .bars li { grid-template-columns: minmax(0, 9em) 1fr auto; }
   .near { grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 16px 12px; padding: 20px 0; }
+  .bars.pictured li { grid-template-columns: minmax(0, 9em) 1fr auto; } .few { grid-column: 1 / -1; }
+  .few:empty { display: none; }
   .near .query::after { content: none; }
   .near + .near { border-top: 1px solid var(--line); } }
 @media print { body { background: #fff; } section { break-inside: avoid; } }
 """
 
 
-def document(title: str, header: Markup, parts: Iterable[Markup], footer: Markup) -> str:
-    """A whole page of these parts, which needs nothing else."""
+def document(title: str, header: Markup, parts: Iterable[Markup], footer: Markup, script: str = "") -> str:
+    """A whole page of these parts, which needs nothing else.
+
+    Only a script of this digest (base64 of SHA-256) runs in it; what stands in rows, names and errors cannot.
+    """
+    scripts = f"script-src 'sha256-{script}'; " if script else ""
     return html(
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
         '<meta http-equiv="Content-Security-Policy" content="{}"><link rel="icon" href="data:,">'
         "<title>{}</title><style>{}</style></head><body><main>{}\n{}</main>{}</body></html>\n",
-        *(POLICY, title, Markup(STYLE), header, joined(parts), footer),
+        *(f"{POLICY}; {scripts}".rstrip("; "), title, Markup(STYLE), header, joined(parts), footer),
     )

@@ -1,0 +1,90 @@
+"""What the rows of an output say, without pictures: all rows of a small one, rows of many files of a large one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.errors import ConfigError
+from pipeline.output.columns import BASE, OK
+from pipeline.output.place import Place
+from pipeline.page.files import first_rows, open_file, scalars
+from pipeline.page.parts import Row, plural
+from pipeline.page.reader import fair_shares, spread
+from pipeline.storage.ranged import Meter
+
+FILES, ROWS = 256, 50_000
+BUDGET = 64 << 20  # bytes
+AT_ONCE = 8  # files
+LISTS = ("labels", "label_ids", "scores")
+TOP = 5  # of the lists, which are as long as --top-k
+TRUTHS = ("cls", "label")  # columns taken for the truth where none is named
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Rows without pictures and vectors; `truth` names the column that holds the true class."""
+
+    rows: list[Row] = field(default_factory=list)
+    truth: str | None = None
+    named: bool = False  # whether the truth is the user's choice
+    whole: bool = True  # whether these are all rows of the output
+
+    def good(self) -> list[Row]:
+        """The rows with an answer."""
+        return [row for row in self.rows if row.get("status") == OK]
+
+    def failed(self) -> list[Row]:
+        """The rows without one, as they are now."""
+        return [row for row in self.rows if row.get("status") != OK]
+
+    def of(self, number: int) -> str:
+        """`all 360 images`, or `a sample of 50,000 images`."""
+        return f"{'all' if self.whole else 'a sample of'} {plural(number, 'image')}"
+
+
+def read_survey(place: Place, truth: str | None = None) -> Survey:
+    """Rows of up to `FILES` files spread over the output; ConfigError if none of them has the column `truth`."""
+    entries, count = spread((entry for _, entry in place.spans()), FILES)
+    budget = BUDGET // max(len(entries), 1)
+    opened = _each(lambda entry: open_file(entry, Meter(budget)), entries)
+    files = [file for file in opened if file is not None]
+    column = _truth_column(place, files, truth)
+    sizes = [file.metadata.num_rows for file in files]
+    tables = _each(lambda one: _read(*one, column), zip(files, fair_shares(sizes, ROWS), strict=True))
+    rows: list[Row] = [row for table in tables if table is not None for row in table.to_pylist()]
+    return Survey(rows, column, truth is not None, whole=len(files) == count and len(rows) == sum(sizes))
+
+
+def _truth_column(place: Place, files: list[pq.ParquetFile], truth: str | None) -> str | None:
+    names = list(dict.fromkeys(name for file in files for name in file.schema_arrow.names))
+    if truth is not None and truth not in names:
+        has = ", ".join(names) or "no rows yet"
+        raise ConfigError(f"{place.root} has no column {truth}: run the job with --keep {truth}; it has {has}")
+    return truth or next((name for name in TRUTHS if name in names), None)
+
+
+def _read(file: pq.ParquetFile, rows: int, truth: str | None) -> pa.Table | None:
+    base = {field.name for field in BASE}
+    table = first_rows(file, rows, base | set(LISTS) | set(scalars(file.schema_arrow, text=False)) | {truth or "uri"})
+    if table is None:
+        return None
+    for place, name in enumerate(table.column_names):
+        if name in LISTS and pa.types.is_list(table.schema.field(name).type):
+            table = table.set_column(place, name, pc.list_slice(table.column(name), 0, TOP))
+    return table
+
+
+def _each(work: Callable[[A], B], items: Iterable[A]) -> list[B]:
+    """The answers in the order of the items, a few at a time."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return [future.result() for future in [pool.submit(copy_context().run, work, item) for item in items]]
