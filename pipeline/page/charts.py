@@ -11,6 +11,8 @@ from markupsafe import Markup
 from pipeline.page.parts import EMPTY, data_uri, duration, html, joined, share
 
 POINTS = 48  # of a line
+WIDEST = 8.0  # per cent of the width that a column has at most
+TOLD = 12  # columns that are told to those who cannot see them
 
 
 def stacked_bar(title: str, parts: Sequence[tuple[str, float]]) -> Markup:
@@ -107,6 +109,35 @@ def line(title: str, points: Sequence[tuple[float, float]], mean: float) -> Mark
         duration(last),
     )
     return html('<div class="chart">{}{}{}</div>', axis, drawing, below)
+
+
+def columns(title: str, marks: Sequence[tuple[str, float, float, str]]) -> Markup:
+    """A column per event in their order: its moment, its height, the part of it that failed, and all in words."""
+    top = _round_up(max(height for _, height, _, _ in marks))
+    slot = 100 / len(marks)
+    wide = min(0.75 * slot, WIDEST)
+    drawn = []
+    for place, (_, height, failed, said) in enumerate(marks):
+        at, good, bad = (place + 0.5) * slot - wide / 2, 100 * (height - failed) / top, 100 * failed / top
+        drawn.append(
+            html(
+                '<g><title>{}</title><rect class="fill" x="{:.2f}" y="{:.2f}" width="{:.2f}" height="{:.2f}"/>'
+                '<rect class="failed" x="{:.2f}" y="{:.2f}" width="{:.2f}" height="{:.2f}"/></g>',
+                *(said, at, 100 - good, wide, good, at, 100 - good - bad, wide, bad),
+            )
+        )
+    axis = html(
+        '<div class="y" aria-hidden="true"><span>{}</span><span>{}</span><span>0</span></div>',
+        _short(top),
+        _short(top / 2),
+    )
+    frame = html(
+        '<svg class="plot low" viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{}: {}">'
+        '<path class="grid" d="M0 0H100M0 50H100M0 100H100"/>{}</svg>',
+        *(title, "; ".join(said for *_, said in marks[-TOLD:]), joined(drawn)),
+    )
+    ends = html('<div class="x" aria-hidden="true"><span>{}</span><span>{}</span></div>', marks[0][0], marks[-1][0])
+    return html('<div class="chart">{}{}{}</div>', axis, frame, ends)
 
 
 def scatter(title: str, spots: Sequence[tuple[float, float, str, bytes | None]], side: float) -> Markup:

@@ -11,10 +11,11 @@ from pipeline import storage
 from pipeline.output.place import Place
 from pipeline.page import accuracy, embed, label, segment, tokens
 from pipeline.page.drift import drift
+from pipeline.page.failures import errors
 from pipeline.page.opened import details, tile
 from pipeline.page.parts import EMPTY, figure, html, joined, key_line, name_of, plural, section, sheet
 from pipeline.page.reader import even
-from pipeline.page.runs import errors, header, runs, settings, summary, timing, title_of
+from pipeline.page.runs import header, runs, settings, summary, timing, title_of
 from pipeline.page.sample import Account, Decoder, Sample, read_account, take_sample
 from pipeline.page.script import DIGEST, SCRIPT
 from pipeline.page.style import document

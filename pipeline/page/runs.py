@@ -1,20 +1,19 @@
-"""The run reports: summary and audit, settings, time, throughput, errors."""
+"""The run reports: summary and audit, settings, time, throughput."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Mapping
+import shlex
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from pipeline.output.columns import OK
-from pipeline.page.charts import bars, legend, line, rates, stacked_bar
+from pipeline.page.charts import columns, legend, line, rates, stacked_bar
 from pipeline.page.parts import (
     DASH,
     EMPTY,
+    copy_button,
     count,
     duration,
     html,
@@ -28,9 +27,8 @@ from pipeline.page.parts import (
     table,
 )
 from pipeline.page.sample import Account, Report, Sample
-from pipeline.page.state import audit, numbers, state, whole
+from pipeline.page.state import audit, entries, numbers, state, whole
 from pipeline.page.truth import verdict
-from pipeline.source.passed import counted
 
 if TYPE_CHECKING:
     from pipeline.plan.verify import Verification
@@ -38,12 +36,7 @@ if TYPE_CHECKING:
 TITLES = {"embed": "Embeddings", "label": "Labels", "segment": "Segmentation", "tokens": "Visual tokens"}
 STEPS = {"read_s": "Read", "decode_s": "Decode", "predict_s": "Predict", "write_s": "Write"}
 DIGEST = re.compile("[0-9a-f]{40,}")  # a long checksum, of which the beginning is enough
-SHOWN_RUNS, SHOWN_BARS, SHOWN_EXAMPLES = 20, 4, 12
-
-
-def _list(holder: Report, name: str) -> list[object]:
-    value = holder.get(name)
-    return value if isinstance(value, list) else []
+SHOWN_RUNS, SHOWN_BARS = 20, 4
 
 
 def title_of(account: Account) -> str:
@@ -83,9 +76,15 @@ def summary(account: Account, sample: Sample, verified: Verification | None) -> 
         html("<div><dt>{}<small>{}</small></dt><dd>{}</dd></div>", name, note, value) for name, value, note in tiles
     ]
     return html(
-        '<section id="summary" aria-label="Summary">{}<dl class="tiles">{}</dl>{}</section>',
-        *(state(account, verified), joined(drawn), audit(account, verified)),
+        '<section id="summary" aria-label="Summary">{}<dl class="tiles">{}</dl>{}{}</section>',
+        *(state(account, verified), joined(drawn), audit(account, verified), _command(account)),
     )
+
+
+def _command(account: Account) -> Markup:
+    """The command that reads every row and draws the page again."""
+    text = f"python jobs/report.py {shlex.quote(account.place.root)} --verify"
+    return html('<p class="command"><code>{}</code>{}</p>', text, copy_button(text, "Copy"))
 
 
 def settings(account: Account) -> Markup:
@@ -100,7 +99,8 @@ def settings(account: Account) -> Markup:
     flat |= {f"{name} version": value for name, value in bound.versions.items()}
     items = [html("<div><dt>{}</dt><dd>{}</dd></div>", name, _plain(value)) for name, value in flat.items()]
     lead = "What this output is bound to; a run with other settings is refused."
-    return section("settings", "Settings", lead, html('<dl class="facts">{}</dl>', joined(items)))
+    drawn = html('<details><summary>{}</summary><dl class="facts">{}</dl></details>', lead, joined(items))
+    return section("settings", "Settings", "", drawn)
 
 
 def _plain(value: object) -> str:
@@ -123,7 +123,24 @@ def runs(account: Account) -> Markup:
         return section("runs", "Runs", "No run has ended yet.")
     heads = ("Started (UTC)", "Mode", "Workers", "Device", "Images", "Failed", "Time", "Images/s", "Exit")
     lead = "" if len(shown) == account.run_count else f"The newest {len(shown)} of {account.run_count:,}."
-    return section("runs", "Runs", lead, table("Runs, newest first", heads, map(_run_cells, shown), range(4, 9)))
+    return section(
+        "runs",
+        "Runs",
+        lead,
+        _over_time(account.runs),
+        table("Runs, newest first", heads, map(_run_cells, shown), range(4, 9)),
+    )
+
+
+def _over_time(runs: list[Report]) -> Markup:
+    """A column per run, oldest first: how many images it did."""
+    marks = []
+    for run in runs:
+        done, failed = numbers(run, "images").get("done", 0), sum(numbers(run, "errors").values())
+        began = str(run.get("started", run["run"]))[:16].replace("T", " ")
+        said = f"{began}: {plural(int(done), 'image')} in {duration(run.get('seconds'))}"
+        marks.append((began, float(done), float(min(failed, done)), said))
+    return columns("Images of each run", marks) if len(marks) > 1 and any(mark[1] for mark in marks) else EMPTY
 
 
 def _run_cells(run: Report) -> list[object]:
@@ -171,7 +188,7 @@ def _steps(account: Account) -> Markup:
 
 def _throughput(account: Account) -> Markup:
     for run in reversed(account.runs):
-        progress = [pair for pair in _list(run, "throughput") if isinstance(pair, list) and len(pair) == 2]
+        progress = [pair for pair in entries(run, "throughput") if isinstance(pair, list) and len(pair) == 2]
         points = rates(progress)
         if len(progress) > 1 and points:
             mean = max(n for _, n in progress) / points[-1][0]
@@ -182,54 +199,3 @@ def _throughput(account: Account) -> Markup:
             )
             return subsection("Throughput", lead, line("Images per second", points, mean))
     return EMPTY
-
-
-def errors(account: Account, sample: Sample) -> Markup:
-    """Failures by kind, with examples; what a listing passed over."""
-    kinds, examples = _kinds_of(account), _examples(account, sample)
-    parts = (_kinds(kinds), _failed(examples), _passed_by(account.last))
-    lead = "" if kinds or examples else "None."
-    if kinds and len(account.runs) > 1:
-        lead = "Counted in each run: an image that was tried again counts again."
-    return section("errors", "Errors", lead, *filter(None, parts))
-
-
-def _kinds_of(account: Account) -> Counter[str]:
-    """Failures by kind in all reports, added up."""
-    total: Counter[str] = Counter()
-    for run in account.runs:
-        total.update({kind: int(value) for kind, value in numbers(run, "errors").items()})
-    return total
-
-
-def _kinds(kinds: Counter[str]) -> Markup:
-    entries = [(name, float(number), f"{number:,}") for name, number in kinds.most_common()]
-    return bars("Failed images by kind", entries, kind="bad") if entries else EMPTY
-
-
-def _failed(examples: list[tuple[Markup, Markup, str]]) -> Markup:
-    return table("Failed images", ("Image", "Status", "Why"), examples) if examples else EMPTY
-
-
-def _passed_by(run: Report) -> Markup:
-    """What the newest run's listing passed by: it has seen the whole source, as each run before it."""
-    names = {"unreadable": "Photos that could not be read there, passed by", "skipped": "Not images, passed by"}
-    found = {said: {kind: int(number) for kind, number in numbers(run, name).items()} for name, said in names.items()}
-    return joined(html('<p class="lead">{}: {}.</p>', said, counted(kinds)) for said, kinds in found.items() if kinds)
-
-
-def _examples(account: Account, sample: Sample) -> list[tuple[Markup, Markup, str]]:
-    shown: list[Mapping[str, object]] = [
-        example for run in reversed(account.runs) for example in _list(run, "examples") if isinstance(example, dict)
-    ]
-    shown += [row for row in sample.rows if row.get("status") != OK]
-    unique = {str(example.get("uri")): example for example in reversed(shown)}
-    newest = list(reversed(unique.values()))[:SHOWN_EXAMPLES]
-    return [
-        (
-            html('<span class="uri">{}</span>', e.get("uri")),
-            html("<code>{}</code>", e.get("status") or DASH),
-            str(e.get("error") or DASH),
-        )
-        for e in newest
-    ]

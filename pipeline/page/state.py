@@ -27,6 +27,12 @@ def numbers(holder: Report, name: str) -> dict[str, float]:
     return {key: value for key, value in mapping(holder, name).items() if isinstance(value, int | float)}
 
 
+def entries(holder: Report, name: str) -> list[object]:
+    """The list in it, [] where that is none."""
+    value = holder.get(name)
+    return value if isinstance(value, list) else []
+
+
 def whole(account: Account) -> dict[str, float]:
     """Images planned, ok and failed over all runs, as the newest run that came to its end counted them."""
     last = _audited(account)

@@ -78,6 +78,16 @@ figcaption { margin-top: 9px; font-size: .875rem; line-height: 1.45; }
 .key { display: block; overflow: hidden; color: var(--soft); font-size: .8125rem; text-overflow: ellipsis;
   white-space: nowrap; }
 .why, .under { color: var(--soft); font-size: .8125rem; } .under { margin-top: 4px; overflow-wrap: anywhere; }
+.command { display: flex; flex-wrap: wrap; align-items: center; gap: 8px 14px; margin-top: 14px; min-width: 0; }
+.command code { white-space: normal; overflow-wrap: anywhere; color: var(--soft); font: .875rem/1.5 ui-monospace,
+  SFMono-Regular, Menlo, Consolas, monospace; }
+summary { min-height: 28px; margin-top: 6px; color: var(--soft); cursor: pointer; }
+.masks-only { display: flex; align-items: center; gap: 8px; width: fit-content; margin-top: 20px; font-size: .875rem; }
+.masks-only input { width: 24px; height: 24px; margin: 0; }
+.layers .alone { display: none; } section:has(.masks-only input:checked) .layers .alone { display: block; }
+section:has(.masks-only input:checked) .layers .over { display: none; }
+.captions { grid-auto-flow: row; grid-template-columns: repeat(auto-fit, minmax(70px, 1fr)); }
+td .few { margin-bottom: 6px; }
 [hidden] { display: none !important; }
 button, select, input { font: inherit; color: inherit; accent-color: var(--accent); }
 button:focus-visible, select:focus-visible, input:focus-visible, summary:focus-visible {
@@ -147,6 +157,8 @@ svg { display: block; }
   line-height: 1; }
 .chart .x { display: flex; grid-column: 2; justify-content: space-between; }
 .plot { width: 100%; height: 190px; overflow: visible; }
+.lead + .chart, h2 + .chart { margin-top: 20px; } .plot.low { height: 110px; overflow: hidden; }
+.failed { fill: var(--bad); } .chart + .scroll { margin-top: 24px; }
 .plot path, .plot polyline { fill: none; vector-effect: non-scaling-stroke; }
 .grid { stroke: var(--line); } .area { fill: var(--accent); fill-opacity: .1; }
 .line { stroke: var(--accent); stroke-width: 2; stroke-linejoin: round; }
