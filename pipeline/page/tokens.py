@@ -12,6 +12,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from pipeline.page import pictures
+from pipeline.page.opened import tile
 from pipeline.page.parts import (
     Row,
     figure,
@@ -24,12 +25,11 @@ from pipeline.page.parts import (
     section,
     share,
     sheet,
-    subsection,
 )
 from pipeline.page.reader import even
 from pipeline.page.sample import Sample
 
-CARDS, EXTREMES = 18, 6
+CARDS = 18
 CELL, RIM, DOT = 12, 3, 4  # pixels of a cell, of a hollow cell's rim, and around a dot
 FADED = np.array([128, 132, 138], dtype=np.float64)
 HOLLOW = 28.0
@@ -46,7 +46,7 @@ class Tokenised(Row, total=False):
 
 
 def sections(sample: Sample) -> list[Markup]:
-    """Mosaics; with masked prediction also the predictions and the most and least surprising images."""
+    """Mosaics; with masked prediction also the predictions, from the most surprising image to the least."""
     rows = [row for row in cast("list[Tokenised]", sample.good()) if row.get("tokens")]
     if not rows:
         return []
@@ -54,14 +54,11 @@ def sections(sample: Sample) -> list[Markup]:
     surprising = sorted(
         (row for row in shown if row.get("loss") is not None), key=lambda row: (-row["loss"], row["uri"])
     )
-    if len(surprising) >= 2 * EXTREMES:
-        body = [
-            subsection("Most surprising", "The highest loss of the sample.", _cards(surprising[:EXTREMES], sample)),
-            subsection("Least surprising", "The lowest loss.", _cards(surprising[: -EXTREMES - 1 : -1], sample)),
-        ]
-    else:
-        body = [_cards(even(shown, CARDS), sample)]
-    return [section("tokens", "Token mosaics", _lead(rows), *body)]
+    lead = _lead(rows)
+    if surprising:
+        lead += " The highest loss comes first, the lowest last."
+    cards = _cards(even(surprising or shown, CARDS), sample)
+    return [section("tokens", "Token mosaics", lead, cards)]
 
 
 def _lead(rows: list[Tokenised]) -> str:
@@ -94,18 +91,21 @@ def _cards(rows: list[Tokenised], sample: Sample) -> Markup:
 def _card(row: Tokenised, sample: Sample, decoded: bytes | None) -> Markup:
     name, hidden = name_of(row), row.get("masked")
     parts = [
-        image(sample.thumbnails.get(row["uri"]), name),
-        image(mosaic(row["tokens"], hidden), f"Tokens of {name}", "pixels"),
+        (tile(sample, row, name), "image"),
+        (image(mosaic(row["tokens"], hidden), f"Tokens of {name}", "pixels"), "tokens"),
     ]
     if decoded:
-        parts.append(image(decoded, f"{name} decoded from its tokens"))
+        parts.append((image(decoded, f"{name} decoded from its tokens"), "decoded"))
     if hidden and row.get("predicted"):
         drawn = predictions(row["tokens"], hidden, row["predicted"])
-        parts.append(image(drawn, f"Predicted tokens of {name}", "pixels"))
+        parts.append((image(drawn, f"Predicted tokens of {name}", "pixels"), "predicted"))
     loss = row.get("loss")
     said = f"loss {loss:.3f}" if loss is not None else f"{len(set(row['tokens'])):,} different tokens"
     return figure(
-        html('<div class="pair">{}</div>', joined(parts)),
+        html(
+            '<div class="pair captions">{}</div>',
+            joined(html('<div>{}<p class="under">{}</p></div>', part, said) for part, said in parts),
+        ),
         html('<p class="answer"><b>{}</b></p>{}', said, key_line(row)),
         "wide",
     )
