@@ -140,21 +140,29 @@ def columns(title: str, marks: Sequence[tuple[str, float, float, str]]) -> Marku
     return html('<div class="chart">{}{}{}</div>', axis, frame, ends)
 
 
-def scatter(title: str, spots: Sequence[tuple[float, float, str, bytes | None]], side: float) -> Markup:
-    """Pictures (or dots) at places in the unit square, in a frame of 3:2."""
+def scatter(title: str, spots: Sequence[tuple[float, float, str, bytes | None, str]], side: float) -> Markup:
+    """Pictures (or dots) at places in the unit square, each with the colour of its frame if it has one; 3:2."""
     drawn = []
-    for x, y, name, picture in spots:
+    for x, y, name, picture, colour in spots:
         across, down = side / 2 + x * (1200 - side), side / 2 + y * (800 - side)
         if picture is None:
-            shape = html('<circle cx="{:.1f}" cy="{:.1f}" r="6"/>', across, down)
+            shape = html('<circle cx="{:.1f}" cy="{:.1f}" r="6"{}/>', across, down, _fill(colour))
         else:
             place = (across - side / 2, down - side / 2, side, side)
             shape = html(
                 '<image x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" href="{}"/>', *place, data_uri(picture)
             )
+            if colour:
+                shape += html(
+                    '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" stroke="{}"/>', *place, colour
+                )
         drawn.append(html("<g><title>{}</title>{}</g>", name, shape))
     frame = html('<svg class="map" viewBox="0 0 1200 800" role="img" aria-label="{}">{}</svg>', title, joined(drawn))
     return html('<div class="scroll wide" role="region" aria-label="{}" tabindex="0">{}</div>', title, frame)
+
+
+def _fill(colour: str) -> Markup:
+    return html(' style="fill:{}"', colour) if colour else EMPTY
 
 
 def _round_up(value: float) -> float:

@@ -130,6 +130,15 @@ def shrink(data: bytes, size: int) -> bytes:
     return encode(image)
 
 
+def dot(data: bytes, size: int) -> bytes:
+    """One of our pictures as a small JPEG, for a map of hundreds."""
+    into = io.BytesIO()
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    image.thumbnail((size, size), Image.Resampling.LANCZOS)
+    image.save(into, "JPEG", quality=70, optimize=True)
+    return into.getvalue()
+
+
 def dimensions(data: bytes) -> tuple[int, int]:
     """Width and height of one of our pictures."""
     return Image.open(io.BytesIO(data)).size

@@ -133,10 +133,12 @@ svg { display: block; }
   padding: 14px 0; }
 .near .query { position: relative; }
 .near .query::after { position: absolute; inset: 0 -8px 0 auto; border-right: 1px solid var(--line); content: ""; }
+.near.group .card b { color: var(--soft); font-weight: 400; }
 .near .query b { color: var(--accent); }
 .map { width: 100%; min-width: 640px; background: var(--card); border: 1px solid var(--line);
   border-radius: 14px; }
-.map image { image-rendering: auto; } .map circle { fill: var(--accent); fill-opacity: .6; }
+.map image { image-rendering: auto; } .map rect { fill: none; stroke-width: 4; }
+.map circle { fill: var(--accent); fill-opacity: .6; }
 .chips, .legend { display: flex; flex-wrap: wrap; gap: 4px 14px; margin: 0; padding: 0; list-style: none; }
 .legend { gap: 6px 20px; font-size: .875rem; } .legend span { color: var(--soft); }
 .legend + .sheet { margin-top: 28px; }

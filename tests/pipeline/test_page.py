@@ -24,7 +24,6 @@ from pipeline.output.span_file import SpanFacts
 from pipeline.page import page
 from pipeline.page import sample as page_sample
 from pipeline.page.charts import rates
-from pipeline.page.embed import nearest, plane
 from pipeline.page.parts import duration, share
 from pipeline.page.reader import fair_shares, spread
 from pipeline.page.tokens import mosaic, predictions
@@ -199,22 +198,6 @@ def test_report_of_an_output_on_s3(weed: Weed, tmp_path: Path) -> None:
     assert page.write("s3://outb/report-page/") == "s3://outb/report-page/report.html"
     text = storage.read("s3://outb/report-page/report.html").decode()
     assert text.count("<img") == 4  # each once in the sheet and once beside its class
-
-
-def test_nearest_are_the_most_similar_others() -> None:
-    unit = np.array([[1, 0], [0, 1], [0.8, 0.6], [0.6, 0.8]], dtype=np.float32)
-    order, cosines = nearest(unit, 5)
-    assert order.tolist() == [[2, 3, 1], [3, 2, 0], [3, 0, 1], [2, 1, 0]]
-    np.testing.assert_allclose(cosines[0], [0.8, 0.6, 0], atol=1e-6)
-
-
-@pytest.mark.parametrize("vectors", [np.eye(3), np.zeros((3, 8)), np.ones((4, 1)), np.arange(12.0).reshape(6, 2)])
-def test_map_lies_in_the_unit_square(vectors: np.ndarray) -> None:
-    places, explained = plane(vectors)
-    assert places.shape == (len(vectors), 2)
-    assert places.min() >= 0
-    assert places.max() <= 1
-    assert 0 <= explained <= 1 + 1e-9
 
 
 def test_mosaic_tells_tokens_masks_and_hits_apart() -> None:
