@@ -42,7 +42,7 @@ def nearest(unit: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def duplicates(unit: np.ndarray, least: float = ALIKE) -> list[list[tuple[int, float]]]:
-    """Groups of (N, D) unit vectors with at least this cosine to their group's first: places and cosines, the first's 1.
+    """Groups of (N, D) unit vectors with at least this cosine to the first of their group: places and cosines.
 
     The most similar come first; nothing is in two groups.
     """

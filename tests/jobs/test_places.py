@@ -62,6 +62,7 @@ def test_packages_of_ray_are_known_by_their_folder(tmp_path: Path, monkeypatch: 
     assert cluster.is_submitted()
 
 
+@pytest.mark.torture
 def test_a_folder_that_another_node_does_not_see_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
     shared, own = str(tmp_path / "a/b/labels"), "/proc/self/cwd/labels"
     done = subprocess.run(

@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.flow import DIGITS
 from tests.helpers import ROOT, clean_env
 from tests.outputs import newest_report
 
 
+@pytest.mark.torture
 def test_a_thousand_photographs_keep_two_workers_busy(photos: Path, tmp_path: Path) -> None:
     for folder in ("in", "meet"):
         (tmp_path / folder).mkdir()

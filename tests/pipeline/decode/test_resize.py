@@ -148,6 +148,7 @@ def test_the_same_bytes_in_every_child_and_in_every_turn(photos: list[bytes], an
         assert all(np.array_equal(answers.found[turn, number].views[0], wanted) for turn in range(4))
 
 
+@pytest.mark.torture
 def test_the_same_bytes_without_vector_instructions_and_on_more_threads(photos: list[bytes], tmp_path: Path) -> None:
     code = (
         "import sys, numpy; from pathlib import Path; from beit_core import PixelSpec\n"
