@@ -21,7 +21,7 @@ COLUMNS = ("embedding",)
 QUERIES, NEAREST = 8, 5
 ALIKE, GROUPS, IN_GROUP = 0.98, 8, 6  # the cosine from which images are near-duplicates; groups shown; of each
 CLASSES = 12  # with a colour on the map
-DOT = 48  # pixels of a picture on the map
+DOT = 40  # pixels of a picture on the map
 
 
 def sections(sample: Sample) -> list[Markup]:

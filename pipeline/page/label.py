@@ -29,7 +29,7 @@ from pipeline.page.sample import Sample
 from pipeline.page.truth import verdict
 
 COLUMNS = ("labels", "label_ids", "scores")
-SHEET, UNSURE, CLASSES, NEXT, FEW = 64, 8, 24, 2, 4
+SHEET, UNSURE, CLASSES, NEXT, FEW = 56, 8, 24, 2, 4
 THRESHOLDS = [place / 10 for place in range(9, -1, -1)]
 
 

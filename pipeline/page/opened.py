@@ -37,19 +37,17 @@ def tile(sample: Sample, row: Row, alt: str, kind: str = "", *, small: bool = Fa
 def details(sample: Sample, left: int) -> Markup:
     """What tiles open, in the order of the tiles, and the dialog that shows it; browsers load none of it before.
 
-    Large pictures take about `left` characters of the page; tiles beyond them open with their small ones.
+    All of it takes about `left` characters; tiles beyond that open with their small pictures.
     """
     if not sample.opened:
         return EMPTY
+    told = [_told(row, sample.truth) for _, row in sample.opened.values()]
+    left -= sum(map(len, told))
     parts: list[Markup] = []
-    for number, row in sample.opened.values():
-        picture = EMPTY
-        original = sample.originals.get(row["uri"])
-        large = thumbnail(original, LARGE) if original is not None and left > 0 else None
-        if large is not None and max(dimensions(large)) > SMALL:
-            picture = image(_compact(large), name_of(row))
-            left -= len(picture)
-        parts.append(html('<template id="opened-{}">{}</template>', number, _body(row, picture, sample.truth)))
+    for (number, row), said in zip(sample.opened.values(), told, strict=True):
+        picture = _large(sample, row) if left > 0 else EMPTY
+        left -= len(picture)
+        parts.append(html('<template id="opened-{}"><div class="picture">{}</div>{}</template>', number, picture, said))
     dialog = Markup(
         '<dialog id="opened" aria-label="Image"><form method="dialog"><button class="turn" type="button" data-by="-1" '
         'aria-label="Previous image">&larr;</button><button class="turn" type="button" data-by="1" '
@@ -72,12 +70,19 @@ def shown(value: object) -> str:
     return text if len(text) <= LONG else f"{text[:LONG]}..."
 
 
-def _body(row: Row, picture: Markup, truth: str | None) -> Markup:
+def _large(sample: Sample, row: Row) -> Markup:
+    """The picture for an opened tile; nothing where the tile's own has all the pixels there are."""
+    original = sample.originals.get(row["uri"])
+    large = thumbnail(original, LARGE) if original is not None else None
+    return image(_compact(large), name_of(row)) if large and max(dimensions(large)) > SMALL else EMPTY
+
+
+def _told(row: Row, truth: str | None) -> Markup:
     found, facts = _answers(row), _facts(row, truth)
     listed = joined(html("<div><dt>{}</dt><dd>{}</dd></div>", name, value) for name, value in facts)
     return html(
-        '<div class="picture">{}</div><div class="told"><h3>{}</h3>{}{}<p class="uri">{}</p>{}</div>',
-        *(picture, name_of(row), bars("Answers", found) if found else EMPTY),
+        '<div class="told"><h3>{}</h3>{}{}<p class="uri">{}</p>{}</div>',
+        *(name_of(row), bars("Answers", found) if found else EMPTY),
         *(html('<dl class="facts">{}</dl>', listed) if facts else EMPTY, row["uri"]),
         copy_button(row["uri"], "Copy uri"),
     )

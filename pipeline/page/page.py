@@ -12,9 +12,9 @@ from pipeline.output.place import Place
 from pipeline.page import accuracy, embed, label, segment, tokens
 from pipeline.page.drift import drift
 from pipeline.page.failures import errors
-from pipeline.page.opened import details, tile
-from pipeline.page.parts import EMPTY, figure, html, joined, key_line, name_of, plural, section, sheet
-from pipeline.page.reader import even
+from pipeline.page.opened import details
+from pipeline.page.own import images
+from pipeline.page.parts import html, joined, plural
 from pipeline.page.runs import header, runs, settings, summary, timing, title_of
 from pipeline.page.sample import Account, Decoder, Sample, read_account, take_sample
 from pipeline.page.script import DIGEST, SCRIPT
@@ -24,8 +24,7 @@ from pipeline.page.survey import read_survey
 if TYPE_CHECKING:
     from pipeline.plan.verify import Verification
 
-PICTURES = 48
-WEIGHT = 2_500_000  # characters that large pictures may fill up a page to
+WEIGHT = 2_800_000  # characters that large pictures may fill up a page to
 # How the answers of tasks are shown: modules with `COLUMNS`, which the sample reads, and `sections(sample)`, which is
 # called for outputs that have the first of them.
 SECTIONS = (accuracy, label, embed, segment, tokens)
@@ -72,22 +71,14 @@ def render(account: Account, sample: Sample, verified: Verification | None = Non
 
 
 def _pictures(sample: Sample) -> list[Markup]:
-    """The sections for the output's columns; for an unknown task the images alone."""
+    """The sections for the output's columns; for an unknown task its images and their scalar columns."""
     drawn: list[Markup] = []
     if sample.good() and not sample.thumbnails:
         drawn.append(html('<p class="notice">{}</p>', NO_PICTURES))
     for module in SECTIONS:
         if module.COLUMNS[0] in sample.columns:
             drawn += module.sections(sample)
-    return drawn if any("<section" in part for part in drawn) else [*drawn, _images(sample)]
-
-
-def _images(sample: Sample) -> Markup:
-    rows = even(sample.good(), PICTURES)
-    if not rows:
-        return EMPTY
-    cards = (figure(tile(sample, row, name_of(row)), key_line(row)) for row in rows)
-    return section("images", "Images", f"{plural(len(rows), 'image')} of the sample.", sheet(cards))
+    return drawn if any("<section" in part for part in drawn) else [*drawn, images(sample)]
 
 
 def _footer(sample: Sample) -> Markup:

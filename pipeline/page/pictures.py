@@ -110,7 +110,7 @@ def encode(image: Image.Image) -> bytes:
     if max(image.size) <= EXACT:
         return png(image)
     into = io.BytesIO()
-    image.convert("RGB").save(into, "JPEG", quality=80, optimize=True)
+    image.convert("RGB").save(into, "JPEG", quality=72, optimize=True)
     return into.getvalue()
 
 
@@ -135,7 +135,7 @@ def dot(data: bytes, size: int) -> bytes:
     into = io.BytesIO()
     image = Image.open(io.BytesIO(data)).convert("RGB")
     image.thumbnail((size, size), Image.Resampling.LANCZOS)
-    image.save(into, "JPEG", quality=70, optimize=True)
+    image.save(into, "JPEG", quality=60, optimize=True)
     return into.getvalue()
 
 

@@ -43,7 +43,8 @@ def title_of(account: Account) -> str:
     """What the output holds, and of how many images."""
     task = account.bound.task
     planned = whole(account).get("planned")
-    return TITLES.get(task, task) + (f" of {plural(int(planned), 'image')}" if planned is not None else "")
+    name = TITLES.get(task) or task.replace("_", " ").replace("-", " ").strip().capitalize()
+    return name + (f" of {plural(int(planned), 'image')}" if planned is not None else "")
 
 
 def header(account: Account) -> Markup:

@@ -182,7 +182,8 @@ footer { padding-bottom: 72px; color: var(--soft); font-size: .8125rem; }
 @media (max-width: 600px) {
   .tiles { grid-template-columns: 1fr 1fr; } .tiles div { padding: 16px; } .tiles dd { font-size: 1.5rem; }
   .tiles div:last-child:nth-child(odd) { grid-column: 1 / -1; }
-  .sheet { grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 20px 10px; } .sheet .others { display: none; }
+  .sheet { grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 20px 10px; }
+  .sheet .others:not(.own) { display: none; }
   .sheet.pairs { grid-template-columns: 1fr; }
   .bars li { grid-template-columns: minmax(0, 9em) 1fr auto; }
   .near { grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 16px 12px; padding: 20px 0; }

@@ -131,7 +131,7 @@ def test_task_unknown_to_the_page_is_shown_by_its_images(tmp_path: Path) -> None
     Image.new("RGB", (80, 60), "teal").save(image)
     assert run_here(image, tmp_path / "out", "brightness") == 0
     text = text_of(tmp_path / "out")
-    assert "brightness of 1 image" in text
+    assert "Brightness of 1 image" in text
     assert "<img" in text
 
 
@@ -169,7 +169,7 @@ def test_large_output_is_sampled(tmp_path: Path) -> None:
     assert min(shards) < "08"
     assert max(shards) > "45"
     assert set(places) == {"0", "1"}  # from where shards begin
-    assert "brightness of 240 images" in text_of(tmp_path / "out")
+    assert "Brightness of 240 images" in text_of(tmp_path / "out")
 
 
 def test_long_file_is_read_in_part(examples: Examples, tmp_path: Path) -> None:

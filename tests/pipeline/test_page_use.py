@@ -1,10 +1,13 @@
 """The page in use, in a real browser: tiles open, filters, copying, by keyboard; and whether small text can be read."""
 
+import io
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.page import page
 from tests.browser import CHROMIUM, DESK, PHONE, Browser, browser
@@ -159,3 +162,49 @@ def test_only_the_pages_own_script_runs(tab: Browser, labels: str) -> None:
     tab.ask("new Promise(done => setTimeout(done, 50))")
     assert tab.ask("document.title").startswith("Labels of")
     assert any("Content Security Policy" in str(one) for one in tab.complaints())
+
+
+def test_a_task_of_ones_own_is_sorted_by_its_columns(tab: Browser, tmp_path: Path) -> None:
+    make_tar(tmp_path / "in/a.tar", [(f"{n}.png", png(40 * n % 251)) for n in range(7)])
+    assert run_here(tmp_path / "in", tmp_path / "out", "brightness") == 0
+    tab.open(Path(page.write(str(tmp_path / "out"))).as_uri())
+    assert tab.ask("document.title") == "Brightness of 7 images"
+    values = "[...document.querySelectorAll('#image-sheet figure')].map(one => Number(one.dataset.v0))"
+    before = tab.ask(values)
+    tab.ask("document.querySelector('form.tools select').focus()")
+    tab.press("ArrowDown")
+    assert tab.ask(values) == sorted(before, reverse=True) != before
+    tab.press("ArrowDown")
+    assert tab.ask(values) == sorted(before)
+    tab.ask("document.querySelector('#image-sheet button.open').click()")
+    assert "brightness" in tab.ask("document.querySelector('#opened .facts').textContent")
+    assert tab.complaints() == []
+
+
+def test_masks_alone_are_a_tick_away(tab: Browser, examples: Examples, tmp_path: Path) -> None:
+    tab.open(Path(page.write(str(examples.copy("segment", tmp_path)))).as_uri())
+    seen = "['over', 'alone'].map(kind => document.querySelector('.layers .' + kind).checkVisibility())"
+    assert tab.ask(seen) == [True, False]
+    tab.ask("document.querySelector('.masks-only input').focus()")
+    tab.press("Space")
+    assert tab.ask(seen) == [False, True]
+
+
+def test_a_page_of_many_photos_is_below_3_mb_and_one_file(tab: Browser, tmp_path: Path) -> None:
+    """400 rows are the most that a page pictures, of an output of any size; these are hard to compress."""
+    random = np.random.default_rng(0)
+    members = []
+    for number in range(400):
+        small = Image.fromarray(random.integers(0, 255, (48, 64, 3), dtype=np.uint8))
+        into = io.BytesIO()
+        small.resize((640, 480), Image.Resampling.BICUBIC).save(into, "JPEG", quality=80)
+        members += [(f"{number}.jpg", into.getvalue()), (f"{number}.cls", str(number % 10).encode())]
+    make_tar(tmp_path / "in/a.tar", members)
+    assert run_here(tmp_path / "in", tmp_path / "out", keep=("cls",), with_embedding=True) == 0
+    report = Path(page.write(str(tmp_path / "out")))
+    assert report.stat().st_size < 3_000_000
+    tab.open(report.as_uri())
+    assert tab.complaints() == []
+    assert tab.requests() == [report.as_uri()]
+    tab.ask("document.querySelector('button.open').click()")
+    assert tab.ask("document.querySelector('#opened .picture img').naturalWidth") == 512
