@@ -4,8 +4,8 @@ Names and colours come from lists shipped next to this file: ImageNet from timm 
 statistics from mmsegmentation (Apache-2.0).
 """
 
-import gzip
 import json
+import lzma
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -71,8 +71,8 @@ class Preset:
 @cache
 def class_names(dataset: str) -> list[str]:
     """The names of a dataset's classes by id; long lists are kept compressed, as every submitted job uploads them."""
-    packed = HERE / f"{dataset}.txt.gz"
-    text = gzip.decompress(packed.read_bytes()).decode() if packed.is_file() else (HERE / f"{dataset}.txt").read_text()
+    packed = HERE / f"{dataset}.txt.xz"
+    text = lzma.decompress(packed.read_bytes()).decode() if packed.is_file() else (HERE / f"{dataset}.txt").read_text()
     return text.splitlines()
 
 
