@@ -46,8 +46,9 @@ demo: install
 	@echo "Next, your own images (a folder, tars or s3://...) on all cores or GPUs through Ray, with a published BEiT:"
 	@echo "  $(PY) jobs/label.py --input FOLDER --output OUT --model microsoft/beit-base-patch16-224"
 
+# In the order of their folders, which has the slow tests of Ray early: at the end one process would wait for them.
 test: install-test
-	$(PY) -m pytest -q -n 2 --dist loadfile $(ARGS)
+	$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 torture: install-test
 	$(PY) -m pytest -q -m torture $(ARGS)

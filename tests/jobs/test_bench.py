@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from pipeline.bench import bench
 from tests.flow import DIGITS, make_tar
 from tests.helpers import run_job
@@ -16,6 +18,7 @@ def test_the_bench_prints_a_figure_and_a_ratio_per_step() -> None:
     assert 0 < cost.parent_s < cost.quick_s
 
 
+@pytest.mark.torture
 def test_the_feed_is_measured_with_real_photographs(photos: Path, tmp_path: Path) -> None:
     make_tar(tmp_path / "in/a.tar", [(path.name, path.read_bytes()) for path in sorted(photos.glob("*.jpg"))])
     done = run_job("bench.py", "--feed", 10, "--input", tmp_path / "in", code=0)

@@ -44,7 +44,8 @@ def test_ray_writes_the_bytes_that_one_process_writes(local: Path, tmp_path: Pat
     assert [text for _, _, text in said if not text.startswith(phases)] == []  # Ray keeps quiet
 
 
-@pytest.mark.parametrize(("task", "limit"), [("segment", 12), pytest.param("tokens", 6, marks=pytest.mark.torture)])
+@pytest.mark.torture
+@pytest.mark.parametrize(("task", "limit"), [("segment", 12), ("tokens", 6)])
 def test_every_task_writes_on_a_cluster_what_one_process_writes(
     task: str, limit: int, ray_head: RayHead, tmp_path: Path
 ) -> None:

@@ -39,6 +39,7 @@ print(json.dumps(said))
 """
 
 
+@pytest.mark.torture
 def test_a_relative_output_of_a_submitted_job_is_refused(ray_head: RayHead) -> None:
     done = ray_head.submit("python", "jobs/label.py", *map(str, FLAGS), "--output", "labels")
     assert done.returncode == 1

@@ -131,6 +131,7 @@ def test_loss_is_transformers_cross_entropy(dvae: Path, masked: Path, some_photo
     assert len(bound["tokenizer"]) == 64
 
 
+@pytest.mark.torture
 def test_masks_are_the_same_for_any_batch_and_span(dvae: Path, masked: Path, some_photos: Path, tmp_path: Path) -> None:
     task = Tokens(tokenizer=str(dvae))
     first = here(tmp_path / "a", some_photos, masked, task, batch_size=5, span_size=7)

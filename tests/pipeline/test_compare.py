@@ -92,6 +92,7 @@ def test_pixels_of_two_maps() -> None:
     assert found.pixel_accuracy == 0.5
 
 
+@pytest.mark.torture
 def test_the_refusal_of_another_model_has_the_command_that_starts_it(
     other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

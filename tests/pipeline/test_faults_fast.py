@@ -169,6 +169,7 @@ def test_an_output_that_takes_no_more_files_stops_the_run_with_one_sentence(
     assert tree_bytes(output.removeprefix("s3://") + "/data", weed.fs()) == tree_bytes(undisturbed / "data")
 
 
+@pytest.mark.torture
 def test_an_upload_by_https_may_take_longer_than_a_request_may_hang(
     weed: Weed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.flow import DIGITS, make_tar, png, run_here
@@ -55,6 +56,7 @@ def test_a_night_with_nothing_to_do_is_a_success_and_a_bad_one_is_none(tmp_path:
     assert {name for name, _ in found} == {"beit_images_planned", "beit_last_success_timestamp_seconds"}
 
 
+@pytest.mark.torture
 def test_a_ray_head_exports_the_same_figures_after_the_run(ray_head: RayHead, tmp_path: Path) -> None:
     flags = ["--input", DIGITS / "shards", "--model", DIGITS / "model", "--output", tmp_path / "out", "--device", "cpu"]
     run_job("label.py", *flags, "--ray-address", ray_head.address, "--workers", 1, env=ray_head.env, code=0)

@@ -171,6 +171,7 @@ def web() -> Iterator[Moody]:
         server.shutdown()
 
 
+@pytest.mark.torture
 def test_web_servers_are_waited_for_too(web: Moody, tmp_path: Path) -> None:
     """One that has never answered is judged by the others: a list of the web's images has dead hosts in it."""
     here, dead = f"http://127.0.0.1:{web.server_port}", f"http://127.0.0.1:{free_ports(1)[0]}"

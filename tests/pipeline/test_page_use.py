@@ -190,6 +190,7 @@ def test_masks_alone_are_a_tick_away(tab: Browser, examples: Examples, tmp_path:
     assert tab.ask(seen) == [False, True]
 
 
+@pytest.mark.torture
 def test_a_page_of_many_photos_is_below_3_mb_and_one_file(tab: Browser, tmp_path: Path) -> None:
     """400 rows are the most that a page pictures, of an output of any size; these are hard to compress."""
     random = np.random.default_rng(0)

@@ -40,6 +40,7 @@ def allowed(weed: Weed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
     iam.delete_access_key(UserName="nightly", AccessKeyId=key["AccessKeyId"])
 
 
+@pytest.mark.torture
 @pytest.mark.usefixtures("allowed")
 def test_the_policy_suffices_and_allows_no_more(weed: Weed) -> None:
     source, output, model = "s3://photos/incoming/", "s3://photos/labels", "s3://photos/models/digits"

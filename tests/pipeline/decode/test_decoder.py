@@ -23,6 +23,7 @@ def decoder() -> Iterator[Decoder]:
         yield made
 
 
+@pytest.mark.torture
 @pytest.mark.usefixtures("poison")
 def test_deadly_images_are_quarantined_and_their_neighbours_are_fine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

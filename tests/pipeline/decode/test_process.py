@@ -113,6 +113,7 @@ def test_children_are_nicer_than_their_parent() -> None:
         child.end()
 
 
+@pytest.mark.torture
 @pytest.mark.usefixtures("poison")
 def test_a_hanging_child_ends_itself_when_nobody_is_left_to_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "PATIENCE_S", 5.0)

@@ -52,6 +52,7 @@ def test_within_quick_an_outage_is_known_after_a_few_tries(proxied: FaultProxy, 
     assert proxied.hits()[0] in (patience.QUICK_TRIES, 2 * patience.QUICK_TRIES)  # aiohttp asks twice after a reset
 
 
+@pytest.mark.torture
 @pytest.mark.usefixtures("there")
 def test_within_quick_throttling_is_waited_for(proxied: FaultProxy, in_run: Callable[..., None]) -> None:
     proxied.fail(Rule("503", times=6))
@@ -149,6 +150,7 @@ def test_a_window_halves_once_a_round_and_grows_by_one_a_round() -> None:
     assert 4.5 < found.window <= 5
 
 
+@pytest.mark.torture
 @pytest.mark.usefixtures("there")
 def test_a_failing_host_is_judged_by_others_only_if_it_has_never_answered(
     weed: Weed, proxied: FaultProxy, in_run: Callable[..., None]
