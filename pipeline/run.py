@@ -141,10 +141,11 @@ def _run(request: Request, engine: LateEngine, report: RunReport) -> int:
         if not is_to_work:
             answer(f"{report.task}: another run works on {spec.place.root}: left to it (--if-running exit)")
             return 0
-        return _work_under_lease(request, spec, engine, report)
+        return work_under_lease(request, spec, engine, report)
 
 
-def _work_under_lease(request: Request, spec: JobSpec, engine: LateEngine, report: RunReport) -> int:
+def work_under_lease(request: Request, spec: JobSpec, engine: LateEngine, report: RunReport) -> int:
+    """Plan, execute, audit and report on a bound output; returns the exit code or raises as `run` does."""
     config = request.config
     storage.sweep(spec.place.root)
     ledger, cleared = Ledger.load(spec.place), set[str]()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from importlib import import_module
 
 from pipeline.storage.store import Store
@@ -12,13 +11,18 @@ from pipeline.storage.uris import scheme_of
 STORES = {"": "local", "s3": "s3", "s3a": "s3"}
 ANY_OTHER = "other"
 
+_stores: dict[str, Store] = {}
+
 
 def store_for(uri: str) -> Store:
     """The store of a URI; an unknown scheme raises when it is used."""
-    return _store(scheme_of(uri))
+    scheme = scheme_of(uri)
+    if scheme not in _stores:
+        made: Store = import_module(f"pipeline.storage.{STORES.get(scheme, ANY_OTHER)}").store(scheme)
+        _stores.setdefault(scheme, made)  # threads that came at once share one
+    return _stores[scheme]
 
 
-@functools.cache
-def _store(scheme: str) -> Store:
-    store: Store = import_module(f"pipeline.storage.{STORES.get(scheme, ANY_OTHER)}").store(scheme)
-    return store
+def register(scheme: str, store: Store) -> None:
+    """Have this process find the URIs of a scheme in a store that lies outside of this package."""
+    _stores[scheme] = store
