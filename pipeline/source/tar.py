@@ -6,10 +6,11 @@ import contextlib
 import functools
 import io
 import itertools
+import re
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import pyarrow as pa
 
@@ -26,6 +27,11 @@ READ_WHOLE = (
     tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
 )  # fmt: skip
 BLOCK = 512
+SUM = slice(148, 156)  # of a header: the sum of its bytes, taken with spaces in this place
+USUAL_FILE = re.compile(
+    rb"(?P<name>.{100}).{24}(?P<size>[0-7]{11})[\0 ].{12}(?P<sum>[0-7]{6})[\0 ]{2}0.{188}(?P<prefix>.{155}).{12}",
+    re.DOTALL,
+)
 BUFFER = 1 << 18  # bytes per request where single members are picked
 Opening = Callable[[], AbstractContextManager[BinaryIO]]
 
@@ -85,8 +91,20 @@ def pick_from(stream: BinaryIO, wanted: Wanted, names: set[str]) -> Iterator[tup
     return samples.pick(itertools.chain.from_iterable(archives(stream, 0)), wanted, Position(), names)
 
 
-class _Header(tarfile.TarInfo):
+class Header(tarfile.TarInfo):
     """A header whose size is checked: tarfile would read names and PAX records of any stated size."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """As tarfile's, in a third of its time for usual files: owners, dates and devices are of no use here."""
+        fields = USUAL_FILE.fullmatch(buf)
+        if not fields or int(fields["sum"], 8) != sum(buf) - sum(buf[SUM]) + 8 * ord(" "):
+            return super().frombuf(buf, encoding, errors)
+        header = cls()
+        header.size = int(fields["size"], 8)
+        name, prefix = (fields[part].partition(b"\0")[0].decode(encoding, errors) for part in ("name", "prefix"))
+        header.name = f"{prefix}/{name}" if prefix else name
+        return header
 
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
         if self.size < 0 or (self.size > LARGEST_NAME and self.type in READ_WHOLE):
@@ -103,7 +121,7 @@ def archives(stream: BinaryIO, offset: int) -> Iterator[Iterator[Member]]:
         if following and not stream.read(1):
             return  # the position behind the last image
         stream.seek(following)
-        with tarfile.open(fileobj=stream, mode="r:", tarinfo=_Header) as tar:
+        with tarfile.open(fileobj=stream, mode="r:", tarinfo=Header) as tar:
             yield _members(tar)
             end: int = tar.offset
         following = _next_archive(stream, end)
@@ -139,8 +157,12 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | Exception
         return ValueError("a link or special file inside the tar, not an image")
     if member.size > LARGEST_MEMBER:
         return ValueError(f"the member has {member.size} bytes, more than {LARGEST_MEMBER}")
-    file = tar.extractfile(member)
-    data = file.read() if file else b""
+    if member.issparse():
+        file = tar.extractfile(member)
+        data = file.read() if file else b""
+    else:  # what extractfile does, without three objects for each image
+        tar.fileobj.seek(member.offset_data)
+        data = tar.fileobj.read(member.size)
     if len(data) != member.size:
         return ValueError("the tar ends in the middle of this member")
     return data

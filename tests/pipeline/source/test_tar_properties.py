@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.source.format import FORMATS
 from pipeline.source.item import Item, Names, Position, Wanted
+from pipeline.source.tar import Header
 from pipeline.storage import Entry
 
 WANTED = Wanted(frozenset({"png", "jpg"}), keep=("txt",))
@@ -95,3 +96,23 @@ def test_reading_on_from_any_image_gives_the_rest(tmp_path: Path, listed: list, 
         names = Names()
         names.used.update(before.uri.split("#", 1)[1] for before in items[:place])
         assert told(read(tmp_path / "s.tar", raw, item.offset, item.skip, names)) == told(items[place:])
+
+
+@QUICK
+@given(LISTED, st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT]), st.integers(0, 511))
+def test_a_header_says_what_tarfile_reads(listed: list, form: int, changed: int) -> None:
+    short = [(stem[:40], *rest) for stem, *rest in listed]  # USTAR has no room for the longest names
+    raw = pack(short, form)
+    for head in (at for at in range(0, len(raw), 512) if raw[at + 257 : at + 262] == b"ustar"):
+        block = bytearray(raw[head : head + 512])
+        assert as_read(Header, block) == as_read(tarfile.TarInfo, block)
+        block[changed] ^= 1
+        assert as_read(Header, block) == as_read(tarfile.TarInfo, block)
+
+
+def as_read(kind: type[tarfile.TarInfo], block: bytearray) -> tuple[object, ...]:
+    try:
+        header = kind.frombuf(bytes(block), "utf-8", "surrogateescape")
+    except tarfile.HeaderError as error:
+        return (str(error),)
+    return header.name, header.size, header.type
