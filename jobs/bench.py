@@ -12,8 +12,8 @@ import argparse
 
 from _cli import Parser, run_simple
 
-from pipeline.bench import bench
-from pipeline.feed import feed
+from pipeline.bench.bench import bench
+from pipeline.bench.feed import feed
 
 
 def main(flags: argparse.Namespace) -> int:

@@ -13,11 +13,10 @@ Rooms
     plan/           what is to be done, and whether it was done
     engine/         where spans are worked on                          decode/ bytes to pixels
     output/         what is left behind                                page/ the HTML report
+    bench/          what this machine can do
 Beside the flow
     model_files.py  a model on this node · images.py one image by its uri
     masks.py        class masks as PNG · tokenizer.py the dVAE of a run on tokens
     evaluate.py     answers against kept truth · compare.py against another output's · compact.py few large files
     forget.py       rows removed for good · gone.py images that are not there any more
-    bench.py        what this machine can do
-    feed.py         how fast it feeds an accelerator · nothing.py a model that costs nothing
 """

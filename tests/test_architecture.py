@@ -26,7 +26,7 @@ OWNERS = {
     "pillow_heif": ("pipeline/decode/decode.py",),
     "PIL": (
         *("pipeline/decode/decode.py", "pipeline/images.py", "pipeline/masks.py", "pipeline/page/*.py"),
-        "pipeline/bench.py",
+        "pipeline/bench/*.py",
     ),
 }
 # What the models are made of; everything else is foreign to them.

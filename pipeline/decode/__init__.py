@@ -5,5 +5,4 @@
 `ring.py`     batch buffers in shared memory, which children write and a device reads
 `child.py`    what runs in a child · `process.py` the parent's end of one: start, send, receive, end
 `pool.py`     many children; which image made one die
-`cost.py`     what decoding costs, exact and not
 """

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from beit_core import ModelCard, load_card
+from pipeline.bench.nothing import make_tars
 from pipeline.engine.device import DTYPES, device_kind
 from pipeline.engine.predictor import Predictor
-from pipeline.nothing import make_tars
 from tests.gpu.checks import Check, Raw, noise, run
 
 SECONDS = 4.0  # that each of them is timed for

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.bench import bench
+from pipeline.bench.bench import bench
 from tests.flow import DIGITS, make_tar
 from tests.helpers import run_job
 

@@ -3,11 +3,10 @@
 import pytest
 
 from beit_core import PixelSpec
-from pipeline.decode.cost import decode_cost
+from pipeline.bench.cost import decode_cost
 from tests.photos import jpegs
 
 
-@pytest.mark.usefixtures("nothing_left")
 def test_the_cost_has_both_processes_in_it() -> None:
     cost = decode_cost([data for _, _, data in jpegs(16, 500, 375)], PixelSpec(), turns=3)
     assert 0 < cost.parent_s < cost.quick_s < 1

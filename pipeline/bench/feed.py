@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.bench.nothing import Source, make_tars
 from pipeline.config import RunConfig
 from pipeline.decode.decode import DecodeSettings, decode
 from pipeline.engine.engine import cores, work_in_threads
 from pipeline.engine.loading import load_predictor
 from pipeline.engine.worker import Worker
-from pipeline.nothing import Source, make_tars
 from pipeline.output.place import Place
 from pipeline.report import FED
 

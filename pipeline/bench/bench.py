@@ -20,7 +20,7 @@ from PIL import Image
 import beit_core
 from beit_core import ModelCard, PixelSpec, load_card
 from pipeline import model_files
-from pipeline.decode.cost import DecodeCost, decode_cost
+from pipeline.bench.cost import DecodeCost, decode_cost
 from pipeline.decode.decode import decode
 from pipeline.errors import ConfigError
 

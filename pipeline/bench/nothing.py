@@ -139,7 +139,7 @@ def _files(sources: Sources) -> Iterator[bytes]:
 
 def make_tars(folder: Path, images: int = IMAGES) -> str:
     """Tars with so many JPEGs that have the detail of a photograph, 500 x 375."""
-    from pipeline.bench import photo
+    from pipeline.bench.bench import photo
 
     folder.mkdir(parents=True)
     data = photo()
