@@ -1,169 +1,150 @@
-"""What this machine can do: images per second of decoding and of the model, optionally beside the reference.
+"""What this machine can do: images per second of every step, next to its limits and to the reference.
 
-Turns of ours and of the reference alternate. Trust the ratio: machines differ and their speed drifts, for both alike.
+Trust the ratios: machines differ and their speed drifts, for all that is compared alike.
 """
 
 from __future__ import annotations
 
-import io
-import statistics
+import importlib.util
+import platform
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image
-
-import beit_core
-from beit_core import ModelCard, PixelSpec, load_card
+from beit_core import ModelCard, load_card
 from pipeline import model_files
-from pipeline.bench.cost import DecodeCost, decode_cost
-from pipeline.decode.decode import decode
+from pipeline.bench.cost import decode_cost
+from pipeline.bench.feed import feed
+from pipeline.bench.made import make_model, make_tars, photo
+from pipeline.bench.nothing import Source
+from pipeline.bench.timing import Figure, Spread
+from pipeline.engine.engine import cores
 from pipeline.errors import ConfigError
 
-if TYPE_CHECKING:
-    from torch import nn
-
-TURNS = 5
-COSTED = 16  # images decoded in a turn, as in `_decoding`
-PICTURE = (500, 375)  # a typical ImageNet file
+STEPS = ("decode", "model", "feed", "run")
+COSTED = 16  # images decoded in a turn
+RUN_IMAGES = 512  # of the run where no input is given: on CPUs 16 spans
+HEAD = "| step | images per | images | of the limit | next to transformers |\n|---|---|--:|---|---|"
 
 
 @dataclass(frozen=True)
-class Figure:
-    """Images per second of one step, median over the turns; `reference` None where nothing was compared."""
+class Wish:
+    """What to measure; without `inputs` and `model` images and a model are made, `batch` 0 chooses a size."""
 
-    step: str
-    ours: float
-    reference: float | None
-    ratios: tuple[float, float, float] | None  # minimum, median and maximum of the turns: far apart on a busy machine
+    model: str | None = None
+    inputs: Sequence[str] = ()
+    steps: Sequence[str] = STEPS
+    against_hf: bool = False
+    batch: int = 0
+    compiling: bool = True
+    ray_address: str | None = None
+
+
+@dataclass
+class Report:
+    """What was measured, on what; `notes` are sentences beside the figures."""
+
+    about: Mapping[str, str]
+    figures: list[Figure] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        compared = ""
-        if self.ratios:
-            least, ratio, greatest = self.ratios
-            compared = f"   reference {self.reference:,.1f}/s   ratio {ratio:.2f} ({least:.2f} to {greatest:.2f})"
-        return f"{self.step:<44} {self.ours:>9,.1f} images/s{compared}"
+        parts = [", ".join(self.about.values()), "", HEAD, *map(_line, self.figures), "", *self.notes, self.verdict]
+        return "\n".join(parts)
+
+    @property
+    def verdict(self) -> str:
+        """The last step measured, in one line."""
+        last = self.figures[-1]
+        share = f", {last.share.median:.2f} of what its limit is" if last.share else ""
+        ratio = f", {last.ratio.median:.2f} times transformers" if last.ratio else ""
+        return f"{last.step}: {last.ours:,.1f} images per {last.per}{share}{ratio}"
+
+    def to_json(self) -> dict[str, object]:
+        """Everything, as JSON knows it."""
+        return {**asdict(self), "verdict": self.verdict}
 
 
-def photo() -> bytes:
-    """A seeded JPEG with the detail of a photograph, neither flat nor noise."""
-    coarse = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
-    picture = Image.fromarray(coarse).resize(PICTURE, Image.Resampling.BICUBIC)
-    sink = io.BytesIO()
-    picture.effect_spread(3).save(sink, "JPEG", quality=90)
-    return sink.getvalue()
+def _line(figure: Figure) -> str:
+    share = f"{figure.share} of {figure.limit:,.1f}" if figure.share else ""
+    ratio = f"{figure.ratio}, {figure.reference:,.1f}" if figure.ratio else ""
+    return f"| {figure.step} | {figure.per} | {figure.ours:,.1f} | {share} | {ratio} |"
 
 
-def measure(step: str, count: int, ours: Callable[[], object], reference: Callable[[], object] | None) -> Figure:
-    """Time both after a warm-up, in alternating turns of `count` images."""
-    runs = [ours] + ([reference] if reference else [])
-    for run in runs:
-        run()
-    seconds: list[list[float]] = [[] for _ in runs]
-    for _ in range(TURNS):
-        for run, spent in zip(runs, seconds, strict=True):
-            began = time.perf_counter()
-            run()
-            spent.append(time.perf_counter() - began)
-    rates = [count / statistics.median(spent) for spent in seconds]
-    if reference is None:
-        return Figure(step, rates[0], None, None)
-    ratios = sorted(theirs / mine for mine, theirs in zip(*seconds, strict=True))
-    return Figure(step, rates[0], rates[1], (ratios[0], statistics.median(ratios), ratios[-1]))
+def bench(wish: Wish, job: Path, work: Path) -> Report:
+    """Measure the steps asked for; `job` is the script whose whole run is measured, `work` an empty folder.
 
-
-def bench(model: str | None, *, against_hf: bool, batch: int) -> list[Figure | DecodeCost]:
-    """Decoding and predicting with a model folder, or with a random base-size BEiT; on Linux also what decoding costs.
-
-    Against transformers both compute float32 with the same weights, pixels and threads. Raises ConfigError when
-    transformers is not there.
+    Raises ConfigError where transformers is asked for and not there, or an input has no image, PipelineError where the
+    whole run fails.
     """
-    path = model_files.fetch(model) if model is not None else None
-    if against_hf:
+    if wish.against_hf:
         _need_transformers()
-    card, encoder, reference = _encoders(path, against_hf=against_hf)
-    figures: list[Figure | DecodeCost] = [_decoding(card, against_hf=against_hf)]
-    spec = card.pixels if card else PixelSpec()
-    if spec.size is not None and sys.platform == "linux":
-        figures.append(decode_cost([photo()] * COSTED, spec))
-    return [*figures, _predicting(card, encoder, reference, batch)]
+    card = load_card(model_files.fetch(wish.model) if wish.model else make_model(work / "model"))
+    about = {
+        "machine": f"{cores()} cores of {_processor()}",
+        "model": wish.model or "BEiT-base with random weights",
+        "torch": f"torch {version('torch')}",
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+    }
+    report = Report(about)
+    if "decode" in wish.steps:
+        _decode(wish, card, report)
+    if {"model", "run"} & set(wish.steps):
+        _model(wish, card, report)
+    if "feed" in wish.steps:
+        _feed(wish, report)
+    if "run" in wish.steps:
+        _run(wish, card, job, work, report)
+    return report
+
+
+def _decode(wish: Wish, card: ModelCard, report: Report) -> None:
+    from pipeline.bench import decoding
+
+    files = [photo()] * COSTED
+    if wish.inputs:
+        files = list(Source.of(wish.inputs).files[:COSTED])
+    report.figures += decoding.figures(files, card.pixels, against_hf=wish.against_hf)
+    if card.pixels.size is not None and sys.platform == "linux":
+        report.notes.append(str(decode_cost(files, card.pixels)))
+
+
+def _model(wish: Wish, card: ModelCard, report: Report) -> None:
+    from pipeline.bench import forward
+
+    report.figures += forward.figures(card, batch=wish.batch, against_hf=wish.against_hf, compiling=wish.compiling)
+
+
+def _feed(wish: Wish, report: Report) -> None:
+    fed = feed(wish.inputs, ray_address=wish.ray_address)
+    share = Spread(fed.share, fed.share, fed.share)
+    report.figures.append(Figure(f"images fed through {fed.way}", "second", fed.through, fed.bare, share))
+
+
+def _run(wish: Wish, card: ModelCard, job: Path, work: Path, report: Report) -> None:
+    from pipeline.bench import end_to_end
+
+    inputs = wish.inputs or [make_tars(work / "photos", RUN_IMAGES)]
+    eager = next(figure for figure in report.figures if figure.step.startswith("model, "))
+    rate = end_to_end.whole_run(job, str(card.path), inputs, work, wish.ray_address)
+    files = Source.of(inputs).files
+    report.figures.append(end_to_end.figure(card, rate, files, eager.ours, against_hf=wish.against_hf))
 
 
 def _need_transformers() -> None:
-    import importlib.util
-
     if importlib.util.find_spec("transformers") is None:
         raise ConfigError("--against hf needs transformers: pip install transformers")
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # it lists the head's tensors, which an encoder does not read
+    logging.disable_progress_bar()
 
 
-def _decoding(card: ModelCard | None, *, against_hf: bool) -> Figure:
-    import torch
-
-    data, spec = photo(), card.pixels if card else PixelSpec()
-    reference = None
-    if against_hf and spec.size is not None:
-        from transformers import BeitImageProcessorPil
-
-        size = {"height": spec.size[0], "width": spec.size[1]}
-        processor = BeitImageProcessorPil(size=size, do_center_crop=False, resample=spec.resample)
-
-        def reference() -> None:
-            for _ in range(16):
-                processor(Image.open(io.BytesIO(data)).convert("RGB"), return_tensors="pt")
-
-    def ours() -> None:
-        for _ in range(16):
-            spec.normalize(torch.from_numpy(decode(data, [spec]).views[0].copy())[None])
-
-    return measure(f"decode {PICTURE[0]} x {PICTURE[1]} JPEG to {spec.size}, one core", 16, ours, reference)
-
-
-def _encoders(model: Path | None, *, against_hf: bool) -> tuple[ModelCard | None, nn.Module, nn.Module | None]:
-    """Card, our encoder and transformers' with the same weights (None unless compared)."""
-    import torch
-
-    if model is None:
-        torch.manual_seed(0)
-        reference = None
-        if against_hf:
-            from transformers import BeitConfig as Theirs
-            from transformers import BeitModel
-
-            reference = BeitModel(Theirs(use_relative_position_bias=True)).eval()
-        return None, beit_core.Encoder(beit_core.BeitConfig(relative_bias=True)).eval(), reference
-    card = load_card(model)
-    if not against_hf:
-        return card, beit_core.load_embedder(card), None
-    from transformers import BeitModel
-
-    return card, beit_core.load_embedder(card), BeitModel.from_pretrained(card.path).eval()
-
-
-def _predicting(card: ModelCard | None, encoder: nn.Module, reference: nn.Module | None, batch: int) -> Figure:
-    import torch
-
-    from pipeline.engine.device import device_kind, on_device, resolve_dtype
-
-    size = (card.pixels.size or card.config.image_size) if card else (224, 224)
-    dtype = "float32" if reference is not None else resolve_dtype("auto", device_kind())
-    pixels, encoder = on_device(torch.randn(batch, 3, *size), dtype), on_device(encoder, dtype)
-    other = None
-    if reference is not None:
-        theirs = on_device(reference, dtype)
-
-        def other() -> None:
-            with torch.inference_mode():
-                theirs(pixel_values=pixels).pooler_output.float().cpu()
-
-    def ours() -> None:
-        with torch.inference_mode():
-            encoder(pixels).float().cpu()
-
-    return measure(f"predict {size[0]} x {size[1]}, {dtype}, batches of {batch}", batch, ours, other)
+def _processor() -> str:
+    """The processor's name, as Linux knows it."""
+    info = Path("/proc/cpuinfo")
+    names = info.read_text().split("model name\t: ")[1:] if info.is_file() else []
+    return names[0].partition("\n")[0] if names else platform.processor() or platform.machine()

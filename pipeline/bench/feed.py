@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.bench.nothing import Source, make_tars
+from beit_core import PixelSpec
+from pipeline.bench.made import make_tars
+from pipeline.bench.nothing import Source
 from pipeline.config import RunConfig
-from pipeline.decode.decode import DecodeSettings, decode
+from pipeline.decode.decode import decode
 from pipeline.engine.engine import cores, work_in_threads
 from pipeline.engine.loading import load_predictor
 from pipeline.engine.worker import Worker
@@ -74,13 +76,13 @@ def feed(inputs: Sequence[str], rate: float = 0.0, turns: int = TURNS, ray_addre
     Raises ConfigError where there is no image.
     """
     with tempfile.TemporaryDirectory() as folder:
-        source = Source.of(inputs or [make_tars(Path(folder, "made"))], Path(folder, "model"))
+        source = Source.of(inputs or [make_tars(Path(folder, "made"))])
         through: list[Passage] = []
         bare: list[float] = []
         spawn = multiprocessing.get_context("spawn")
         way = _OnRay(ray_address) if ray_address else _Here()
         try:
-            with ProcessPoolExecutor(cores(), spawn, _hold, (source.files, source.settings)) as pool:
+            with ProcessPoolExecutor(cores(), spawn, _hold, (source.files, [PixelSpec()])) as pool:
                 _bare(pool, len(source.files))  # starting is not measured
                 for turn in range(turns):
                     bare.append(_bare(pool, len(source.files)))
@@ -93,17 +95,17 @@ def feed(inputs: Sequence[str], rate: float = 0.0, turns: int = TURNS, ray_addre
     return Feed(way.kind, through[0].images, statistics.median(rates), statistics.median(bare), share, rate, busy)
 
 
-_held: tuple[Sequence[bytes], DecodeSettings] = ((), DecodeSettings(()))  # of a bare process: what it decodes
+_held: tuple[Sequence[bytes], Sequence[PixelSpec]] = ((), ())  # of a bare process: what it decodes
 
 
-def _hold(files: Sequence[bytes], settings: DecodeSettings) -> None:
+def _hold(files: Sequence[bytes], specs: Sequence[PixelSpec]) -> None:
     global _held
-    _held = files, settings
+    _held = files, specs
 
 
 def _decode_share(first: int) -> int:
-    files, settings = _held
-    return sum(decode(data, settings.specs).status == "ok" for data in files[first :: cores()])
+    files, specs = _held
+    return sum(decode(data, specs).status == "ok" for data in files[first :: cores()])
 
 
 def _bare(pool: ProcessPoolExecutor, images: int) -> float:

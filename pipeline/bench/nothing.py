@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
-import tarfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,8 +33,8 @@ if TYPE_CHECKING:
 
     from beit_core.pixels import Array
 
-IMAGES, TARS = 2048, 16  # of the source that is made where none is given
 BATCH, SPAN = 64, 256
+DECODE = DecodeSettings((PixelSpec(),))
 SAMPLE = 512  # images that bare processes decode in a turn
 
 
@@ -76,26 +74,25 @@ class Nothing(Task["nn.Module"]):
 
 @dataclass(frozen=True)
 class Source:
-    """Images, the bytes of the first of them, and a folder with the model that does nothing."""
+    """Images, and the bytes of the first of them."""
 
     sources: Sources
     files: Sequence[bytes]
-    settings: DecodeSettings
-    model: Path
 
     @staticmethod
-    def of(inputs: Sequence[str], model: Path) -> Source:
+    def of(inputs: Sequence[str]) -> Source:
         """The images of these inputs; raises ConfigError where there is none."""
         sources = Sources(tuple(inputs), "auto", extensions())
         files = list(itertools.islice(_files(sources), SAMPLE))
         if not files:
             raise ConfigError(f"--input {' '.join(inputs)}: no image that can be read")
-        _make_model(model)
-        return Source(sources, files, DecodeSettings((PixelSpec(),)), model)
+        return Source(sources, files)
 
     def spec(self, place: Place, rate: float) -> JobSpec:
-        """What a worker needs for writing answers of a model of this rate; binds the output."""
-        task, card = Nothing(rate), load_card(self.model)
+        """What a worker needs for writing answers of a model of this rate; binds the output, a local folder."""
+        folder = Path(f"{place.root}-model")
+        _make_model(folder)
+        task, card = Nothing(rate), load_card(folder)
         model = BoundModel(card.name, card.head, card.fingerprint, card.semantics)
         bound = Bound(
             schema=SCHEMA, task=task.name, settings=task.settings(card), model=model, dtype="float32", compile=False,
@@ -104,7 +101,7 @@ class Source:
         bind(place, lambda _: bound)
         wanted = Wanted(frozenset(ending.removeprefix(".") for ending in self.sources.extensions))
         schema = schema_of(task.columns(card), {})
-        return JobSpec(place, task, str(self.model), bound, "cpu", self.settings, wanted, schema, 600)
+        return JobSpec(place, task, str(folder), bound, "cpu", DECODE, wanted, schema, 600)
 
     def rows(self, spec: JobSpec) -> Iterator[Row]:
         """The plan."""
@@ -135,18 +132,3 @@ def _files(sources: Sources) -> Iterator[bytes]:
         else:
             items = iter([Item(source.entry.uri, source.key, Remote(source.entry.uri))])
         yield from (item.data for item in fetched(items) if isinstance(item.data, bytes))
-
-
-def make_tars(folder: Path, images: int = IMAGES) -> str:
-    """Tars with so many JPEGs that have the detail of a photograph, 500 x 375."""
-    from pipeline.bench.bench import photo
-
-    folder.mkdir(parents=True)
-    data = photo()
-    for number in range(TARS):
-        with tarfile.open(folder / f"{number:02d}.tar", "w") as tar:
-            for image in range(images // TARS):
-                info = tarfile.TarInfo(f"{image:05d}.jpg")
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
-    return str(folder)

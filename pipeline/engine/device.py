@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -62,6 +64,17 @@ def auto_batch_size(size: tuple[int, int] | None, kind: str) -> int:
     base = GPU_BATCH if kind == "cuda" else CPU_BATCH
     fitting = max(1, int(base * 224 * 224 / (size[0] * size[1])))
     return 1 << (min(fitting, 2 * base).bit_length() - 1)
+
+
+def can_compile(kind: str) -> bool:
+    """Whether `torch.compile` finds what it needs: Triton for GPUs, a C++ compiler for CPUs."""
+    return kind == "cuda" or any(map(shutil.which, ("g++", "clang++", "c++")))
+
+
+def when_done() -> float:
+    """The time, in seconds, when the GPU has done all that it was asked for."""
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def on_device(thing: Placed, dtype: str) -> Placed:

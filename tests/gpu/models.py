@@ -1,18 +1,15 @@
 """Seeded models of every head in the Hugging Face layout, saved without the reference implementation."""
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from beit_core import BeitConfig, PixelSpec
-from beit_core.checkpoint import published_name
 from beit_core.heads import Classifier, Encoder, MaskedTokenPredictor
 from beit_core.segmentation import Segmenter
+from pipeline.bench.made import save_model
 
 BASE: dict[str, Any] = {"image_size": 224, "use_relative_position_bias": True, "use_mean_pooling": True}
 SMALL: dict[str, Any] = {
@@ -36,10 +33,7 @@ def save_seeded(folder: Path, head: str, *, small: bool) -> Path:
     config = BeitConfig.from_hf(raw)
     torch.manual_seed(0)
     module = build(head, config).eval()
-    folder.mkdir(parents=True)
-    save_file(dict(published(module)), folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(raw))
-    (folder / "preprocessor_config.json").write_text(json.dumps(PixelSpec(resize=config.image_size).to_hf()))
+    save_model(folder, module, raw, PixelSpec(resize=config.image_size))
     return folder
 
 
@@ -58,18 +52,3 @@ def build(head: str, config: BeitConfig) -> nn.Module:
             else:
                 weight.copy_(torch.randn_like(weight) * weight[0].numel() ** -0.5)
     return module
-
-
-def published(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The module's tensors by their published names; query, key and value are apart there."""
-    for name, tensor in module.state_dict().items():
-        if name.endswith(("relative_position_index", "num_batches_tracked")):
-            continue
-        there = published_name(name)
-        if "{}" not in there:
-            yield there, tensor.contiguous()
-            continue
-        parts = dict(zip(("query", "key", "value"), tensor.chunk(3), strict=True))
-        if there.endswith("bias"):
-            del parts["key"]  # it has none
-        yield from ((there.format(part), value.contiguous()) for part, value in parts.items())

@@ -1,21 +1,84 @@
 """The bench runs on a small model, next to the reference."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+import torch
 
-from pipeline.bench.bench import bench
+from beit_core import load_card, load_model
+from pipeline.bench.bench import Wish, bench
+from pipeline.bench.end_to_end import steady
+from pipeline.bench.made import make_tars
+from pipeline.bench.products import products_of
+from pipeline.bench.timing import LIMIT, OURS, REFERENCE, figure, in_turns
+from pipeline.errors import PipelineError
 from tests.flow import DIGITS, make_tar
-from tests.helpers import run_job
+from tests.helpers import ROOT, run_job
 
 
-def test_the_bench_prints_a_figure_and_a_ratio_per_step() -> None:
-    figures = bench(str(DIGITS / "model"), against_hf=True, batch=4)
-    assert [str(figure).split()[0] for figure in figures] == ["decode", "decode,", "predict"]
-    decoding, cost, predicting = figures
-    assert all(figure.ours > 0 and figure.reference and figure.ratios for figure in (decoding, predicting))
-    assert 0 < cost.parent_s < cost.quick_s
+def test_every_step_stands_beside_its_limit_and_the_reference(tmp_path: Path) -> None:
+    wish = Wish(
+        str(DIGITS / "model"), [str(DIGITS / "shards")], ("decode", "model"), against_hf=True, batch=4, compiling=False
+    )
+    report = bench(wish, ROOT / "jobs/embed.py", tmp_path)
+    steps = [figure.step.split(",")[0] for figure in report.figures]
+    assert steps == ["decode to 32 x 32", "resize to 32 x 32"] * 2 + ["model"]
+    assert all(figure.ours > 0 for figure in report.figures)
+    assert all(figure.share and figure.ratio for figure in report.figures if not figure.step.startswith("resize"))
+    assert all(f"| {figure.step} |" in str(report) for figure in report.figures)
+    assert "CPU time of child and parent" in str(report)
+    assert str(report).endswith(report.verdict)
+
+
+def test_rates_and_ratios_are_those_of_the_seconds() -> None:
+    found = figure("step", "second", 10, {OURS: [1, 2, 4], LIMIT: [1, 1, 1], REFERENCE: [4, 4, 4]})
+    assert (found.ours, found.limit, found.reference) == (5, 10, 2.5)
+    assert found.share == (0.25, 0.5, 1)
+    assert found.ratio == (1, 2, 4)
+
+
+def test_turns_alternate_after_a_round_that_is_not_counted() -> None:
+    done: list[str] = []
+    clock = iter(range(100))
+    seconds = in_turns({"a": lambda: done.append("a"), "b": lambda: done.append("b")}, lambda: float(next(clock)), 2)
+    assert "".join(done) == "ababab"
+    assert {name: len(spent) for name, spent in seconds.items()} == {"a": 2, "b": 2}
+
+
+def test_the_products_of_a_model_are_those_of_its_layers() -> None:
+    card = load_card(DIGITS / "model")
+    beit, batch = card.beit, 2
+    model = load_model(card).eval()
+    pixels = torch.zeros(batch, 3, *beit.image_size)
+    patches = beit.grid[0] * beit.grid[1]
+    tokens, width, hidden = patches + 1, beit.width, beit.mlp_width
+    layer = tokens * width * (4 * width + 2 * hidden) + 2 * tokens * tokens * width
+    patch = patches * width * 3 * beit.patch_size**2
+    head = width * len(card.labels)
+    found = products_of(lambda: model(pixels))
+    assert sum(count * p.batch * p.m * p.k * p.n for p, count in found.items()) == batch * (
+        beit.depth * layer + patch + head
+    )
+
+
+def test_a_steady_rate_begins_when_all_workers_have_finished_a_span() -> None:
+    assert steady([(0, 0), (20, 8), (21, 16), (23, 24), (25, 32)], workers=2) == 4
+    with pytest.raises(PipelineError, match="too few spans"):
+        steady([(0, 0), (20, 8)], workers=2)
+
+
+@pytest.mark.torture
+def test_a_whole_run_is_measured_next_to_a_loop_of_transformers(tmp_path: Path) -> None:
+    source, out = make_tars(tmp_path / "in", 512), tmp_path / "figures.json"
+    flags = ["--input", source, "--against", "hf", "--steps", "model", "run", "--json", out]
+    done = run_job("bench.py", "--model", DIGITS / "model", *flags, code=0)
+    figures = {figure["step"]: figure for figure in json.loads(out.read_text())["figures"]}
+    (found,) = [figure for step, figure in figures.items() if "start-up excluded" in step]
+    assert found["ours"] > 0
+    assert found["reference"] > 0
+    assert found["step"] in done.stdout.splitlines()[-1]
 
 
 @pytest.mark.torture
