@@ -54,8 +54,22 @@ def make_model(folder: Path) -> str:
     import beit_core
 
     torch.manual_seed(0)
-    save_model(folder, beit_core.Encoder(beit_core.BeitConfig.from_hf(BASE)), BASE, PixelSpec())
+    module = beit_core.Encoder(beit_core.BeitConfig.from_hf(BASE))
+    fill(module)
+    save_model(folder, module, BASE, PixelSpec())
     return str(folder)
+
+
+def fill(module: nn.Module) -> None:
+    """Random weights that all have a say, in place: what a module is built with is whatever the memory held."""
+    import torch
+
+    with torch.no_grad():
+        for name, weight in module.named_parameters():
+            if weight.dim() < 2:
+                weight.copy_(0.1 * torch.randn_like(weight) + (not name.endswith("bias")))
+            else:
+                weight.copy_(torch.randn_like(weight) * weight[0].numel() ** -0.5)
 
 
 def save_model(folder: Path, module: nn.Module, config: Mapping[str, object], pixels: PixelSpec) -> None:

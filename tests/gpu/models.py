@@ -9,7 +9,7 @@ from torch import nn
 from beit_core import BeitConfig, PixelSpec
 from beit_core.heads import Classifier, Encoder, MaskedTokenPredictor
 from beit_core.segmentation import Segmenter
-from pipeline.bench.made import save_model
+from pipeline.bench.made import fill, save_model
 
 BASE: dict[str, Any] = {"image_size": 224, "use_relative_position_bias": True, "use_mean_pooling": True}
 SMALL: dict[str, Any] = {
@@ -45,10 +45,5 @@ def build(head: str, config: BeitConfig) -> nn.Module:
         "masked": lambda: MaskedTokenPredictor(config),
         "segmenter": lambda: Segmenter(config, "hf"),
     }[head]()
-    with torch.no_grad():
-        for name, weight in module.named_parameters():
-            if weight.dim() < 2:
-                weight.copy_(0.1 * torch.randn_like(weight) + (not name.endswith("bias")))
-            else:
-                weight.copy_(torch.randn_like(weight) * weight[0].numel() ** -0.5)
+    fill(module)
     return module
