@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .errors import CheckpointError, CheckpointMismatch
     from .heads import Encoder, top_k
     from .normalization import normalize
+    from .packed import pack
     from .pixels import PixelSpec
     from .published import Preset, presets
     from .segmentation import label_map
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BeitConfig", "CheckpointError", "CheckpointMismatch", "Choices", "DvaeConfig", "Encoder", "ModelCard",
     "PixelSpec", "Preset", "config_of_file", "convert", "label_map", "load_card", "load_classifier", "load_dvae",
-    "load_embedder", "load_model", "load_segmenter", "normalize", "presets", "read_weights", "top_k",
+    "load_embedder", "load_model", "load_segmenter", "normalize", "pack", "presets", "read_weights", "top_k",
 ]  # fmt: skip
 
 # Public names and their modules. Importing this package imports none of them: a process that only decodes pictures,
@@ -55,6 +56,7 @@ _MODULES = {
     "load_model": "checkpoint",
     "load_segmenter": "checkpoint",
     "normalize": "normalization",
+    "pack": "packed",
     "read_weights": "weights",
     "top_k": "heads",
 }

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
-from beit_core import ModelCard, PixelSpec
+from beit_core import ModelCard, PixelSpec, pack
 from pipeline.engine.device import (
     AGAIN,
     ATTENTION,
@@ -28,6 +28,7 @@ from pipeline.engine.device import (
     device_name,
     first_line,
     is_fatal,
+    keep_freed_memory,
     to_host,
 )
 from pipeline.errors import DeviceFailed
@@ -118,11 +119,15 @@ class Predictor:
         if self.device.type == "cuda" and dtype == "float32":
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.model = task.load(card).eval().to(device=self.device, dtype=self.dtype)
         if compiled:
             # In place, so that calls from the module's own methods, such as one per window, are compiled as well.
             # Not with weights frozen into the graph: torch 2.13 then gives a segmenter wrong logits (2.4 of 16 off).
             self.model.compile(dynamic=False)
+        elif self.device.type == "cpu":
+            pack(self.model)
         self.copying = torch.cuda.Stream() if self.device.type == "cuda" else None
         self.returning = torch.cuda.Stream() if self.device.type == "cuda" else None
 

@@ -1,0 +1,49 @@
+"""Weights that lie in memory as a CPU's bfloat16 products read them."""
+
+import torch
+from torch import Tensor, nn
+
+from .model import Block
+
+ROWS = 256  # what the layout is chosen for; from a few rows on all choices are as fast
+
+
+class PackedLinear(nn.Module):
+    """The answers of a linear layer, to the bit, with its weights reordered once and not on every call.
+
+    The two operators are those that torch.compile uses for it; there is no public way to them.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ROWS)
+        self.bias = linear.bias.detach() if linear.bias is not None else None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(..., in) -> (..., out), bfloat16."""
+        outputs: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self.weight, self.bias, "none", [], "")
+        return outputs
+
+
+def pack(module: nn.Module) -> None:
+    """Lay out weights for a CPU's bfloat16 products, in place; linear layers cannot be moved or cast afterwards.
+
+    Those of the blocks are packed, convolutions put the channel last. Modules of other dtypes or on other devices gain
+    nothing by it and are left alone.
+    """
+    weight = next(module.parameters(), None)
+    if weight is None or weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
+        return
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs want a tensor beside it
+    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        for block in module.modules():
+            if isinstance(block, Block):
+                _pack(block)
+
+
+def _pack(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.Linear):
+            setattr(module, name, PackedLinear(child))
+        else:
+            _pack(child)
