@@ -105,8 +105,9 @@ def test_tokens_are_the_reference_tokenizers(dvae: Path, some_photos: Path, tmp_
 
 
 def test_loss_is_transformers_cross_entropy(dvae: Path, masked: Path, some_photos: Path, tmp_path: Path) -> None:
-    flags = ("--input", some_photos, "--output", tmp_path, "--model", masked, "--tokenizer", dvae)
-    run_job("tokens.py", "--local", "--exact", *flags, "--mask-ratio", 0.3, "--seed", 5, code=0)
+    flags = ["--input", some_photos, "--output", tmp_path, "--model", masked, "--tokenizer", dvae]
+    flags += ["--mask-ratio", 0.3, "--seed", 5, "--dtype", "float32"]
+    run_job("tokens.py", "--local", "--exact", *flags, code=0)
     table = rows(tmp_path)
     assert table.schema.names[6:] == ["tokens", "masked", "predicted", "loss"]
     assert [str(field.type) for field in table.schema][7:] == [
