@@ -12,7 +12,7 @@ from .config import DVAE, PREFIXES, BeitConfig, BiasResampling, DvaeConfig, Pool
 from .errors import CheckpointError
 from .files import digest, find_weights, read_json, tensor_names
 from .pixels import LANCZOS, PixelSpec
-from .published import TRAINED_EPS, Color, Preset, find_preset
+from .published import TRAINED_EPS, Color, Preset, find_preset, name_of
 from .schema import CARD, CONFIG, NEEDED_OF_CARD, check
 
 Head = Literal["encoder", "classifier", "masked", "segmenter", "dvae"]
@@ -253,7 +253,7 @@ def _as_converted(card: ModelCard, own: Mapping[str, Any], where: Path) -> Model
 def _card_of_dvae(source: Path, raw: Mapping[str, Any], where: object) -> ModelCard:
     config = DvaeConfig.from_hf(raw, where=where)
     pixels = PixelSpec(config.image_size, resample=LANCZOS, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    return ModelCard(source, source.resolve().name, "dvae", config, pixels)
+    return ModelCard(source, name_of(source), "dvae", config, pixels)
 
 
 def _card_from_hf(source: Path, raw: Mapping[str, Any], where: object, known: Known) -> ModelCard:
@@ -270,7 +270,7 @@ def _card_from_hf(source: Path, raw: Mapping[str, Any], where: object, known: Kn
     labels = _labels(raw, config) if head in ("classifier", "segmenter") else ()
     assumed = known.processor is None and source.is_dir() and not (source / PROCESSOR_FILE).exists()
     pixels = _pixels(source, raw, known)
-    return ModelCard(source, source.resolve().name, head, config, pixels, labels, pixels_assumed=assumed)
+    return ModelCard(source, name_of(source), head, config, pixels, labels, pixels_assumed=assumed)
 
 
 def _has_pooler(source: Path, names: Collection[str] | None) -> bool:

@@ -89,6 +89,14 @@ def find_preset(path: Path) -> Preset | None:
     return next((preset for preset in presets().values() if names & {preset.name, *preset.files}), None)
 
 
+def name_of(path: Path) -> str:
+    """What a model without a name of its own is called: after its folder or file, in the hub's cache by its id."""
+    for part in path.absolute().parts[-4:]:
+        if part.startswith("models--"):
+            return part.removeprefix("models--").replace("--", "/", 1)
+    return path.resolve().name
+
+
 def preset_named(name: str) -> Preset:
     """The preset of this name. Raises CheckpointError for an unknown one."""
     if name not in presets():

@@ -4,9 +4,9 @@ r"""Any published BEiT, DiT or dVAE file becomes a model folder that every job r
     python jobs/convert.py finetuned.pth models/mine --preset beit-base-patch16-224
     python jobs/convert.py model.safetensors models/mine --model-config config.json --processor preprocessor_config.json
 
-SOURCE is a file (unilm `.pth`, timm or Hugging Face `.safetensors` and `.bin`, flax `.msgpack`, `encoder.pkl`) or a
-folder (Hugging Face's, or the two dVAE pickles). DEST must not exist, or be empty. Code inside pickles never runs.
-What neither the file nor a flag says is an error that names the flag.
+SOURCE is a file (unilm `.pth`, timm or Hugging Face `.safetensors` and `.bin`, flax `.msgpack`, `encoder.pkl`), a
+folder (Hugging Face's, or the two dVAE pickles), local or s3://, or a hub id[@REVISION]. DEST must not exist, or be
+empty. Code inside pickles never runs. What neither the file nor a flag says is an error that names the flag.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import argparse
 from _cli import Parser, run_simple
 
 import beit_core
+from pipeline import model_files
 
 
 def main(flags: argparse.Namespace) -> int:
@@ -28,7 +29,7 @@ def main(flags: argparse.Namespace) -> int:
         pool_of=flags.pool_of,
         resampling=flags.resampling,
     )
-    card = beit_core.convert(flags.source, flags.dest, choices, say=print)
+    card = beit_core.convert(model_files.fetch(flags.source, "SOURCE"), flags.dest, choices, say=print)
     pixels = card.pixels.size or f"shorter side {card.pixels.resize}"
     print(f"{flags.dest}: {card.name}, a {card.head} with {card.semantics} semantics")
     print(f"pixels {pixels}, {len(card.labels)} labels, fingerprint {card.fingerprint}")
@@ -37,7 +38,7 @@ def main(flags: argparse.Namespace) -> int:
 
 if __name__ == "__main__":
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", metavar="SOURCE", help="weights file or model folder")
+    parser.add_argument("source", metavar="SOURCE", help="weights file, model folder or hub id")
     parser.add_argument("dest", metavar="DEST", help="folder to write, absent or empty")
     parser.add_argument("--preset", metavar="NAME", help="published checkpoint whose pixels and labels it shares")
     parser.add_argument("--processor", metavar="FILE", help="preprocessor_config.json for weights that have none")

@@ -20,7 +20,7 @@ class RunConfig:
         metadata={"help": "files, folders, prefixes, globs or lists; local or s3://", "metavar": "URI"}
     )
     output: str = field(metadata={"help": "folder or s3:// prefix the result goes to", "metavar": "URI"})
-    model: str = field(metadata={"help": "model folder, local or s3://, or a hub id", "metavar": "MODEL"})
+    model: str = field(metadata={"help": "model folder, local or s3://, or a hub id[@REVISION]", "metavar": "MODEL"})
     input_format: str = field(default="auto", metadata={"help": "what the input is", "choices": INPUT_FORMATS})
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
         default="auto",

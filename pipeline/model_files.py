@@ -5,32 +5,32 @@ from __future__ import annotations
 import fcntl
 import functools
 import os
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from beit_core import ModelCard, load_card
-from pipeline import storage
+from pipeline import hub, storage
 from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
 from pipeline.plan.names import digest
 
-HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
-HUB_FILES = ("*.json", "*.safetensors", "pytorch_model*.bin", "flax_model.msgpack")
 
-
-def fetch(model: str) -> Path:
-    """The path of a model folder or file on this node; raises ConfigError when there is none by that name."""
+def fetch(model: str, flag: str = "--model") -> Path:
+    """The path of a model folder or file on this node; raises ConfigError, naming the flag, when there is none."""
     uri = storage.absolute(model)
-    if storage.is_local(uri) and os.path.exists(uri):
-        return Path(uri)
-    if not storage.is_local(uri):
-        return _fetch_remote(uri)
-    if HUB_ID.fullmatch(model):
-        return _fetch_hub(model)
-    raise ConfigError(f"--model {model}: no such folder or file (a hub id looks like microsoft/beit-base-patch16-224)")
+    try:
+        if not storage.is_local(uri):
+            return _fetch_remote(uri)
+        if os.path.exists(uri):
+            return Path(uri)
+        if there := hub.HubModel.named(model):
+            return hub.fetch(there)
+    except ConfigError as error:
+        raise ConfigError(f"{flag} {model}: {error}") from error
+    raise ConfigError(f"{flag} {model}: no such folder or file (a hub id looks like microsoft/beit-base-patch16-224)")
 
 
 @functools.cache
@@ -39,9 +39,24 @@ def card(path: Path, semantics: Literal["original", "hf"] | None) -> ModelCard:
     return load_card(path, semantics)
 
 
-def name_for_workers(model: str) -> str:
-    """The name under which workers find the model: an absolute path for a local one, a URI or hub id as it is."""
-    return os.path.abspath(model) if os.path.exists(model) else model
+def read(model: str, flag: str = "--model") -> ModelCard:
+    """The card of the model that a user names, which is called as there; raises ConfigError and CheckpointError."""
+    path, uri = fetch(model, flag), storage.absolute(model)
+    found = load_card(path)
+    if storage.is_local(uri) or found.name != path.name:
+        return found
+    return replace(found, name=uri.rstrip("/").rpartition("/")[2])  # and not after our cache's folder, a digest
+
+
+def name_for_workers(model: str, path: Path | None = None) -> str:
+    """The name under which workers find the model: an absolute path for a local one, else the URI or hub id.
+
+    Of the hub they take the very commit that lies at `path`, if it is given.
+    """
+    if os.path.exists(model):
+        return os.path.abspath(model)
+    there = hub.HubModel.named(model)
+    return str(there.at(path)) if there and path else model
 
 
 def _cache() -> Path:
@@ -55,9 +70,9 @@ def _fetch_remote(uri: str) -> Path:
     except CredentialsLost:
         raise
     except (ObjectUnreadable, OSError) as error:
-        raise ConfigError(f"--model {uri}: {storage.reason(error)}") from error
+        raise ConfigError(storage.reason(error)) from error
     if not entries:
-        raise ConfigError(f"--model {uri}: nothing there")
+        raise ConfigError("nothing there")
     root = uri.rstrip("/") + "/" if not single else uri[: uri.rfind("/") + 1]
     content = "\n".join(f"{entry.uri} {entry.version}" for entry in entries)
     target = _cache() / digest(content, 32)
@@ -82,7 +97,7 @@ def _download(entries: list[storage.Entry], root: str, target: Path) -> None:
         for entry in entries:
             relative = entry.uri[len(root) :]
             if {"", ".", ".."} & set(relative.split("/")):  # `a//b` would become the path /b of this machine
-                raise ConfigError(f"--model {root}: refuses a file named {relative}")
+                raise ConfigError(f"refuses a file named {relative}")
             path = Path(temporary, "model", relative)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(storage.read(entry.uri))
@@ -91,18 +106,3 @@ def _download(entries: list[storage.Entry], root: str, target: Path) -> None:
         except OSError:
             if not target.exists():  # otherwise another process was first
                 raise
-
-
-def _fetch_hub(model: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    try:
-        return Path(snapshot_download(model, allow_patterns=list(HUB_FILES)))
-    except RepositoryNotFoundError as error:
-        raise ConfigError(f"--model {model}: no such folder here and no such model on the hub") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise ConfigError(
-            f"--model {model}: no such folder here, and the hub cannot be reached ({type(error).__name__}); "
-            "download the model elsewhere and give its folder"
-        ) from error

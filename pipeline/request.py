@@ -10,7 +10,7 @@ from functools import cache
 
 import pyarrow as pa
 
-from beit_core import CheckpointError, ModelCard, load_card
+from beit_core import CheckpointError, ModelCard
 from pipeline import model_files, storage
 from pipeline.config import RunConfig
 from pipeline.decode.decode import DecodeSettings
@@ -46,7 +46,7 @@ class Request:
     @property
     def trial(self) -> Trial:
         """What has to be found out about a device."""
-        model, config = model_files.name_for_workers(self.config.model), self.config
+        model, config = model_files.name_for_workers(self.config.model, self.card.path), self.config
         return Trial(self.task, model, config.device, config.dtype, config.batch_size)
 
     @property
@@ -83,7 +83,7 @@ def check(config: RunConfig, task: AnyTask) -> Request:
 def _card(model: str, task: AnyTask, *, fresh: bool) -> ModelCard:
     """The model's card; for a fresh output the weights are loaded once too, as only that shows that they fit."""
     try:
-        card = load_card(model_files.fetch(model))
+        card = model_files.read(model)
         task.check(card)
         if fresh:
             with phase("loading the model, to see that it fits"):
@@ -208,7 +208,7 @@ def _spec(request: Request, bound: Bound) -> JobSpec:
     return JobSpec(
         place=request.place,
         task=request.task,
-        model=model_files.name_for_workers(config.model),
+        model=model_files.name_for_workers(config.model, request.card.path),
         bound=bound,
         device=config.device,
         decode=DecodeSettings(request.task.views(request.card), config.max_pixels, config.exact),

@@ -100,10 +100,9 @@ def decoder(tokenizer: str) -> Callable[[np.ndarray], np.ndarray]:
 @cache
 def _read(tokenizer: str) -> ModelCard:
     try:
-        card = beit_core.load_card(model_files.fetch(tokenizer))
-    except (ConfigError, beit_core.CheckpointError) as error:
-        reason = str(error).removeprefix(f"--model {tokenizer}: ")
-        raise ConfigError(f"--tokenizer {tokenizer}: {reason}") from error
+        card = model_files.read(tokenizer, "--tokenizer")
+    except beit_core.CheckpointError as error:
+        raise ConfigError(f"--tokenizer {tokenizer}: {error}") from error
     if card.head != "dvae":
         raise ConfigError(f"--tokenizer {tokenizer} is no dVAE but a {card.head}")
     return card

@@ -23,6 +23,7 @@ OWNERS = {
     "s3fs": ("pipeline/storage/s3.py",),
     "aiobotocore": ("pipeline/storage/s3.py",),
     "botocore": ("pipeline/storage/s3.py",),
+    "huggingface_hub": ("pipeline/hub.py",),
     "pillow_heif": ("pipeline/decode/decode.py",),
     "PIL": (
         *("pipeline/decode/decode.py", "pipeline/images.py", "pipeline/masks.py", "pipeline/page/*.py"),

@@ -82,7 +82,7 @@ def bench(wish: Wish, job: Path, work: Path) -> Report:
     """
     if wish.against_hf:
         _need_transformers()
-    card = load_card(model_files.fetch(wish.model) if wish.model else make_model(work / "model"))
+    card = model_files.read(wish.model) if wish.model else load_card(make_model(work / "model"))
     about = {
         "machine": f"{cores()} cores of {_processor()}",
         "model": wish.model or "BEiT-base with random weights",

@@ -7,7 +7,6 @@ import socket
 
 import numpy as np
 
-from beit_core import load_card
 from pipeline import model_files, storage
 from pipeline.engine.device import auto_batch_size, device_kind, device_name, free_memory, resolve_dtype
 from pipeline.engine.predictor import Predictor
@@ -23,7 +22,7 @@ def device_here(trial: Trial) -> Device:
     """
     kind = device_kind(trial.device)
     dtype = resolve_dtype(trial.dtype, kind)
-    card = load_card(model_files.fetch(trial.model))
+    card = model_files.read(trial.model)
     batch_size = trial.batch_size or auto_batch_size(trial.task.views(card)[0].size, kind)
     if kind != "cpu" and not trial.batch_size and batch_size > 1:
         predictor = Predictor(trial.task, card, dtype=dtype, batch_size=batch_size, device=trial.device)
@@ -51,7 +50,7 @@ def check_place(place: Place) -> None:
 
 def load_predictor(spec: JobSpec) -> Predictor:
     """The task's model on this process's device; raises PipelineError if it is not the one the driver has read."""
-    bound, card = spec.bound, load_card(model_files.fetch(spec.model))
+    bound, card = spec.bound, model_files.read(spec.model)
     if card.fingerprint != bound.model.fingerprint:
         raise PipelineError(f"the model {spec.model} on this node is not the one that the run was started with")
     # Other files of a task, such as a tokenizer, are bound by content too.
