@@ -19,6 +19,7 @@ from pipeline.log import phase, warn
 ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./-]*))?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 FILES = ["*.json", "*.safetensors", "pytorch_model*.bin", "flax_model.msgpack"]
+BUSY = (408, 429, *range(500, 600))  # states of the hub, not of the model
 ANSWER_S = 6  # after which a hub that says nothing is out of reach
 
 
@@ -110,14 +111,29 @@ def _snapshot(model: HubModel, *, local: bool) -> Path:
 
 def _reason(model: HubModel, error: BaseException) -> str:
     """What is wrong and what to do, in one sentence."""
-    from huggingface_hub import constants, errors, get_token
+    from huggingface_hub import constants, errors
 
-    hub = constants.ENDPOINT
     if isinstance(error, errors.LocalEntryNotFoundError):  # what came of asking for it is behind
         error = error.__cause__ or error
     match error:
         case errors.OfflineModeIsEnabled():
             return f"HF_HUB_OFFLINE is set, and the hub's cache ({constants.HF_HUB_CACHE}) does not have it"
+        case errors.HFValidationError():
+            return "no such folder here, and no id that the hub could have"
+        case errors.HfHubHTTPError(response=answer) if answer is not None and answer.status_code not in BUSY:
+            return _refusal(model, error, answer.status_code)
+        case OSError(strerror=str(said)):
+            return f"it cannot be stored in {constants.HF_HUB_CACHE} ({said})"
+    aside = "; download it elsewhere and give its folder, or name a mirror in HF_ENDPOINT"
+    return f"no such folder here, and the hub at {constants.ENDPOINT} does not answer ({_kind(error)}){aside}"
+
+
+def _refusal(model: HubModel, error: BaseException, status: int) -> str:
+    """Why the hub will not give it; also to whom it would, as the hub tells strangers little."""
+    from huggingface_hub import constants, errors, get_token
+
+    hub = constants.ENDPOINT
+    match error:
         case errors.GatedRepoError() if get_token():
             return f"the account of this token may not read it yet: ask for access on {hub}/{model.repo}"
         case errors.GatedRepoError():
@@ -127,17 +143,9 @@ def _reason(model: HubModel, error: BaseException) -> str:
             return f"no such folder here, and no such model on {hub}, unless {private}"
         case errors.RevisionNotFoundError():
             return f"{model.repo} has no branch, tag or commit {model.revision} on {hub}"
-        case errors.HFValidationError():
-            return "no such folder here, and no id that the hub could have"
-        case errors.HfHubHTTPError(response=answer) if answer is not None and answer.status_code == 401:
-            return f"{hub} does not know the token (HF_TOKEN, or that of `hf auth login`): make a new one"
-        case errors.HfHubHTTPError(response=answer) if answer is not None and answer.status_code < 500:
-            return f"{hub} refuses it ({answer.status_code})"
-        case OSError(strerror=str(said)):
-            return f"it cannot be stored in {constants.HF_HUB_CACHE} ({said})"
-        case _:
-            aside = "; download it elsewhere and give its folder, or name a mirror in HF_ENDPOINT"
-            return f"no such folder here, and the hub at {hub} does not answer ({_kind(error)}){aside}"
+    if status == 401:
+        return f"{hub} does not know the token (HF_TOKEN, or that of `hf auth login`): make a new one"
+    return f"{hub} refuses it ({status})"
 
 
 def _kind(error: BaseException) -> str:
