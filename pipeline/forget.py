@@ -20,7 +20,7 @@ from pipeline.plan.audit import Audit, audit
 from pipeline.plan.drop import drop
 from pipeline.plan.forgotten import MODE, Forgetting, write_part
 from pipeline.plan.inventory import Inventory
-from pipeline.report import RunReport, run_id
+from pipeline.report import ReportedModel, RunReport, run_id
 
 EXAMPLES = 3  # of uris that are not in the output
 ROUNDS = 3  # others may write files meanwhile
@@ -119,7 +119,8 @@ def _check_share(wish: Wish, there: Inventory, count: int) -> None:
 def _under_lease(wish: Wish, place: Place, named: frozenset[str] | None, run: str) -> int:
     storage.sweep(place.root)
     there = Inventory.of(place)
-    report, found = RunReport(run, there.bound.task), _find(wish, there, named)
+    bound, found = there.bound, _find(wish, there, named)
+    report = RunReport(run, bound.task, model=ReportedModel(bound.model.name, bound.model.fingerprint))
     _plan(there, found.images)
     cleared: set[str] = set()
     for _ in range(ROUNDS):

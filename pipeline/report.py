@@ -33,11 +33,22 @@ class FailedRow:
     error: str
 
 
+@dataclass(frozen=True)
+class ReportedModel:
+    """Which model a run had: what it is called, its content, and its commit where it is from the hub."""
+
+    name: str
+    fingerprint: str
+    revision: str | None = None
+
+
 class RunReport:
     """Adds up receipts as they come; `as_dict` is `runs/<run id>.json`."""
 
-    def __init__(self, run: str, task: str, tags: Mapping[str, str] | None = None) -> None:
-        self.run, self.task, self.tags = run, task, dict(tags or {})
+    def __init__(
+        self, run: str, task: str, tags: Mapping[str, str] | None = None, model: ReportedModel | None = None
+    ) -> None:
+        self.run, self.task, self.tags, self.model = run, task, dict(tags or {}), model
         self.metrics = Metrics(task)
         self.began = self.ended = time.time()
         self.facts: dict[str, SpanFacts] = {}
@@ -121,6 +132,9 @@ class RunReport:
             "schema": SCHEMA,
             "run": self.run,
             "task": self.task,
+            "model": self.model and self.model.name,
+            "model_fingerprint": self.model and self.model.fingerprint,
+            "model_revision": self.model and self.model.revision,
             **identity(),
             "started": _iso(self.began),
             "finished": _iso(self.ended),

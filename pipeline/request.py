@@ -11,7 +11,7 @@ from functools import cache
 import pyarrow as pa
 
 from beit_core import CheckpointError, ModelCard
-from pipeline import model_files, storage
+from pipeline import hub, model_files, storage
 from pipeline.config import RunConfig
 from pipeline.decode.decode import DecodeSettings
 from pipeline.engine.cluster import is_submitted
@@ -22,6 +22,7 @@ from pipeline.output.bound import SCHEMA, Bound, BoundModel, SpanSize, bind, is_
 from pipeline.output.columns import schema_of
 from pipeline.output.place import Place
 from pipeline.plan.span_size import LEAST, LEAST_ON_ACCELERATORS, auto_span_size, images_in
+from pipeline.report import ReportedModel
 from pipeline.source.item import Wanted
 from pipeline.source.naming import Shard, Source, Sources
 from pipeline.spec import Device, JobSpec, Trial
@@ -48,6 +49,11 @@ class Request:
         """What has to be found out about a device."""
         model, config = model_files.name_for_workers(self.config.model, self.card.path), self.config
         return Trial(self.task, model, config.device, config.dtype, config.batch_size)
+
+    @property
+    def model(self) -> ReportedModel:
+        """What the run's report says of the model."""
+        return ReportedModel(self.card.name, self.card.fingerprint, hub.commit_of(self.card.path))
 
     @property
     def is_small(self) -> bool:

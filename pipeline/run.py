@@ -49,7 +49,7 @@ def run(config: RunConfig, task: AnyTask) -> int:
         request = requests.check(config, task)
         if config.dry_run:
             return dry_run(request)
-        report = RunReport(run_id(), task.name, config.tags)
+        report = RunReport(run_id(), task.name, config.tags, request.model)
         engine = LateEngine(config, report)
         try:
             return _run(request, engine, report)

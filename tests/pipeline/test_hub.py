@@ -14,6 +14,7 @@ from pipeline.hub import HubModel, commit_of
 from tests.flow import DIGITS
 from tests.helpers import ROOT, clean_env, run_job
 from tests.hub import TOKEN, Hub, Repo, hub_server
+from tests.outputs import newest_report
 
 READ = (
     "import sys; from pipeline import model_files; from pipeline.errors import ConfigError\n"
@@ -169,6 +170,9 @@ def test_jobs_take_an_id(hub: Hub, tmp_path: Path) -> None:
     run_job("label.py", *flags, "--model", f"{DIGITS_ID}@v1", env=env, code=0)
     bound = json.loads((tmp_path / "out/_run.json").read_text())
     assert bound["model"]["name"] == DIGITS_ID
+    report = json.loads(newest_report(tmp_path / "out").read_text())
+    found = (report["model"], report["model_fingerprint"], report["model_revision"])
+    assert found == (DIGITS_ID, bound["model"]["fingerprint"], hub.repos[DIGITS_ID].refs["v1"])
     done = run_job("convert.py", f"{DIGITS_ID}@v1", tmp_path / "folder", env=env, code=0)
     assert f"{tmp_path}/folder: {DIGITS_ID}, a classifier" in done.stdout
     hub.repos[DIGITS_ID].push(DIGITS / "model", "main", **{"config.json": CHANGED})

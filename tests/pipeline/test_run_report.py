@@ -51,6 +51,9 @@ def test_every_key_is_documented_and_every_documented_key_is_there(output: Path)
         *("forgotten", "examples")
     }
     assert keys(interrupted) - documented == {"examples"}  # there are none
+    bound = json.loads((output / "_run.json").read_text())["model"]
+    for one in (report, forgetting):
+        assert (one["model"], one["model_fingerprint"], one["model_revision"]) == ("model", bound["fingerprint"], None)
     assert report["schema"] == SCHEMA
     assert f"`schema` is {SCHEMA}." in PAGE
 
