@@ -13,7 +13,7 @@ Rooms
     plan/           what is to be done, and whether it was done
     engine/         where spans are worked on                          decode/ bytes to pixels
     output/         what is left behind                                page/ the HTML report
-    bench/          what this machine can do
+    bench/          what this machine can do                           copies/ few large files of an output
 Beside the flow
     model_files.py  a model on this node · hub.py ... from the hub · images.py one image by its uri
     masks.py        class masks as PNG · tokenizer.py the dVAE of a run on tokens

@@ -1,115 +1,178 @@
-"""The rows of an output in few large files, in a folder of their own: for analytics, not for resuming.
+"""The rows of an output in few large files, in a folder of their own: begun, continued, or brought up to date.
 
-The metadata of the last one, which is there once all are, say what they were made from: see `Copy`.
+Killed at any moment, the same command continues: files are put whole, and say which rows they hold. Two at once do no
+harm: a file is created, or replaced, only where it is what was seen before, and each ends by looking again.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+import os
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from pipeline import storage
-from pipeline.errors import ConfigError
-from pipeline.output.bound import bound_of
+from pipeline.config import RunConfig
+from pipeline.copies.parts import ChangedError, Copy, Part
+from pipeline.copies.rows import IMAGE, Pictured, rows
+from pipeline.copies.survey import Gap, Job, Survey, survey
+from pipeline.copies.writer import Chunk, files
+from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable, StorageError
+from pipeline.log import say
+from pipeline.output.bound import Bound, bound_of
 from pipeline.output.place import Place
-from pipeline.plan import files as plan_files
-from pipeline.plan.names import digest
+from pipeline.output.span_file import read_facts
 from pipeline.storage import Entry
 
-META = b"beit"
+ROUNDS = 50  # others may write meanwhile
+PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0  # of who was slower, at most, the first time and at last
+AGAIN = "nothing finished is lost, the same command continues"
+Reading = Callable[[Iterable[Gap]], Iterator[Chunk]]
 
 
-@dataclass(frozen=True)
-class Copy:
-    """What a copy was made from: a digest of the output's files, and how many forgetting parts its plan had."""
+class Compacted(NamedTuple):
+    """What a copy holds now, how many of its files were written for that, and rows whose picture cannot be read."""
 
-    output: str
-    files: str
-    forgotten_parts: int
+    rows: int
+    files: int
+    written: int
+    lost: int
 
-    @staticmethod
-    def of(output: str, spans: Iterable[tuple[str, Entry]], forgotten_parts: int) -> Copy:
-        """A copy of these files."""
-        return Copy(output, digest("\n".join(f"{name}\t{file.version}" for name, file in spans)), forgotten_parts)
 
-    @staticmethod
-    def at(dest: str) -> Copy | None:
-        """What the copy in a folder was made from, None where there is none, or not all of one."""
-        target = storage.absolute(dest).rstrip("/")
-        if storage.stat(_part(target, 0)) is None:
-            return None
-        last = max(storage.listing(target), key=lambda entry: entry.uri)
-        try:
-            with storage.open_stream(last) as stream:
-                return Copy(**json.loads((pq.read_metadata(stream).metadata or {})[META]))
-        except (KeyError, TypeError, ValueError, pa.ArrowException):
-            return None
+def compact(output: str, dest: str, rows_per_file: int, *, images: bool = False) -> Compacted:
+    """Bring the copy of an output in `dest` up to date; files hold at most so many rows.
 
-    def news(self) -> str:
-        """What has happened to the output since, empty for nothing; ConfigError where it is no output any more."""
-        place = Place(self.output)
-        bound_of(place)
-        parts = plan_files.listing(place).forgotten[self.forgotten_parts :]
-        if forgotten := sum(plan_files.count_rows(part) for part in parts):
-            return f"{forgotten:,} images were forgotten since"
-        return "" if Copy.of(self.output, place.spans(), 0).files == self.files else "files were written since"
+    Memory: a file, 512 MiB at most, and some row groups. Raises ConfigError for an output that is not ours, and for a
+    destination that is another's or lies inside the output.
+    """
+    place, read = Place.of(output), rows
+    with storage.quick():
+        bound, copy = _checked(place, dest, images=images, most=rows_per_file)
+    if images:
+        read = Pictured(bound.image_column).rows
+    storage.be_patient(RunConfig.patience, say)
+    try:
+        return _brought_up_to_date(place, copy, read, rows_per_file)
+    except (OSError, ObjectUnreadable) as error:
+        raise StorageError(f"{dest}: {storage.reason(error)}; {AGAIN}") from error
+    except KeyboardInterrupt:
+        storage.sweep(copy.root)
+        raise StorageError(f"interrupted: {AGAIN}") from None
+    finally:
+        storage.be_patient(None)
 
 
 def said_of_copy(dest: str) -> tuple[str, bool] | None:
-    """A sentence about the copy in a folder, and whether it is as new as its output; None where there is no copy."""
+    """A sentence about the copy in a folder, and whether it is as new as its output; None where there is no copy.
+
+    Raises ConfigError where its output is none any more.
+    """
     copy = Copy.at(dest)
     if copy is None:
         return None
-    news = copy.news()
-    advice = f"older: {news}; make it anew with jobs/compact.py" if news else "as new as that"
+    place = Place(copy.output)
+    bound_of(place)
+    spans = dict(place.spans())
+    found = survey(spans, copy.parts())
+    news = _news(found, spans)
+    advice = f"older: {news}; the same jobs/compact.py brings it up to date" if news else "as new as that"
     return f"{dest} is a copy of {copy.output}, {advice}", not news
 
 
-def compact(output: str, dest: str, rows_per_file: int) -> tuple[int, int]:
-    """Copy all rows to `dest/part-00000.parquet` and so on; returns (rows, files).
-
-    Rows keep the order of the spans' names. Memory: one file's rows. Raises ConfigError for an output that is not ours,
-    a destination that is not empty, or one inside the output.
-    """
-    place, target = Place.of(output), storage.absolute(dest).rstrip("/")
-    bound_of(place)
-    if (target + "/").startswith(place.root + "/"):
-        raise ConfigError(f"{dest} lies inside {output}: choose a folder of its own")
-    if rows_per_file < 1:
-        raise ConfigError(f"--rows-per-file {rows_per_file}: give a number above 0")
-    if next(iter(storage.listing(target)), None) is not None:
-        copy = said_of_copy(dest)
-        said = f" ({copy[0]})" if copy else ""
-        raise ConfigError(f"{dest} is not empty: choose another folder{said}")
-    parts = plan_files.listing(place).forgotten  # before the files, which are written anew after it
-    spans = list(place.spans())
-    waiting: list[pa.Table] = []
-    count = rows = files = 0
-    for _, entry in spans:
-        with storage.open_stream(entry) as stream:
-            table = pq.read_table(stream).replace_schema_metadata(None)
-        waiting.append(table)
-        count, rows = count + len(table), rows + len(table)
-        while count > rows_per_file:
-            merged = pa.concat_tables(waiting)
-            _write(target, files, merged.slice(0, rows_per_file))
-            waiting, count, files = [merged.slice(rows_per_file)], count - rows_per_file, files + 1
-    if count:
-        about = json.dumps(asdict(Copy.of(place.root, spans, len(parts))))
-        _write(target, files, pa.concat_tables(waiting).replace_schema_metadata({META: about}))
-        files += 1
-    return rows, files
+def _news(found: Survey, spans: Mapping[str, Entry]) -> str:
+    """What has happened to the output since, empty for nothing."""
+    then: dict[str, int] = {}
+    for piece in (piece for part in found.stale for piece in part.pieces):
+        then[piece.span] = max(then.get(piece.span, 0), piece.forgotten)
+    forgotten = sum(len(read_facts(spans[name]).forgotten) - count for name, count in then.items() if name in spans)
+    if forgotten > 0:
+        return f"{forgotten:,} images were forgotten since"
+    return "files were written since" if found.jobs else ""
 
 
-def _part(target: str, number: int) -> str:
-    return storage.join(target, f"part-{number:05d}.parquet")
+def _checked(place: Place, dest: str, *, images: bool, most: int) -> tuple[Bound, Copy]:
+    """What the output is bound to, and its copy, begun. Raises ConfigError."""
+    if most < 1:
+        raise ConfigError(f"--rows-per-file {most}: give a number above 0")
+    root = storage.absolute(dest).rstrip("/")
+    if _lies_in(root, place.root):
+        raise ConfigError(f"{dest} lies inside {place.root}: choose a folder of its own")
+    if _lies_in(place.root, root):
+        raise ConfigError(f"{place.root} lies inside {dest}: choose a folder of its own")
+    if unfit := storage.unfit(root, shared=False):
+        raise ConfigError(f"{dest}: {unfit}")
+    if storage.is_local(root) and storage.stat(root) is not None:
+        raise ConfigError(f"{dest} is a file: give a folder")
+    try:
+        bound, copy = bound_of(place), Copy(root, place.root, images)
+        if images and IMAGE in bound.keep:
+            raise ConfigError(f"--images: {place.root} has a column {IMAGE} already, from --keep {IMAGE}")
+        copy.begin()
+        storage.sweep(root)
+    except CredentialsLost as error:
+        raise ConfigError(str(error)) from error
+    except (OSError, ObjectUnreadable) as error:
+        raise ConfigError(f"{dest}: {storage.reason(error)}") from error
+    return bound, copy
 
 
-def _write(target: str, number: int, table: pa.Table) -> None:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", row_group_size=32_768)
-    storage.put(_part(target, number), sink.getvalue().to_pybytes())
+def _lies_in(inner: str, outer: str) -> bool:
+    if storage.is_local(inner) and storage.is_local(outer):
+        inner, outer = os.path.realpath(inner), os.path.realpath(outer)
+    return f"{inner}/".startswith(f"{outer}/")
+
+
+def _brought_up_to_date(place: Place, copy: Copy, read: Reading, most: int) -> Compacted:
+    writer = _Writer(copy, read, most)
+    before: Mapping[str, Entry] | None = None
+    for turn in range(ROUNDS):
+        try:
+            spans, parts = dict(place.spans()), copy.parts()
+            found = survey(spans, parts, most)
+            if not found.jobs or (before is not None and not found.concerns(before)):
+                return _said(parts, writer.written)
+            before = spans
+            writer.number = 1 + max((copy.number(part) for part in parts), default=-1)
+            for job in found.jobs:
+                writer.do(job)
+        except ChangedError as error:
+            say(f"{error}: looking again")
+            time.sleep(random.uniform(0, min(PAUSE_S * 2**turn, LONGEST_PAUSE_S)))
+    raise StorageError(f"{place.root} or {copy.root} changes all the time: wait for who writes there; {AGAIN}")
+
+
+def _said(parts: list[Part], written: int) -> Compacted:
+    return Compacted(sum(part.rows for part in parts), len(parts), written, sum(part.lost for part in parts))
+
+
+@dataclass
+class _Writer:
+    """Writes files of a copy; `number` is that of the next new one."""
+
+    copy: Copy
+    read: Reading
+    most: int
+    number: int = 0
+    written: int = 0
+
+    def do(self, job: Job) -> None:
+        """Write what is to be written, and remove what is left over. Raises ChangedError if another was faster."""
+        targets = list(job.targets)
+        for data, count in files(self.read(job.gaps), self.most):
+            name = self._put(data, targets.pop(0) if targets else None)
+            say(f"{name}: {count:,} rows")
+            self.written += 1
+        for target in targets:
+            storage.delete(target.uri)
+
+    def _put(self, data: bytes, target: Entry | None) -> str:
+        if target:
+            name, is_mine = target.uri, storage.replace(target.uri, data, target.version)
+        else:
+            name = self.copy.file(self.number)
+            is_mine, self.number = storage.create(name, data), self.number + 1
+        if not is_mine:
+            raise ChangedError(f"{name} was written by another")
+        return name

@@ -33,14 +33,18 @@ def read_image(uri: str, image_column: str | None = None) -> bytes:
     uri = storage.absolute(uri)
     if storage.stat(uri) is not None:
         return storage.read(uri)
-    endings = frozenset(ending.removeprefix(".") for ending in extensions())
-    wanted = Wanted(endings, image_column)
+    wanted = wanted_in(image_column)
     for shard, name in _cuts(uri):
         entry, form = storage.stat(shard), format_of(shard)
         if entry is not None and form is not None:
             for _, data in FORMATS[form].pick(entry, wanted, {name}, Meter(sys.maxsize)):
                 return data
     raise FileNotFoundError(f"{uri}: no such image")
+
+
+def wanted_in(image_column: str | None) -> Wanted:
+    """What a run takes from shards, as far as images go."""
+    return Wanted(frozenset(ending.removeprefix(".") for ending in extensions()), image_column)
 
 
 def _cuts(uri: str) -> Iterator[tuple[str, str]]:

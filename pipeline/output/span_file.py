@@ -140,6 +140,16 @@ def read_as_written(entry: Entry) -> pa.Table:
         return file.read().cast(written).replace_schema_metadata(None).combine_chunks()
 
 
+def read_with_facts(entry: Entry) -> tuple[SpanFacts, pa.Table]:
+    """The metadata and the rows of a span's file of exactly this version; raises as `read_facts`."""
+    try:
+        with storage.open_stream(entry, pinned=True) as stream:
+            file = pq.ParquetFile(stream)
+            return SpanFacts.of(_about(file.metadata)), file.read().replace_schema_metadata(None)
+    except (ValueError, KeyError, pa.ArrowException) as error:
+        raise StorageError(f"{entry.uri} is no file of ours or damaged: remove it and run again") from error
+
+
 def read_table(entry: Entry, columns: list[str] | None = None) -> pa.Table:
     """The rows of a span's file."""
     with storage.open_stream(entry) as stream:

@@ -1,0 +1,124 @@
+"""What a copy lacks, and which of its files no longer fit.
+
+A file fits while every span file that it was made from is what it was. One that does not is made anew under its own
+name, so readers find no row twice; rows of new spans go into new files. Many files less than half full are merged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pipeline.copies.parts import Part, Piece
+from pipeline.copies.writer import FILE_BYTES
+from pipeline.storage import Entry
+
+SMALL = 8  # files less than half full that are merged once there are so many
+
+
+class Gap(NamedTuple):
+    """Rows [start, stop) of a span's file that no fitting file holds; `stop` None: to its end."""
+
+    span: str
+    entry: Entry
+    start: int
+    stop: int | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """Rows to be written in place of these files, of which there may be none, or too many."""
+
+    targets: tuple[Entry, ...]
+    gaps: tuple[Gap, ...]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The files that do not fit any more, and what is to be done."""
+
+    stale: tuple[Part, ...]
+    jobs: tuple[Job, ...]
+
+    def concerns(self, spans: Mapping[str, Entry]) -> bool:
+        """Whether something is to be done about these very span files, or about files of the copy."""
+        gaps = [gap for job in self.jobs for gap in job.gaps]
+        return any(job.targets for job in self.jobs) or any(spans.get(gap.span) == gap.entry for gap in gaps)
+
+
+def survey(spans: Mapping[str, Entry], parts: Iterable[Part], most: int | None = None) -> Survey:
+    """Hold a copy's files against the span files by name; `most` rows may be in a file (None: any, and no merging)."""
+    fit, stale = _sorted_out(spans, parts, most)
+    small = _small(fit, most)
+    held = _held(part for part in fit if part not in small)
+    left = {name: gaps for name, entry in spans.items() if (gaps := _gaps(name, entry, held.get(name, [])))}
+    jobs = [_job([part], left) for part in stale]
+    if small:
+        jobs.append(_job(small, left))
+    if left:
+        jobs.append(Job((), tuple(gap for gaps in left.values() for gap in gaps)))
+    return Survey(tuple(stale), tuple(jobs))
+
+
+def _sorted_out(spans: Mapping[str, Entry], parts: Iterable[Part], most: int | None) -> tuple[list[Part], list[Part]]:
+    """The files that fit and those that do not. Of two with the same rows, which a kill may leave, the larger does."""
+    fit, stale = list[Part](), list[Part]()
+    held: dict[str, list[Piece]] = {}
+    for part in sorted(parts, key=lambda part: (-part.rows, part.entry.uri)):
+        small_enough = most is None or part.rows <= most
+        if small_enough and all(_is_free(piece, spans, held.get(piece.span, [])) for piece in part.pieces):
+            fit.append(part)
+            for piece in part.pieces:
+                held.setdefault(piece.span, []).append(piece)
+        else:
+            stale.append(part)
+    return sorted(fit, key=_name), sorted(stale, key=_name)
+
+
+def _name(part: Part) -> str:
+    return part.entry.uri
+
+
+def _held(parts: Iterable[Part]) -> dict[str, list[Piece]]:
+    """What these files hold of each span."""
+    found: dict[str, list[Piece]] = {}
+    for piece in (piece for part in parts for piece in part.pieces):
+        found.setdefault(piece.span, []).append(piece)
+    return found
+
+
+def _is_free(piece: Piece, spans: Mapping[str, Entry], others: list[Piece]) -> bool:
+    """Whether the span's file is still that one, and no other file holds any of these rows."""
+    entry = spans.get(piece.span)
+    if entry is None or entry.version != piece.version:
+        return False
+    if not piece.rows:  # of a span whose images are all forgotten
+        return not others
+    return all(piece.stop <= other.start or other.stop <= piece.start for other in others)
+
+
+def _small(fit: list[Part], most: int | None) -> list[Part]:
+    """Files that are to be merged."""
+    if most is None:
+        return []
+    small = [part for part in fit if 2 * part.rows < most and 2 * part.entry.size < FILE_BYTES]
+    return small if len(small) >= SMALL else []
+
+
+def _gaps(name: str, entry: Entry, held: list[Piece]) -> list[Gap]:
+    """The rows of a span that are in no piece."""
+    if not held:
+        return [Gap(name, entry, 0, None)]
+    gaps, at = [], 0
+    for piece in sorted(held, key=lambda piece: piece.start):
+        if piece.start > at:
+            gaps.append(Gap(name, entry, at, piece.start))
+        at = piece.stop
+    return [*gaps, Gap(name, entry, at, None)] if at < held[0].rows else gaps
+
+
+def _job(parts: list[Part], left: dict[str, list[Gap]]) -> Job:
+    """What is missing of the spans that these files held, which is then no longer left for others."""
+    names = sorted({piece.span for part in parts for piece in part.pieces} & left.keys())
+    return Job(tuple(part.entry for part in parts), tuple(gap for name in names for gap in left.pop(name)))
