@@ -83,9 +83,9 @@ class Copy:
 
     def begin(self) -> None:
         """Mark the folder as this copy's. Raises ConfigError if it is another's, or holds Parquet files of others."""
+        entry = next(self._entries(), None)  # before the mark, which another compaction may be making now
         there = Copy.at(self.root)
         if there is None:
-            entry = next(iter(self._entries()), None)
             if entry is not None:
                 raise ConfigError(f"{self.root} is not empty ({entry.uri}): choose a folder of its own")
             about = {"schema": MARK_SCHEMA, **asdict(self)}
