@@ -162,6 +162,7 @@ class _Writer:
         targets = list(job.targets)
         for data, count in files(self.read(job.gaps), self.most):
             name = self._put(data, targets.pop(0) if targets else None)
+            del data  # before the next one grows
             say(f"{name}: {count:,} rows")
             self.written += 1
         for target in targets:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -51,7 +52,7 @@ class _File:
     def __init__(self, schema: pa.Schema, most: int) -> None:
         self.most, self.rows, self.lost = most, 0, 0
         self.pieces: list[Piece] = []
-        self.sink = pa.BufferOutputStream()
+        self.sink = io.BytesIO()  # pyarrow's own doubles, and has to be copied at the end
         self.writer = pq.ParquetWriter(self.sink, schema, compression="zstd")
         self.group: list[pa.Table] = []
         self.group_rows = self.group_bytes = 0
@@ -93,7 +94,8 @@ class _File:
         self._flush()
         self.writer.add_key_value_metadata(Part.said(tuple(self.pieces), self.lost))
         self.writer.close()
-        data: bytes = self.sink.getvalue().to_pybytes()
+        data = self.sink.getvalue()
+        self.sink.close()  # else both files would be in memory while the next one grows
         return data, self.rows
 
 
