@@ -9,7 +9,9 @@ HF_HUB_OFFLINE. Processes of a node that need the same file at once download it 
 
 from __future__ import annotations
 
+import fnmatch
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from pipeline.log import phase, warn
 
 ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./-]*))?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-FILES = ["*.json", "*.safetensors", "pytorch_model*.bin", "flax_model.msgpack"]
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "flax_model.msgpack")  # of which one kind is taken
 BUSY = (408, 429, *range(500, 600))  # states of the hub, not of the model
 ANSWER_S = 6  # after which a hub that says nothing is out of reach
 
@@ -57,9 +59,10 @@ def fetch(model: HubModel) -> Path:
     """
     from huggingface_hub.errors import OfflineModeIsEnabled, RevisionNotFoundError  # here: it takes half a second
 
-    if not _begun(model):
+    weights = _begun(model)
+    if weights is None:
         try:
-            _ask(model)
+            weights = _ask(model)
         except Exception as error:  # of whichever HTTP library the hub's client is made with
             why = _reason(model, error)
             there = None if isinstance(error, RevisionNotFoundError) else _cached(model)
@@ -70,43 +73,56 @@ def fetch(model: HubModel) -> Path:
             return there
     try:
         with phase(f"fetching {model} from the hub"):
-            return _snapshot(model, local=False)
+            return _snapshot(model, weights, local=False)
     except Exception as error:  # as above
         raise ConfigError(_reason(model, error)) from error
 
 
-def _begun(model: HubModel) -> bool:
-    """Whether the cache has some of this very commit, which can have no other content by now."""
+def _begun(model: HubModel) -> str | None:
+    """Which weights the cache has of this very commit, or some of them; it can have no other content by now."""
     from huggingface_hub import try_to_load_from_cache
 
     if model.revision is None or not COMMIT.fullmatch(model.revision):
-        return False
-    return isinstance(try_to_load_from_cache(model.repo, "config.json", revision=model.revision), str)
+        return None
+    found = try_to_load_from_cache(model.repo, "config.json", revision=model.revision)
+    return _kind_in(Path(found).parent) if isinstance(found, str) else None
 
 
-def _ask(model: HubModel) -> None:
-    """Raise what is wrong with the hub, the model or the right to read it: downloading would try for minutes."""
+def _kind_in(folder: Path) -> str | None:
+    return next((kind for kind in WEIGHTS if any(folder.glob(kind))), None)
+
+
+def _ask(model: HubModel) -> str:
+    """Which weights there are; raises what is wrong with the hub, the model or the right to read it.
+
+    To download without having asked would mean to try for minutes.
+    """
     from huggingface_hub import HfApi
 
-    HfApi().model_info(model.repo, revision=model.revision or "main", timeout=ANSWER_S)
+    about = HfApi().model_info(model.repo, revision=model.revision or "main", timeout=ANSWER_S)
+    names = [file.rfilename for file in about.siblings or ()]
+    return next((kind for kind in WEIGHTS if fnmatch.filter(names, kind)), WEIGHTS[0])
 
 
 def _cached(model: HubModel) -> Path | None:
     """What the cache has of it, None where that is not all of it."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    try:
-        return _snapshot(model, local=True)
-    except (LocalEntryNotFoundError, ValueError):
-        return None
+    for kind in WEIGHTS:
+        with suppress(LocalEntryNotFoundError, ValueError):
+            folder = _snapshot(model, kind, local=True)
+            if any(folder.glob(kind)):
+                return folder
+    return None
 
 
-def _snapshot(model: HubModel, *, local: bool) -> Path:
+def _snapshot(model: HubModel, weights: str, *, local: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
-    return Path(snapshot_download(model.repo, revision=model.revision, allow_patterns=FILES, local_files_only=local))
+    files = ["*.json", weights]
+    return Path(snapshot_download(model.repo, revision=model.revision, allow_patterns=files, local_files_only=local))
 
 
 def _reason(model: HubModel, error: BaseException) -> str:
