@@ -5,7 +5,10 @@ from __future__ import annotations
 import itertools
 import tarfile
 import zipfile
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -25,6 +28,7 @@ from pipeline.storage.ranged import Meter
 
 IMAGE, MASK = "image", "mask"
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # what `datasets` takes for an Image
+SPANS_AHEAD = 4
 AT_ONCE_BYTES, AT_ONCE = 16 << 20, 1024  # of pictures held before their rows are handed on
 UNREADABLE = (
     *(OSError, PipelineError, pa.ArrowException, tarfile.TarError, zipfile.BadZipFile),
@@ -35,8 +39,7 @@ Found = Iterator[tuple[str, bytes | None]]  # uris and their pictures, None for 
 
 def rows(gaps: Iterable[Gap]) -> Iterator[Chunk]:
     """The rows as they are. Raises ChangedError."""
-    for gap in gaps:
-        yield _read(gap)[1]
+    return (chunk for _, chunk in _read_ahead(gaps))
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,7 @@ class Pictured:
 
     def rows(self, gaps: Iterable[Gap]) -> Iterator[Chunk]:
         """As `rows`. Only images that are ok have pictures; those that cannot be read any more are null."""
-        for gap in gaps:
-            facts, chunk = _read(gap)
+        for facts, chunk in _read_ahead(gaps):
             if IMAGE in chunk.table.schema.names:
                 raise ConfigError(f"--images: the output has a column {IMAGE} already (--keep {IMAGE})")
             yield from self._with_pictures(chunk, facts)
@@ -132,6 +134,21 @@ def _put_in(chunk: Chunk, pictures: list[bytes | None]) -> Chunk:
 def _pictures(data: pa.Array, paths: pa.Array) -> pa.Array:
     """Null where there are no bytes."""
     return pa.StructArray.from_arrays([data, paths], fields=list(PICTURE), mask=data.is_null())
+
+
+def _read_ahead(gaps: Iterable[Gap]) -> Iterator[tuple[SpanFacts, Chunk]]:
+    """The spans in their order, a few of them read ahead of their use."""
+    waiting: deque[Future[tuple[SpanFacts, Chunk]]] = deque()
+    pool = ThreadPoolExecutor(SPANS_AHEAD)
+    try:
+        for gap in gaps:
+            waiting.append(pool.submit(copy_context().run, _read, gap))
+            if len(waiting) == SPANS_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # an interrupted job waits for no silent server
 
 
 def _read(gap: Gap) -> tuple[SpanFacts, Chunk]:
