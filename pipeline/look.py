@@ -17,7 +17,7 @@ from pipeline.output.place import Place
 from pipeline.source.format import FORMATS
 from pipeline.source.item import NoImage, Wanted
 from pipeline.source.naming import LISTED, MAGIC, Listing, LooseImage, Shard, Source, Sources, check_listed_types
-from pipeline.source.passed import counted
+from pipeline.source.passed import HOW_TO_READ, PHOTOS, counted
 
 LOOK = 1000  # sources looked at; one more shows whether there are more
 LOOK_INTO = 8  # shards looked into until one has an image
@@ -40,14 +40,16 @@ def look(config: RunConfig, place: Place) -> FirstLook:
             raise ConfigError(
                 f"--output {place.root} lies below --input {given}: the next run would read its own result"
             )
-    endings = extensions()
+    endings = extensions() | (PHOTOS if config.unreadable == "row" else frozenset())
     wanted = Wanted(frozenset(ending.removeprefix(".") for ending in endings), config.image_column, config.keep)
-    sources = Sources(config.input, config.input_format, endings, wanted, config.unreadable)
+    sources = Sources(config.input, config.input_format, endings, wanted)
     listing = sources.listing()
     first = list(itertools.islice(listing, LOOK + 1))
     if not first:
         passed = counted(listing.passed.photos + listing.passed.others)
-        raise ConfigError(f"--input: {'; '.join(listing.empty)}{f', only other files ({passed})' if passed else ''}")
+        only = f", only other files ({passed})" if passed else ""
+        photos = f"; {HOW_TO_READ}" if listing.passed.photos else ""
+        raise ConfigError(f"--input: {'; '.join(listing.empty)}{only}{photos}")
     for why in listing.empty:
         warn(f"--input: {why}")
     _check_listed(first)

@@ -60,6 +60,7 @@ class RunReport:
         self.at_once = 0  # images of a batch for which the memory of a device was enough, if not for all
         self.workers: Counter[str] = Counter()  # images by worker
         self.passed = PassedBy()  # what the listing passed by
+        self.unreadable: Counter[str] = Counter()  # photos in the shards read, by ending
         self.examples: dict[str, list[FailedRow]] = {}
         self.curve: list[tuple[float, int]] = [(0.0, 0)]
         self.first: Receipt | None = None  # and when it and the last one came
@@ -82,6 +83,7 @@ class RunReport:
         self.statuses.update(receipt.facts.statuses)
         self.steps.update(receipt.seconds)
         self.first_labels.update(receipt.first_labels)
+        self.unreadable.update(receipt.facts.unreadable)
         self.metrics.receipt(receipt)
         for example in receipt.examples:
             shown = self.examples.setdefault(example[1], [])
@@ -152,6 +154,7 @@ class RunReport:
             "throughput": self.curve,
             "skipped": dict(self.passed.others),
             "unreadable": dict(self.passed.photos),
+            "unreadable_in_shards": dict(self.unreadable),
             **more,
         }
 

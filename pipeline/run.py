@@ -32,12 +32,11 @@ from pipeline.progress import Progress
 from pipeline.report import RunReport, fed, run_id
 from pipeline.request import Request
 from pipeline.source.naming import Listing
-from pipeline.source.passed import counted
+from pipeline.source.passed import HOW_TO_READ, counted
 from pipeline.spec import JobSpec
 from pipeline.task import AnyTask
 
 ENDING_S = 1.0  # Ray ends its workers within that, also in the middle of a write; `ray job stop` gives 3 s in all
-HOW_TO_READ = "--unreadable row makes them rows; pip install pillow-heif reads HEIC"
 ROUNDS = 2  # passes over the plan; a second one does what was found missing or outdated at the end of the first
 
 
@@ -230,8 +229,8 @@ def _say_result(place: Place, report: RunReport, found: Audit) -> None:
     for status, count in report.errors.items():
         first = report.examples[status][0]
         answer(f"  {status}: {count:,}, such as {first.uri}: {first.error}")
-    if report.passed.photos:
-        answer(f"  photos that cannot be read here, passed by: {counted(report.passed.photos)} ({HOW_TO_READ})")
+    if photos := report.passed.photos + report.unreadable:
+        answer(f"  photos that cannot be read here, passed by: {counted(photos)} ({HOW_TO_READ})")
     if report.passed.others:
         answer(f"  not images, passed by: {counted(report.passed.others)}")
     if found.empty_shards:

@@ -16,7 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from pipeline.decode.resize import can_resize, resized
 
@@ -28,6 +28,8 @@ LARGEST_SIDE = (1 << 31) - 1  # the columns hold no more; a broken header may st
 OUTSIDE = {"EPS", "WMF"}  # EPS starts Ghostscript; WMF draws only on Windows
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 JXL_BEGINNINGS = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")
+RAW_BEGINNINGS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"\0MRM", b"FOVb")
+REDUCED = 254  # TIFF's NewSubfileType: its lowest bit says that a picture is a preview of another
 DRAFT_FACTOR = 2  # JPEG's scaled decoding keeps at least this many times the pixels that the resize needs
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -92,9 +94,11 @@ def _reason(error: Exception, data: bytes) -> str:
 
 
 def _unread_kind(data: bytes) -> str:
-    """What a photo is that Pillow knows only with a plugin; empty for everything else."""
+    """What a photo is that Pillow knows only with a plugin, or not at all; empty for everything else."""
     if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS:
         return "a HEIC photo"
+    if data.startswith(RAW_BEGINNINGS) or data[4:11] == b"ftypcrx":
+        return "a raw photo"
     return "a JPEG XL photo" if data.startswith(JXL_BEGINNINGS) else ""
 
 
@@ -110,6 +114,8 @@ def decode(data: bytes, specs: Sequence[PixelSpec], max_pixels: int = MAX_PIXELS
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=formats())
+            if _is_preview(image, data):
+                return Decoded("decode_error", "a raw photo, of which Pillow reads the small preview alone", None, None)
             width, height = image.size
             if width * height > max_pixels:  # before the EXIF is asked for: of a PNG that would read the pixels
                 reason = f"{width} x {height} pixels are more than --max-pixels {max_pixels}"
@@ -127,6 +133,14 @@ def decode(data: bytes, specs: Sequence[PixelSpec], max_pixels: int = MAX_PIXELS
 def _stated(width: int | None, height: int | None) -> tuple[int | None, int | None]:
     """The size that a failed image's header states, as far as the columns can hold it."""
     return (width, height) if max(width or 0, height or 0) <= LARGEST_SIDE else (None, None)
+
+
+def _is_preview(image: Image.Image, data: bytes) -> bool:
+    """Whether the first picture of a TIFF is a preview of another, as in DNG, NEF and ARW; CR2 has a mark instead."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return False
+    reduced = image.tag_v2.get(REDUCED)
+    return data[8:10] == b"CR" or (isinstance(reduced, int) and bool(reduced & 1))
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:

@@ -46,6 +46,7 @@ class _OpenShardSpan(OpenSpan):
         facts = SpanFacts(span_name(shard.name, start), shard.uri, shard.version, start, 0, 0)
         super().__init__(facts, self._counted(itertools.islice(stream, size)), before, stream.forgotten)
         self.stream, self.images = stream, 0
+        self.is_new, self.told = stream.is_unread and before is None, stream.told
         self.begin = stream.place(start)
 
     def _counted(self, items: Iterator[Item]) -> Iterator[Item]:
@@ -56,7 +57,9 @@ class _OpenShardSpan(OpenSpan):
     def close(self) -> SpanFacts:
         (offset, skip), (next_offset, next_skip) = self.begin, self.stream.place(self.facts.start + self.images)
         facts = replace(self.facts, images=self.images, offset=offset, skip=skip, repeated=self.stream.names.repeated)
-        return replace(facts, next_offset=next_offset, next_skip=next_skip)
+        self.stream.told = self.stream.passed.copy()
+        unreadable = dict(self.stream.told - self.told) if self.is_new else {}
+        return replace(facts, next_offset=next_offset, next_skip=next_skip, unreadable=unreadable)
 
 
 class _ShardStream:
@@ -65,9 +68,12 @@ class _ShardStream:
     def __init__(self, spec: JobSpec, row: ShardSpan | UnreadShard, at: Position) -> None:
         shard = row.shard
         self.shard, self.names, self.forgotten = shard, at.names, row.forgotten
+        self.is_unread = isinstance(row, UnreadShard)
         self.format = FORMATS[shard.format]
         self.items = self.format.items(shard.entry, spec.wanted, at)
         self.ahead: list[Item | None] = []
+        self.passed = at.passed
+        self.told = at.passed.copy()  # what spans have told of it
 
     def peek(self) -> Item | None:
         """The next image, None at the end."""

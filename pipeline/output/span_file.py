@@ -28,7 +28,8 @@ class SpanFacts:
 
     `images` is how many were cut for the span, which positions are counted in; `forgotten` are the uris of those that
     have no row any more, sorted. `next_offset` and `next_skip` say where the following span of the shard begins,
-    `repeated` whether a member name had occurred twice by then.
+    `repeated` whether a member name had occurred twice by then. `unreadable` is told by receipts alone, not by files:
+    photos between this span's images that cannot be read here, by ending.
     """
 
     name: str
@@ -44,12 +45,13 @@ class SpanFacts:
     next_skip: int = 0
     repeated: bool = False
     forgotten: tuple[str, ...] = ()
+    unreadable: dict[str, int] = field(default_factory=dict)
 
     @staticmethod
     def of(raw: Mapping[str, Any]) -> SpanFacts:
         """From JSON; raises KeyError for what is not there."""
-        found = {name: raw[name] for name in SpanFacts.__dataclass_fields__ if name != "forgotten"}
-        return SpanFacts(**found, forgotten=tuple(raw.get("forgotten", ())))
+        found = {name: raw[name] for name in SpanFacts.__dataclass_fields__ if name not in ("forgotten", "unreadable")}
+        return SpanFacts(**found, forgotten=tuple(raw.get("forgotten", ())), unreadable=raw.get("unreadable", {}))
 
     @property
     def rows(self) -> int:
@@ -80,6 +82,7 @@ def _encoded(table: pa.Table, facts: SpanFacts, bound: Bound) -> bytes:
     Where nothing is forgotten the metadata do not speak of it.
     """
     about = {**asdict(facts), "failed": facts.failed, "run": bound.durable()}
+    del about["unreadable"]
     if facts.forgotten:
         about["rows"] = facts.rows
     else:

@@ -24,7 +24,7 @@ def errors(account: Account, sample: Sample) -> Markup:
     rows = sample.survey.failed()
     failed = int(whole(account).get("failed", 0))
     examples = rows[:FAILED] or (_reported(account) if failed else [])
-    passed = _passed_by(account.last)
+    passed = _passed_by(account)
     if not examples and not failed:
         return section("errors", "Passed by", "", passed) if passed else EMPTY
     kinds = Counter(str(row.get("status")) for row in rows)
@@ -60,8 +60,15 @@ def _reported(account: Account) -> list[Row]:
     return cast("list[Row]", list(shown.values())[:FAILED])
 
 
-def _passed_by(run: Report) -> Markup:
-    """What the newest run's listing passed by: it has seen the whole source, as each run before it."""
-    names = {"unreadable": "Photos that could not be read there, passed by", "skipped": "Not images, passed by"}
-    found = {said: {kind: int(number) for kind, number in numbers(run, name).items()} for name, said in names.items()}
-    return joined(html('<p class="lead">{}: {}.</p>', said, counted(kinds)) for said, kinds in found.items() if kinds)
+def _passed_by(account: Account) -> Markup:
+    """What the newest run's listing passed by, which has seen the whole source; and what each run met in new shards."""
+    photos, others = (Counter(_counts(account.last, name)) for name in ("unreadable", "skipped"))
+    for run in account.runs:
+        photos.update(_counts(run, "unreadable_in_shards"))
+    names = {"Photos that could not be read there, passed by": photos, "Not images, passed by": others}
+    return joined(html('<p class="lead">{}: {}.</p>', said, counted(kinds)) for said, kinds in names.items() if kinds)
+
+
+def _counts(run: Report, name: str) -> dict[str, int]:
+    """The counts in a run's report, by name."""
+    return {kind: int(number) for kind, number in numbers(run, name).items()}

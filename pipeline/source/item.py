@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from pipeline.errors import ConfigError
+from pipeline.source.passed import PHOTOS
 
 Kept = Mapping[str, object]  # values kept beside an image, by column
 
@@ -58,12 +60,13 @@ class Names:
 class Position:
     """Where reading a shard begins: `offset` in the format's own unit, then `skip` images to pass by.
 
-    `names` are the members met before that place; reading adds to them.
+    `names` are the members met before that place, `passed` the photos passed by, by ending: reading adds to both.
     """
 
     offset: int = 0
     skip: int = 0
     names: Names = field(default_factory=Names)
+    passed: Counter[str] = field(default_factory=Counter)
 
 
 class NoImage(ConfigError):
@@ -91,3 +94,8 @@ class Wanted:
     def is_image(self, ending: str) -> bool:
         """Whether a sample's member with this ending is an image; of `mask.png` only `image_column` says so."""
         return ending == self.image_column if self.image_column else ending.lower() in self.endings
+
+    def passes_photo(self, ending: str) -> bool:
+        """Whether a member with this ending is a photo that is neither taken nor kept, as it cannot be read here."""
+        photo = f".{ending.lower()}" in PHOTOS and ending not in self.keep
+        return photo and not self.image_column and not self.is_image(ending)

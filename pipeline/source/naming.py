@@ -60,9 +60,8 @@ class Sources:
 
     inputs: tuple[str, ...]
     format: str  # one of INPUT_FORMATS
-    extensions: frozenset[str]  # of images, lower case, with the dot
+    extensions: frozenset[str]  # of what is taken for an image, lower case, with the dot
     wanted: Wanted = field(default=Wanted(frozenset()))  # of a list's columns
-    unreadable: str = "skip"  # or `row`: photos of kinds that cannot be read here are images too
 
     def listing(self) -> Listing:
         """A new listing."""
@@ -79,7 +78,7 @@ class Listing:
     def __init__(self, sources: Sources) -> None:
         self.sources = sources
         self.format = sources.format
-        self.extensions = sources.extensions | (PHOTOS if sources.unreadable == "row" else set())
+        self.extensions = sources.extensions
         self.passed = PassedBy()
         self.empty: list[str] = []
         self.tables = False

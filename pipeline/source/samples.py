@@ -16,6 +16,7 @@ import pyarrow as pa
 from pipeline import storage
 from pipeline.errors import ConfigError, ObjectUnreadable
 from pipeline.source.item import Item, NoImage, Position, Wanted
+from pipeline.source.passed import HOW_TO_READ
 from pipeline.storage import Entry
 
 SAMPLE = re.compile(r"((?:.*/|)[^./][^./]*)\.([^/]*)", re.DOTALL)  # "a/0001.mask.png" -> "a/0001", "mask.png"
@@ -33,8 +34,11 @@ class Member:
     read: Callable[[], bytes | Exception]
 
 
-def samples(members: Iterable[Member], wanted: Wanted) -> Iterator[Item]:
-    """The images of an archive; the kept members of a sample go with each of its images."""
+def samples(members: Iterable[Member], wanted: Wanted, passed: Counter[str]) -> Iterator[Item]:
+    """The images of an archive; the kept members of a sample go with each of its images.
+
+    Photos that cannot be read here are counted in `passed`, by ending.
+    """
     images: list[Item] = []
     kept: dict[str, object] = {}
     current: str | None = None
@@ -49,6 +53,8 @@ def samples(members: Iterable[Member], wanted: Wanted) -> Iterator[Item]:
             images, kept, current, start = [], {}, key, member.offset
         if wanted.is_image(ending):
             images.append(Item(member.name, key, member.read()))
+        elif wanted.passes_photo(ending):
+            passed[f".{ending.lower()}"] += 1
         if ending in wanted.keep:
             kept[ending] = _kept(member, ending)
     yield from _flush(images, kept, start)
@@ -119,7 +125,8 @@ def check_members(members: Iterable[Member], shard: Entry, wanted: Wanted) -> di
         if name not in there:
             raise ConfigError(f"--{flag} {name}: no such member {has}")
     if not any(map(wanted.is_image, there)):
-        raise NoImage(f"no image {has}: --image-column names the ending to take", types)
+        photos = f", {HOW_TO_READ}" if any(map(wanted.passes_photo, there)) else ""
+        raise NoImage(f"no image {has}: --image-column names the ending to take{photos}", types)
     return types
 
 

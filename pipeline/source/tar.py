@@ -74,7 +74,7 @@ def read(opening: Opening, shard: Entry, wanted: Wanted, at: Position) -> Iterat
     def images() -> Iterator[Item]:
         with opening() as stream:
             for archive in archives(stream, at.offset):
-                yield from samples.samples(archive, wanted)
+                yield from samples.samples(archive, wanted, at.passed)
 
     return samples.until_failure(images(), shard, at, "tar", _damage)
 

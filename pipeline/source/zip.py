@@ -48,7 +48,7 @@ class Zip:
 
         def images() -> Iterator[Item]:
             with storage.open_stream(shard, pinned=True) as stream:
-                yield from samples.samples(members(stream, at.offset), wanted)
+                yield from samples.samples(members(stream, at.offset), wanted, at.passed)
 
         return samples.until_failure(images(), shard, at, "zip", _damage)
 
