@@ -68,8 +68,8 @@ class Progress:
     def advance(self, facts: SpanFacts) -> None:
         """A span is finished."""
         self.done += facts.images
-        if facts.source in self.unread:
-            self.read_bytes += max(0, facts.next_offset - facts.offset)
+        if facts.source in self.unread and facts.read_bytes:
+            self.read_bytes += facts.read_bytes
             self.read_images += facts.images
         if self.first is None:
             self.first = time.monotonic(), facts.images

@@ -45,13 +45,14 @@ class _OpenShardSpan(OpenSpan):
         shard = stream.shard
         facts = SpanFacts(span_name(shard.name, start), shard.uri, shard.version, start, 0, 0)
         super().__init__(facts, self._counted(itertools.islice(stream, size)), before, stream.forgotten)
-        self.stream, self.images = stream, 0
+        self.stream, self.images, self.bytes = stream, 0, 0
         self.is_new, self.told = stream.is_unread and before is None, stream.told
         self.begin = stream.place(start)
 
     def _counted(self, items: Iterator[Item]) -> Iterator[Item]:
         for item in items:
             self.images += 1
+            self.bytes += item.size
             yield item
 
     def close(self) -> SpanFacts:
@@ -59,7 +60,10 @@ class _OpenShardSpan(OpenSpan):
         facts = replace(self.facts, images=self.images, offset=offset, skip=skip, repeated=self.stream.names.repeated)
         self.stream.told = self.stream.passed.copy()
         unreadable = dict(self.stream.told - self.told) if self.is_new else {}
-        return replace(facts, next_offset=next_offset, next_skip=next_skip, unreadable=unreadable)
+        read = next_offset - offset if self.stream.format.counts_bytes else self.bytes
+        return replace(
+            facts, next_offset=next_offset, next_skip=next_skip, unreadable=unreadable, read_bytes=max(0, read)
+        )
 
 
 class _ShardStream:
@@ -144,7 +148,8 @@ class Reader:
             return None, None
         if row.retry_failed and facts.failed:
             return None, self._before(facts.name, Redo(failed=True))
-        return facts, None
+        read = facts.next_offset - facts.offset if FORMATS[row.shard.format].counts_bytes else 0
+        return replace(facts, read_bytes=max(0, read)), None
 
     def _was_cut_short(self, row: UnreadShard, facts: SpanFacts) -> bool:
         """Whether --limit has ended a finished span that is now to have more images: it is written again whole."""

@@ -20,6 +20,7 @@ from pipeline.output.place import Place
 from pipeline.storage import Entry
 
 META = b"beit"
+TOLD = ("unreadable", "read_bytes")  # facts that receipts tell and files do not hold
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class SpanFacts:
 
     `images` is how many were cut for the span, which positions are counted in; `forgotten` are the uris of those that
     have no row any more, sorted. `next_offset` and `next_skip` say where the following span of the shard begins,
-    `repeated` whether a member name had occurred twice by then. `unreadable` is told by receipts alone, not by files:
-    photos between this span's images that cannot be read here, by ending.
+    `repeated` whether a member name had occurred twice by then. Receipts alone tell how many bytes of a shard
+    were read, `read_bytes`, and which photos between the images cannot be read here, `unreadable`, by ending.
     """
 
     name: str
@@ -46,12 +47,14 @@ class SpanFacts:
     repeated: bool = False
     forgotten: tuple[str, ...] = ()
     unreadable: dict[str, int] = field(default_factory=dict)
+    read_bytes: int = 0
 
     @staticmethod
     def of(raw: Mapping[str, Any]) -> SpanFacts:
         """From JSON; raises KeyError for what is not there."""
-        found = {name: raw[name] for name in SpanFacts.__dataclass_fields__ if name not in ("forgotten", "unreadable")}
-        return SpanFacts(**found, forgotten=tuple(raw.get("forgotten", ())), unreadable=raw.get("unreadable", {}))
+        always = {name: raw[name] for name in SpanFacts.__dataclass_fields__ if name not in ("forgotten", *TOLD)}
+        told = {name: raw[name] for name in TOLD if name in raw}
+        return SpanFacts(**always, forgotten=tuple(raw.get("forgotten", ())), **told)
 
     @property
     def rows(self) -> int:
@@ -81,8 +84,8 @@ def _encoded(table: pa.Table, facts: SpanFacts, bound: Bound) -> bytes:
 
     Where nothing is forgotten the metadata do not speak of it.
     """
-    about = {**asdict(facts), "failed": facts.failed, "run": bound.durable()}
-    del about["unreadable"]
+    held = {name: value for name, value in asdict(facts).items() if name not in TOLD}
+    about = {**held, "failed": facts.failed, "run": bound.durable()}
     if facts.forgotten:
         about["rows"] = facts.rows
     else:

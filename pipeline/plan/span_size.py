@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from pipeline.output.bound import SpanSize
 from pipeline.source.format import FORMATS
-from pipeline.source.item import Item, Position, Wanted
+from pipeline.source.item import Position, Wanted
 from pipeline.source.naming import Shard
 
 SPAN_BYTES = 256 << 20  # decoded pixels of one span at most
@@ -55,11 +55,6 @@ def images_in(shards: list[Shard], wanted: Wanted) -> int:
     if not shards:
         return 0
     first = FORMATS[shards[0].format].items(shards[0].entry, wanted, Position())
-    sizes = [_size(item) for item in itertools.islice(first, MEASURED) if not isinstance(item.data, Exception)]
+    sizes = [item.size for item in itertools.islice(first, MEASURED) if not isinstance(item.data, Exception)]
     mean = sum(sizes) // len(sizes) if sizes else TYPICAL_IMAGE
     return sum(shard.entry.size for shard in shards) // max(1, mean)
-
-
-def _size(item: Item) -> int:
-    """Bytes that an image takes in its shard; of one that lies elsewhere there is the URI."""
-    return len(item.data) if isinstance(item.data, bytes) else len(item.uri)

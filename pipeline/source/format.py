@@ -27,6 +27,10 @@ class ShardFormat(Protocol):
     def names_repeat(self) -> bool:
         """Whether two images of a shard can have the same name, so that the names before it decide on `~2`."""
 
+    @property
+    def counts_bytes(self) -> bool:
+        """Whether positions are bytes of the shard."""
+
     def check(self, shard: Entry, wanted: Wanted) -> dict[str, pa.DataType]:
         """The types of the kept columns. Raises ConfigError if the shard lacks what is wanted; reads little.
 

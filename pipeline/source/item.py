@@ -37,6 +37,11 @@ class Item:
     offset: int = 0
     skip: int = 0
 
+    @property
+    def size(self) -> int:
+        """Bytes that the image takes in its shard; of one that lies elsewhere there is the URI."""
+        return len(self.data) if isinstance(self.data, bytes) else len(self.uri)
+
 
 class Names:
     """Member names made unique: a repeated one gets `~2`, `~3`, ...; `used` may be filled from rows written before."""

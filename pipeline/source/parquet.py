@@ -73,6 +73,7 @@ class Parquet:
 
     endings = (".parquet", ".pq")
     names_repeat = False
+    counts_bytes = False
 
     def check(self, shard: Entry, wanted: Wanted) -> dict[str, pa.DataType]:
         """As in `ShardFormat`; a damaged file is a row, not a reason to refuse the others, unless it decides types."""

@@ -41,6 +41,7 @@ class Tar:
 
     endings: tuple[str, ...] = (".tar",)
     names_repeat = True
+    counts_bytes = True
 
     def check(self, shard: Entry, wanted: Wanted) -> dict[str, pa.DataType]:
         """As in `ShardFormat`; damage further on does not refuse the whole input."""

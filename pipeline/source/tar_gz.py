@@ -25,6 +25,7 @@ class TarGz(tar.Tar):
     """Tars compressed with gzip, read in one pass."""
 
     endings = (".tar.gz", ".tgz")
+    counts_bytes = False  # but of what they become
 
     def end(self, shard: Entry, images: int) -> int:  # noqa: ARG002 - as in `Tar`
         """An offset beyond any archive."""

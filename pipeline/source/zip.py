@@ -30,6 +30,7 @@ class Zip:
 
     endings = (".zip",)
     names_repeat = True
+    counts_bytes = False
 
     def check(self, shard: Entry, wanted: Wanted) -> dict[str, pa.DataType]:
         """As in `ShardFormat`; a damaged zip becomes a row and does not refuse the whole input."""

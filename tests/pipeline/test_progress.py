@@ -6,6 +6,8 @@ import threading
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.engine.engine import _Ahead
@@ -16,6 +18,8 @@ from pipeline.plan.rows import LooseSpan, ShardRef, UnreadShard
 from pipeline.progress import STILL, Progress
 from tests.flow import DIGITS, png, run_here
 from tests.helpers import run_job
+from tests.photos import jpegs
+from tests.pipeline.source.test_archives import MAKERS
 
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ "
 Told = pytest.CaptureFixture[str]
@@ -26,7 +30,7 @@ def span(start: int) -> LooseSpan:
 
 
 def finished(progress: Progress, images: int, source: str = "") -> None:
-    progress.advance(SpanFacts("s", source, "v", 0, images, images, offset=0, next_offset=images))
+    progress.advance(SpanFacts("s", source, "v", 0, images, images, read_bytes=images))
 
 
 def line(progress: Progress, capsys: Told) -> str:
@@ -66,6 +70,22 @@ def test_images_of_unread_shards_are_estimated(capsys: Told) -> None:
     progress.planning = False
     finished(progress, 50, "a")
     assert "50 of about 200 images (25%)" in line(progress, capsys)
+
+
+@pytest.mark.parametrize("kind", ["s.zip", "s.parquet"])
+def test_of_shards_whose_positions_are_no_bytes_the_images_are_estimated_about_right(
+    tmp_path: Path, capsys: Told, kind: str
+) -> None:
+    photos = {f"{key}.jpg": content for key, _, content in jpegs(40, 120, 90)}
+    (tmp_path / "in").mkdir()
+    if kind == "s.parquet":
+        pq.write_table(pa.table({"image": list(photos.values())}), tmp_path / "in" / kind)
+    else:
+        MAKERS[kind](tmp_path / "in" / kind, list(photos.items()))
+    assert run_here(tmp_path / "in", tmp_path / "out", "brightness", span_size=10) == 0
+    totals = re.findall(r"brightness: \d+ of (?:about|at least) ([\d,]+) images", capsys.readouterr().err)
+    assert totals, "a line after the first span"
+    assert all(28 <= int(total.replace(",", "")) <= 60 for total in totals), totals
 
 
 def test_the_same_line_is_not_said_all_the_time(capsys: Told) -> None:
