@@ -192,15 +192,17 @@ def test_masks_alone_are_a_tick_away(tab: Browser, examples: Examples, tmp_path:
 
 @pytest.mark.torture
 def test_a_page_of_many_photos_is_below_3_mb_and_one_file(tab: Browser, tmp_path: Path) -> None:
-    """400 rows are the most that a page pictures, of an output of any size; these are hard to compress."""
+    """Of 5,000 rows with labels, the truth and a vector each; the pictures are hard to compress."""
     random = np.random.default_rng(0)
-    members = []
-    for number in range(400):
+    photos = []
+    for _ in range(400):
         small = Image.fromarray(random.integers(0, 255, (48, 64, 3), dtype=np.uint8))
         into = io.BytesIO()
         small.resize((640, 480), Image.Resampling.BICUBIC).save(into, "JPEG", quality=80)
-        members += [(f"{number}.jpg", into.getvalue()), (f"{number}.cls", str(number % 10).encode())]
-    make_tar(tmp_path / "in/a.tar", members)
+        photos.append(into.getvalue())
+    members = [(f"{number}.jpg", photos[number % len(photos)]) for number in range(5000)]
+    classes = [(f"{number}.cls", str(number % 1000).encode()) for number in range(5000)]
+    make_tar(tmp_path / "in/a.tar", [member for pair in zip(members, classes, strict=True) for member in pair])
     assert run_here(tmp_path / "in", tmp_path / "out", keep=("cls",), with_embedding=True) == 0
     report = Path(page.write(str(tmp_path / "out")))
     assert report.stat().st_size < 3_000_000
