@@ -75,7 +75,7 @@ def test_input_output_and_model_on_s3_in_one_process_and_as_a_job_on_gpu_nodes(
     """The head has two CPUs and fake GPUs: readers, predictors and writers are steps of their own, and fit."""
     weed.put_tree(DIGITS / "shards", "inb/digits")
     weed.put_tree(DIGITS / "model", "inb/model")
-    flags = ["--input", "s3://inb/digits", "--model", "s3://inb/model/", "--keep", "cls"]
+    flags = ["--input", "s3://inb/digits", "--model", "s3://inb/model/", "--keep", "cls", "--dtype", "float32"]
     env = weed.env | {"XDG_CACHE_HOME": str(tmp_path)}
     with s3_client(env, monkeypatch):
         assert run_here("s3://inb/digits", "s3://outb/local", model="s3://inb/model/", keep=("cls",)) == 0
