@@ -18,7 +18,7 @@ if str(Path(__file__).resolve().parent.parent) not in sys.path:  # an uninstalle
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from beit_core import CheckpointError
-from pipeline.command import program, version
+from pipeline.command import called_by_command, program, version
 from pipeline.config import RunConfig
 from pipeline.errors import DEVICE_FAILURES, ConfigError, DeviceFailed, PipelineError
 from pipeline.log import log_as_json, say
@@ -92,6 +92,7 @@ def run_simple(
     """Parse and call `main`; a known error becomes one sentence on standard error and its exit code."""
     parser.allow_abbrev = False
     flags = _parse(parser)
+    called_by_command()
     try:
         code = main(flags)
     except (PipelineError, CheckpointError) as error:

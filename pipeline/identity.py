@@ -6,19 +6,20 @@ import json
 import os
 import socket
 
-from pipeline.command import version
-from pipeline.engine.cluster import SUBMITTED
+from pipeline.command import given, version
+from pipeline.engine.cluster import SUBMITTED, is_submitted
 
 AIRFLOW = "AIRFLOW_CTX_"  # Airflow sets these for what its operators start
 PERSONAL = ("dag_owner", "dag_email")  # of no use here
 
 
 def identity() -> dict[str, object]:
-    """Host, version, the id that `ray job submit` gave, and Airflow's context; null or empty where there is none."""
+    """Host, version, command, Ray's submission id and Airflow's context; null or empty where there is none."""
     context = {name.removeprefix(AIRFLOW).lower(): os.environ[name] for name in sorted(os.environ) if AIRFLOW in name}
     return {
         "host": socket.gethostname(),
         "version": version().rpartition(" ")[2],
+        "command": given(submitted=is_submitted()),
         "ray_submission_id": submission_id(),
         "airflow": {name: value for name, value in context.items() if name not in PERSONAL},
     }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from pipeline.command import INSTALLED
 from pipeline.page.charts import columns, legend, line, rates, stacked_bar
 from pipeline.page.parts import (
     DASH,
@@ -78,14 +79,26 @@ def summary(account: Account, sample: Sample, verified: Verification | None) -> 
     ]
     return html(
         '<section id="summary" aria-label="Summary">{}<dl class="tiles">{}</dl>{}{}</section>',
-        *(state(account, verified), joined(drawn), audit(account, verified), _command(account)),
+        *(state(account, verified), joined(drawn), audit(account, verified), _commands(account)),
     )
 
 
-def _command(account: Account) -> Markup:
-    """The command that reads every row and draws the page again."""
-    text = f"python jobs/report.py {shlex.quote(account.place.root)} --verify"
-    return html('<p class="command"><code>{}</code>{}</p>', text, copy_button(text, "Copy"))
+def _commands(account: Account) -> Markup:
+    """The command that the newest run was given, and the one that reads every row and draws the page again."""
+    given = next((str(run["command"]) for run in reversed(account.runs) if _is_task(run) and run.get("command")), "")
+    report = "beit report" if given.startswith(f"{INSTALLED} ") else "python jobs/report.py"
+    verify = f"{report} {shlex.quote(account.place.root)} --verify"
+    shown = [("Run again, for what is new", given)] if given else []
+    lines = [
+        html('<div class="command"><span>{}</span><code>{}</code>{}</div>', said, text, copy_button(text, "Copy"))
+        for said, text in [*shown, ("Read every row, and draw this page again", verify)]
+    ]
+    return joined(lines)
+
+
+def _is_task(run: Report) -> bool:
+    """Whether a report is of a run that asked a model, and not of one that removed rows."""
+    return run.get("mode") != "forget"
 
 
 def settings(account: Account) -> Markup:

@@ -1,6 +1,8 @@
 """The one command, `beit`: by its module here; the wheel that brings it is tried in tests/torture/test_wheel.py."""
 
+import html
 import json
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -60,7 +62,11 @@ def test_a_job_runs_from_any_folder_and_names_the_next_command_as_it_is_called_i
     assert len(rows(tmp_path / "out")) == 3
     beit("report", "out", cwd=tmp_path)
     assert (tmp_path / "out/report.html").exists()
-    assert json.loads(newest_report(tmp_path / "out").read_text())["exit"] == 0
+    told = json.loads(newest_report(tmp_path / "out").read_text())
+    assert (told["exit"], told["command"]) == (0, shlex.join(["beit", "label", *map(str, flags)]))
+    text = html.unescape((tmp_path / "out/report.html").read_text())
+    assert f'data-copy="{told["command"]}"' in text
+    assert f'data-copy="beit report {tmp_path}/out --verify"' in text
 
 
 @pytest.mark.parametrize("root", ["_cli", "beit_jobs._cli"])

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pyarrow as pa
@@ -88,5 +89,7 @@ def test_input_output_and_model_on_s3_in_one_process_and_as_a_job_on_gpu_nodes(
     (report,) = (json.loads(weed.fs().cat_file(name)) for name in weed.fs().glob("outb/job/runs/*.json"))
     assert report["ray_submission_id"] in done.stdout
     assert str(report["ray_submission_id"]).startswith("raysubmit_")
+    given = ["python", "jobs/label.py", *flags, "--output", "s3://outb/job"]
+    assert report["command"] == shlex.join(["ray", "job", "submit", "--working-dir", ".", "--", *given])
     again = run_job("label.py", *flags, "--output", "s3://outb/job", env=env, code=0)
     assert "nothing to do" in again.stdout

@@ -43,8 +43,17 @@ def test_rate_is_that_of_the_run_that_did_most(examples: Examples, tmp_path: Pat
     assert text.count(": 3 images in 10 s</title>") == 1
 
 
-def test_command_is_there_to_copy_and_settings_are_folded(examples: Examples, tmp_path: Path) -> None:
+def test_commands_are_there_to_copy_and_settings_are_folded(examples: Examples, tmp_path: Path) -> None:
     output = examples.copy("label", tmp_path / "a b")
+    verify = f'data-copy="python jobs/report.py &#39;{output}&#39; --verify"'
     text = text_of(output)
-    assert f'data-copy="python jobs/report.py &#39;{output}&#39; --verify"' in text
+    assert re.findall(r'data-copy="\w+ [^"]*"', text) == [verify]  # these runs had no command line
+    first, last = sorted((output / "runs").glob("*.json"))
+    edit(first, command="python jobs/label.py --keep 'a b'")
+    edit(last, command="python jobs/forget.py", mode="forget")
+    text = text_of(output)
+    assert re.findall(r'data-copy="\w+ [^"]*"', text) == [
+        'data-copy="python jobs/label.py --keep &#39;a b&#39;"',
+        verify,
+    ]
     assert re.search(r'<section id="settings".*?<details><summary>', text)
