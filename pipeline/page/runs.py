@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import asdict
+from itertools import starmap
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
@@ -89,11 +90,13 @@ def _commands(account: Account) -> Markup:
     report = "beit report" if given.startswith(f"{INSTALLED} ") else "python jobs/report.py"
     verify = f"{report} {shlex.quote(account.place.root)} --verify"
     shown = [("Run again, for what is new", given)] if given else []
-    lines = [
-        html('<div class="command"><span>{}</span><code>{}</code>{}</div>', said, text, copy_button(text, "Copy"))
-        for said, text in [*shown, ("Read every row, and draw this page again", verify)]
-    ]
-    return joined(lines)
+    return joined(starmap(_command, [*shown, ("Read every row, and draw this page again", verify)]))
+
+
+def _command(said: str, text: str) -> Markup:
+    """A command to copy; where it is too long for a line, it is broken between words, not behind a hyphen."""
+    words = Markup(" ").join(html("<i>{}</i>", word) for word in text.split(" "))
+    return html('<div class="command"><span>{}</span><code>{}</code>{}</div>', said, words, copy_button(text, "Copy"))
 
 
 def _is_task(run: Report) -> bool:

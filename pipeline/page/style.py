@@ -78,7 +78,9 @@ figcaption { margin-top: 9px; font-size: .875rem; line-height: 1.45; }
 .key { display: block; overflow: hidden; color: var(--soft); font-size: .8125rem; text-overflow: ellipsis;
   white-space: nowrap; }
 .why, .under { color: var(--soft); font-size: .8125rem; } .under { margin-top: 4px; overflow-wrap: anywhere; }
-.command { display: flex; flex-wrap: wrap; align-items: center; gap: 8px 14px; margin-top: 14px; min-width: 0; }
+.command { display: grid; grid-template-columns: minmax(0, max-content) auto; justify-content: start;
+  align-items: center; gap: 2px 14px; margin-top: 16px; font-size: .875rem; }
+.command span { grid-column: 1 / -1; } .command i { display: inline-block; max-width: 100%; font-style: normal; }
 .command code { white-space: normal; overflow-wrap: anywhere; color: var(--soft); font: .875rem/1.5 ui-monospace,
   SFMono-Regular, Menlo, Consolas, monospace; }
 summary { min-height: 28px; margin-top: 6px; color: var(--soft); cursor: pointer; }
