@@ -50,9 +50,9 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Exit 2."""
         wrong = message.partition("unrecognized arguments: ")[2].split(" ")[0]
-        flags = [flag for action in self._actions for flag in action.option_strings]
-        close = difflib.get_close_matches(wrong, flags, 1) if wrong.startswith("-") else []
-        advice = f"; did you mean {close[0]}?" if close else "; --help lists the flags"
+        flags = [flag.lstrip("-") for action in self._actions for flag in action.option_strings]
+        close = difflib.get_close_matches(wrong.lstrip("-"), flags, 1) if wrong.startswith("-") else []
+        advice = f"; did you mean --{close[0]}?" if close else "; --help lists the flags"
         self.exit(2, f"{self.prog}: {message}{advice}\n")
 
 

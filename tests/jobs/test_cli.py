@@ -27,6 +27,11 @@ def test_a_misspelt_flag_is_an_error_that_names_the_right_one(tmp_path: Path) ->
     assert "did you mean --output?" in refused("--input", INPUT, "--outptu", tmp_path / "o", "--model", MODEL)
 
 
+def test_a_flag_that_resembles_none_is_told_where_they_are_listed(tmp_path: Path) -> None:
+    said = refused("--input", INPUT, "--output", tmp_path / "o", "--model", MODEL, "--tokenizer", "x")
+    assert said.strip() == "label.py: unrecognized arguments: --tokenizer; --help lists the flags"
+
+
 def test_an_abbreviated_flag_is_an_error(tmp_path: Path) -> None:
     assert "--out" in refused("--input", INPUT, "--out", tmp_path / "o", "--model", MODEL)
 
