@@ -39,8 +39,10 @@ class Item:
 
     @property
     def size(self) -> int:
-        """Bytes that the image takes in its shard; of one that lies elsewhere there is the URI."""
-        return len(self.data) if isinstance(self.data, bytes) else len(self.uri)
+        """Bytes that the image takes in its shard, as far as one knows; of one that lies elsewhere there is the URI."""
+        if isinstance(self.data, bytes):
+            return len(self.data)
+        return len(self.data.uri) if isinstance(self.data, Remote) else 0
 
 
 class Names:
