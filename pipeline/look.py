@@ -11,10 +11,10 @@ import pyarrow as pa
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.decode.decode import extensions
-from pipeline.errors import ConfigError, CredentialsLost
+from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
 from pipeline.log import warn
 from pipeline.output.place import Place
-from pipeline.source.format import FORMATS
+from pipeline.source.format import BEGINNING, FORMATS, format_by_content
 from pipeline.source.item import NoImage, Wanted
 from pipeline.source.naming import LISTED, MAGIC, Listing, LooseImage, Shard, Source, Sources, check_listed_types
 from pipeline.source.passed import HOW_TO_READ, PHOTOS, counted
@@ -65,6 +65,8 @@ def wanted_of(config: RunConfig, seen: FirstLook, *, fresh: bool) -> Wanted:
     if not fresh and not wanted.keep:
         return wanted
     shards = [source for source in seen.first if isinstance(source, Shard)]
+    if shards and fresh:
+        _check_kind(shards[0])
     if shards:
         wanted = replace(wanted, types=_kept_types(shards, wanted, alone=len(shards) == len(seen.first)))
     elif seen.listing.tables:
@@ -74,6 +76,19 @@ def wanted_of(config: RunConfig, seen: FirstLook, *, fresh: bool) -> Wanted:
     if any(isinstance(source, LooseImage) and source.kept for source in seen.first):
         check_listed_types(wanted)
     return wanted
+
+
+def _check_kind(shard: Shard) -> None:
+    """A first shard of another kind than its name or a flag says is a mistake; one that cannot be read gets a row."""
+    try:
+        found = format_by_content(storage.read(shard.entry.uri, 0, BEGINNING))
+    except (OSError, ObjectUnreadable):
+        return
+    if found not in (None, shard.format):
+        raise ConfigError(
+            f"--input {shard.entry.uri} is taken for a {shard.format}, and its content is a {found}'s: rename it, "
+            f"or name it with --input-format {found}"
+        )
 
 
 def _kept_types(shards: list[Shard], wanted: Wanted, *, alone: bool) -> Mapping[str, pa.DataType]:

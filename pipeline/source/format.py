@@ -55,6 +55,21 @@ class ShardFormat(Protocol):
 FORMATS: dict[str, ShardFormat] = {"tar": Tar(), "parquet": Parquet(), "tar.gz": TarGz(), "zip": Zip()}
 
 
+BEGINNINGS = {
+    "zip": (0, (b"PK\3\4", b"PK\5\6")),
+    "parquet": (0, (b"PAR1",)),
+    "tar.gz": (0, (b"\x1f\x8b",)),
+    "tar": (257, (b"ustar",)),
+}
+BEGINNING = 512  # bytes that tell them apart
+
+
+def format_by_content(beginning: bytes) -> str | None:
+    """The format that a file's first `BEGINNING` bytes speak of, None if that is none of ours, or none is sure."""
+    fitting = [name for name, (at, marks) in BEGINNINGS.items() if beginning[at:].startswith(marks)]
+    return fitting[0] if fitting else None
+
+
 def format_of(uri: str) -> str | None:
     """The name of the format with this file ending, None if there is none."""
     file = uri.rpartition("/")[2].lower()

@@ -11,6 +11,7 @@ import pytest
 from pipeline.errors import ConfigError
 from tests.flow import DIGITS, make_tar, png, run_here
 from tests.helpers import rows, run_job
+from tests.pipeline.source.test_archives import make_tar_gz, make_zip
 from tests.proxied import s3_client
 from tests.weed import Weed
 
@@ -175,6 +176,31 @@ def test_another_image_column_on_the_same_output(output: Path) -> None:
 def test_an_output_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     refused("is a file: give a folder", SHARDS, tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_a"), [("s.zip", "tar"), ("s.tar", "zip"), ("s.parquet", "tar.gz"), ("s.tgz", "parquet")]
+)
+def test_a_shard_under_another_kinds_name(tmp_path: Path, output: Path, name: str, is_a: str) -> None:
+    made, member = tmp_path / "made", [("a.png", png(1))]
+    if is_a == "parquet":
+        pq.write_table(pa.table({"image": [png(1)]}), made)
+    else:
+        {"tar": make_tar, "zip": make_zip, "tar.gz": make_tar_gz}[is_a](made, member)
+    shutil.move(made, tmp_path / name)
+    refused(
+        f"{name} is taken for a .*, and its content is a {is_a}'s: .* --input-format {is_a}$", tmp_path / name, output
+    )
+    assert run_here(tmp_path / name, output, "brightness", input_format=is_a) == 0
+
+
+def test_a_damaged_shard_and_later_ones_of_another_kind_are_rows(tmp_path: Path, output: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.zip").write_bytes(b"no zip")
+    make_zip(tmp_path / "in/b.zip", [("b.png", png(1))])
+    make_tar(tmp_path / "in/c.zip", [("c.png", png(1))])
+    assert run_here(tmp_path / "in", output, "brightness", max_failed=1.0) == 0
+    assert rows(output)["status"].to_pylist() == ["decode_error", "ok", "decode_error"]
 
 
 def test_a_ray_head_that_is_not_there(output: Path) -> None:
