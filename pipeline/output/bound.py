@@ -151,7 +151,10 @@ def _content(place: Place) -> object:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except PermissionError as error:
-        raise ConfigError(f"--output {place.root}: access to its _run.json is denied") from error
+        raise ConfigError(
+            f"--output {place.root}: access to its _run.json is denied; an output is read, "
+            "listed and written: give another, or yourself these rights"
+        ) from error
     except (OSError, ObjectUnreadable) as error:
         raise ConfigError(f"--output {place.root}: cannot be read ({_cause(error)})") from error
     except ValueError as error:

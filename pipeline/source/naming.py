@@ -23,6 +23,7 @@ from pipeline.storage import Entry
 INPUT_FORMATS = ("auto", "images", *FORMATS, "list")
 MAGIC = re.compile(r"[*?\[]")
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{},]+(?:,[^{},]+)+)\}")
+ONE_SLASH = re.compile(r"([a-z][a-z0-9]+):/(?!/)")  # `s3:/bucket/key`, which is a path of this machine
 LISTED = "listed"  # the version of a remote image that a list names
 
 
@@ -126,7 +127,7 @@ class Listing:
             yield source
         is_file = storage.is_local(uri) or format_of(uri) or _ending(uri) in LISTS | self.extensions
         if empty and is_file and not storage.is_folder(uri):
-            raise ConfigError(f"--input {given} does not exist")
+            raise ConfigError(f"--input {given} does not exist{_meant(given)}")
 
     def _below(self, entries: Iterator[Entry], root: str, *, named: bool) -> Iterator[Source]:
         """The files of a folder, or with `named` those that match a pattern: of the former, lists are passed by."""
@@ -191,6 +192,12 @@ def unbraced(given: str) -> Iterator[str]:
         raise ConfigError(f"--input {given}: {match[0]} counts downwards and names nothing")
     for choice in choices:
         yield from unbraced(given[: match.start()] + choice + given[match.end() :])
+
+
+def _meant(given: str) -> str:
+    """A question about a path that was likely to be a URI."""
+    match = ONE_SLASH.match(given)
+    return f"; did you mean {match[1]}://{given[match.end() :]}?" if match else ""
 
 
 def _why_empty(given: str) -> str:

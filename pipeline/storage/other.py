@@ -151,7 +151,8 @@ def _failures(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if fault := _fault(error):
+        # Of a web server that cannot be reached fsspec says that the file is not there.
+        if fault := _fault(error) or (isinstance(error.__cause__, Exception) and _fault(error.__cause__)):
             raise fault from error
         if isinstance(error, OSError | ObjectUnreadable) and not isinstance(error, aiohttp.ClientError):
             raise

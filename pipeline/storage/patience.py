@@ -28,6 +28,7 @@ from typing import TypeVar
 from pipeline.errors import ObjectUnreadable, PatienceSpent
 from pipeline.storage.host import Evidence, Fault, Host, NoRoom, forget, host_of, pause_s, tell_to
 
+CHECK = "check the address (of S3: AWS_ENDPOINT_URL) and the network"
 QUICK_TRIES, OUTSIDE_S, OBJECT_S = 3, 30.0, 60.0
 
 T = TypeVar("T")
@@ -108,7 +109,7 @@ class _Waiting:
         self.tries, self.fault = self.tries + 1, fault
         if is_quick():
             if not fault.throttled and self.tries >= QUICK_TRIES:
-                raise ObjectUnreadable(str(fault)) from fault
+                raise ObjectUnreadable(f"{fault}: {CHECK}") from fault
         elif self.read is not None and self._is_at_fault():
             raise ObjectUnreadable(str(fault)) from fault
         if time.monotonic() >= self.deadline:

@@ -250,6 +250,8 @@ def _explain(error: BaseException) -> Exception:
         return _refusal(cause)
     if isinstance(error, FileNotFoundError | PermissionError):
         return type(error)("not found" if isinstance(error, FileNotFoundError) else "access denied")
+    if isinstance(error, ValueError) and "endpoint" in str(error):  # botocore's, of `AWS_ENDPOINT_URL=host:port`
+        return ObjectUnreadable(f"{error}: AWS_ENDPOINT_URL begins with http:// or https://")
     text = f"the storage cannot be reached or broke off ({type(error).__name__})"
     return Fault(text) if isinstance(error, BROKEN) else ObjectUnreadable(text)
 

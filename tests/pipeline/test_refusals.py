@@ -203,6 +203,17 @@ def test_a_damaged_shard_and_later_ones_of_another_kind_are_rows(tmp_path: Path,
     assert rows(output)["status"].to_pylist() == ["decode_error", "ok", "decode_error"]
 
 
+def test_addresses_that_cannot_be_right(weed: Weed, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused(r"--input s3:/inb/a does not exist; did you mean s3://inb/a\?$", "s3:/inb/a", output)
+    reason = r"the server cannot be reached .*: check the address .* and the network$"
+    refused(f"--input https://127.0.0.1:9/a.tar: {reason}", "https://127.0.0.1:9/a.tar", output)
+    with s3_client(weed.env | {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, monkeypatch):
+        refused(r"--input s3://inb/x/: .*: check the address \(of S3: AWS_ENDPOINT_URL\)", "s3://inb/x/", output)
+    with s3_client(weed.env | {"AWS_ENDPOINT_URL": "127.0.0.1:9"}, monkeypatch):
+        reason = "Invalid endpoint: 127.0.0.1:9: AWS_ENDPOINT_URL begins with http:// or https://$"
+        refused(f"--input s3://inb/x/: {reason}", "s3://inb/x/", output)
+
+
 def test_a_ray_head_that_is_not_there(output: Path) -> None:
     done = run_job("label.py", "--input", SHARDS, "--output", output, "--model", DIGITS / "model",
                    "--ray-address", "127.0.0.1:9", code=2, timeout=60)  # fmt: skip
