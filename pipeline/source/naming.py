@@ -127,6 +127,7 @@ class Listing:
             yield source
         is_file = storage.is_local(uri) or format_of(uri) or _ending(uri) in LISTS | self.extensions
         if empty and is_file and not storage.is_folder(uri):
+            _check_allowed(uri, given)
             raise ConfigError(f"--input {given} does not exist{_meant(given)}")
 
     def _below(self, entries: Iterator[Entry], root: str, *, named: bool) -> Iterator[Source]:
@@ -194,6 +195,22 @@ def unbraced(given: str) -> Iterator[str]:
         yield from unbraced(given[: match.start()] + choice + given[match.end() :])
 
 
+def _check_allowed(uri: str, given: str) -> None:
+    """Raise ConfigError for a path that is not seen because a folder above it may not be looked into."""
+    try:
+        if storage.is_local(uri):
+            storage.check_access(uri)
+    except PermissionError as error:
+        raise ConfigError(f"--input {given}: {_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
+    """An error of the disk without its number, with the file that it is about."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.strerror} ({error.filename})"
+    return str(error)
+
+
 def _meant(given: str) -> str:
     """A question about a path that was likely to be a URI."""
     match = ONE_SLASH.match(given)
@@ -250,11 +267,11 @@ def _stat(uri: str, given: str) -> Entry | None:
     except PermissionError:
         return None  # HEAD needs more rights than a listing; the listing then says what is wrong
     except (ObjectUnreadable, OSError) as error:
-        raise ConfigError(f"--input {given}: {error}") from error
+        raise ConfigError(f"--input {given}: {_told(error)}") from error
 
 
 def _list(root: str, given: str) -> Iterator[Entry]:
     try:
         yield from storage.listing(root)
     except (ObjectUnreadable, OSError) as error:
-        raise ConfigError(f"--input {given}: {error}") from error
+        raise ConfigError(f"--input {given}: {_told(error)}") from error

@@ -51,7 +51,9 @@ class Local(Store):
             return None
 
     def check_access(self, uri: str) -> None:
-        """Paths need no credentials."""
+        """Paths need no credentials, but the rights to get there."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.stat(_path_of(uri))
 
     def read(self, uri: str, start: int | None = None, stop: int | None = None, version: str = "") -> bytes:
         """The file's bytes as they are now, whatever the version."""

@@ -42,7 +42,10 @@ class Store(Protocol):
         """The object itself, None when there is none of exactly that name."""
 
     def check_access(self, uri: str) -> None:
-        """Raise CredentialsLost where there are no credentials or they are refused; the object may be missing."""
+        """Raise CredentialsLost where there are no credentials or they are refused; the object may be missing.
+
+        Raises PermissionError on a disk where a folder above may not be looked into.
+        """
 
     def read(self, uri: str, start: int | None = None, stop: int | None = None, version: str = "") -> bytes:
         """All bytes of an object, or those of [start, stop); on S3 only of this version, if one is given."""

@@ -1,7 +1,10 @@
 """What the command line refuses: one sentence, exit 2, no traceback, nothing written."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 import tarfile
 import tomllib
 from pathlib import Path
@@ -9,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.flow import DIGITS
-from tests.helpers import ROOT, rows, run_job
+from tests.helpers import ROOT, clean_env, rows, run_job
 from tests.outputs import newest_report
 
 INPUT, MODEL = f"{DIGITS}/shards", f"{DIGITS}/model"
@@ -21,6 +24,28 @@ def refused(*args: object, env: dict[str, str] | None = None) -> str:
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ({"input": "shut"}, r"--input \S+/shut: Permission denied \(\S+/shut\)"),
+        ({"input": "shut/a.png"}, r"--input \S+/shut/a.png: Permission denied \(\S+/shut/a.png\)"),
+        ({"model": "shut"}, r"--model \S+/shut: \S+/shut/config.json cannot be read: Permission denied"),
+        ({"output": "shut/out"}, r"--output \S+/shut/out: access to its _run.json is denied; .*"),
+    ],
+)
+def test_what_one_may_not_look_into_is_named(names: dict[str, str], said: str, tmp_path: Path) -> None:
+    (tmp_path / "shut").mkdir()
+    (tmp_path / "shut").chmod(0)
+    places = {"input": INPUT, "output": str(tmp_path / "out"), "model": MODEL}
+    places |= {flag: str(tmp_path / name) for flag, name in names.items()}
+    words = [sys.executable, "jobs/label.py", "--local", *(f"--{flag}={value}" for flag, value in places.items())]
+    rights = "-dac_override,-dac_read_search"  # root's, which see everything
+    unable = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"] if os.geteuid() == 0 else []
+    done = subprocess.run([*unable, *words], cwd=ROOT, env=clean_env(), capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert re.search(f"label.py: {said}$", done.stderr.strip()), done.stderr
 
 
 def test_a_misspelt_flag_is_an_error_that_names_the_right_one(tmp_path: Path) -> None:
