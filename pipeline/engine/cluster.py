@@ -8,6 +8,7 @@ import os
 import secrets
 import socket
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -72,6 +73,8 @@ def import_ray(*, verbose: bool) -> Any:
     import ray.util.scheduling_strategies
 
     if not verbose:
+        # Such as advice to programmers of pipelines, where a run has fewer spans than workers.
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"ray\.data\.")
         for name in ("ray", "ray.data", "ray._private.worker", "ray.train"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
     return ray

@@ -3,11 +3,13 @@
 import json
 import re
 import shlex
+import warnings
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from pipeline.engine import cluster
 from tests.flow import DIGITS, run_here
 from tests.helpers import DATA, rows, run_job, tree_bytes
 from tests.models import save_dvae
@@ -43,6 +45,16 @@ def test_ray_writes_the_bytes_that_one_process_writes(local: Path, tmp_path: Pat
     assert [text for _, _, text in said if "starting Ray on this machine: done in" in text]
     phases = ("label: ", "starting Ray on this machine", "loading the model")
     assert [text for _, _, text in said if not text.startswith(phases)] == []  # Ray keeps quiet
+
+
+def test_rays_advice_to_programmers_is_kept_off_the_screen() -> None:
+    """It comes where a run has fewer groups of rows than workers."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.resetwarnings()
+        cluster.import_ray(verbose=False)
+        for module in ("ray.data._internal.execution", "jobs.own"):
+            warnings.warn_explicit(module, UserWarning, "file.py", 1, module=module)
+    assert [str(one.message) for one in seen] == ["jobs.own"]
 
 
 @pytest.mark.torture
