@@ -1,4 +1,4 @@
-"""Screenshots of the report for all four tasks: `python -m tests.screenshots OUTDIR`."""
+"""Screenshots of the report for all four tasks: `PYTHONPATH=jobs python -m tests.screenshots OUTDIR`."""
 
 import sys
 from pathlib import Path

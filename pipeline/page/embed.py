@@ -70,7 +70,9 @@ def _duplicates(sample: Sample, unit: np.ndarray) -> Markup:
     )
     rows = []
     for members in found[:GROUPS]:
-        cards = [_card(sample, at, f"{cosine:.3f}" if at != members[0][0] else "") for at, cosine in members[:IN_GROUP]]
+        cards = [
+            _card(sample, at, f"{cosine:.3f}" if at != members[0][0] else "first") for at, cosine in members[:IN_GROUP]
+        ]
         more = html('<p class="under">and {:,} more</p>', len(members) - IN_GROUP) if members[IN_GROUP:] else EMPTY
         rows.append(html('<div class="near group">{}{}</div>', joined(cards), more))
     return section("duplicates", "Near-duplicates", lead, joined(rows))

@@ -71,6 +71,7 @@ def test_duplicates_come_first_with_pictures_and_classes_have_colours(tmp_path: 
     first = re.search(r'<div class="near group">(.*?)</div>', text, re.DOTALL)
     assert first is not None
     assert first[1].count("<img") >= 2
+    assert re.findall(r'class="answer"><b>(.*?)</b>', first[1])[:2] == ["first", "1.000"]
     assert "Among the 31 images of the sample" in text
     assert len(set(re.findall(r'stroke="(#\w+)"', text))) > 3
 
