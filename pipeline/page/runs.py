@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 TITLES = {"embed": "Embeddings", "label": "Labels", "segment": "Segmentation", "tokens": "Visual tokens"}
 STEPS = {"read_s": "Read", "decode_s": "Decode", "predict_s": "Predict", "write_s": "Write"}
 DIGEST = re.compile("[0-9a-f]{40,}")  # a long checksum, of which the beginning is enough
+OVERWRITE = "--overwrite"
 SHOWN_RUNS, SHOWN_BARS = 20, 4
 
 
@@ -89,7 +90,10 @@ def _commands(account: Account) -> Markup:
     given = next((str(run["command"]) for run in reversed(account.runs) if _is_task(run) and run.get("command")), "")
     report = "beit report" if given.startswith(f"{INSTALLED} ") else "python jobs/report.py"
     verify = f"{report} {shlex.quote(account.place.root)} --verify"
-    shown = [("Run again, for what is new", given)] if given else []
+    again = (
+        "Start over: --overwrite deletes what is there" if OVERWRITE in given.split() else "Run again, for what is new"
+    )
+    shown = [(again, given)] if given else []
     return joined(starmap(_command, [*shown, ("Read every row, and draw this page again", verify)]))
 
 

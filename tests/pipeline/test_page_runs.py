@@ -50,6 +50,8 @@ def test_commands_are_there_to_copy_and_settings_are_folded(examples: Examples, 
     assert re.findall(r'data-copy="\w+ [^"]*"', text) == [verify]  # these runs had no command line
     first, last = sorted((output / "runs").glob("*.json"))
     edit(first, command="python jobs/label.py --keep 'a b'")
+    edit(last, command="python jobs/label.py --overwrite")
+    assert "<span>Start over: --overwrite deletes what is there</span>" in text_of(output)
     edit(last, command="python jobs/forget.py", mode="forget")
     text = text_of(output)
     assert re.findall(r'data-copy="\w+ [^"]*"', text) == [
