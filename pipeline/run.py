@@ -235,6 +235,8 @@ def _say_result(place: Place, report: RunReport, found: Audit) -> None:
         answer(f"  not images, passed by: {counted(report.passed.others)}")
     if found.empty_shards:
         answer(f"  shards without an image: {found.empty_shards:,}")
+    if found.gone:
+        answer(f"  shards that are gone and were not finished before: {len(found.gone):,}, such as {found.gone[0]}")
     answer(f"audit: {found.line}")
     answer(f"output: {place.data}")
     drawn = f"{place.page_file}, drawn again by " if storage.stat(place.page_file) is not None else ""

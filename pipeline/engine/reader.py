@@ -112,7 +112,10 @@ class Reader:
             yield OpenSpan(facts, files.read_items(row), self._before(row.name, row.redo), row.forgotten)
         elif isinstance(row, ShardSpan):
             stream = _ShardStream(self.spec, row, Position(row.offset, row.skip))
-            yield _OpenShardSpan(stream, row.start, row.stop - row.start, None)
+            first = stream.peek()
+            if first is not None and first.uri != row.shard.uri:
+                yield _OpenShardSpan(stream, row.start, row.stop - row.start, None)
+            # Else the shard is gone or another by now: the run lists again, and no two spans have a row that is its.
         else:
             yield from self._unread(row)
 

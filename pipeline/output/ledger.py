@@ -48,6 +48,8 @@ class Ledger:
         self.files: dict[str, str] = {}
         self.sizes: dict[str, int] = {}
         self.seen: dict[str, Seen] = {}
+        # Source versions of spans that earlier runs have seen and that had no file when this was loaded.
+        self.lost: dict[str, set[str]] = {}
 
     @staticmethod
     def load(place: Place) -> Ledger:
@@ -71,6 +73,8 @@ class Ledger:
             for name, file, *more in zip(*(column.to_pylist() for column in table.columns), strict=True):
                 if self.files.get(name) == file:
                     self.seen[name] = Seen(file, *more)
+                elif name not in self.files:
+                    self.lost.setdefault(name, set()).add(more[0])
 
     def note(self, facts: SpanFacts) -> None:
         """Record what the file that the listing has now holds, unless that is known already."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+from pipeline import storage
 from pipeline.output.ledger import Ledger, Seen
 from pipeline.plan import files
 from pipeline.plan.loose import PlannedSpan
-from pipeline.plan.names import short_version, span_name
+from pipeline.plan.names import shard_of, short_version, span_name
 from pipeline.plan.planner import Planner
+
+Shards = Mapping[str, files.ShardEntry]  # by name
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Audit:
     unfinished: tuple[str, ...] = ()
     empty_shards: int = 0
     forgotten: int = 0
+    gone: tuple[str, ...] = ()  # shards that are gone and were not finished before: only their rows count
     # spans that are not there, of an old version, or may hold a forgotten image
     incomplete: tuple[str, ...] = field(default=(), repr=False)
 
@@ -46,7 +51,7 @@ class Audit:
         """The audit in a run's report."""
         names = ("planned", "ok", "failed", "forgotten", "missing", "duplicates")
         counts = {name: getattr(self, name) for name in names}
-        return {**counts, "line": self.line, "unfinished": list(self.unfinished)}
+        return {**counts, "line": self.line, "unfinished": list(self.unfinished), "gone": list(self.gone)}
 
     @property
     def line(self) -> str:
@@ -76,29 +81,75 @@ class Expected:
         return (version, found.images) == (self.version, self.images)
 
 
+@dataclass(frozen=True)
+class Held:
+    """Spans that the plan wants, those of them that are there, and what is there of shards without an entry."""
+
+    expected: dict[str, Expected]
+    finished: dict[str, Seen]
+    unplanned: list[Seen]
+
+    @staticmethod
+    def of(planner: Planner, ledger: Ledger, shards: Shards, stopped: Shards) -> Held:
+        """`stopped` are shards as --limit lets them in."""
+        expected = expected_spans(planner.loose.spans, {**shards, **stopped}.values(), planner.order.span_size.shard)
+        return Held(expected, *_found(ledger, expected, surplus_spans(ledger, expected, shards)))
+
+    @property
+    def short(self) -> tuple[str, ...]:
+        """What the plan wants and is not there."""
+        return tuple(name for name in self.expected if name not in self.finished)
+
+
 def audit(planner: Planner, ledger: Ledger) -> Audit:
     """Hold the finished files against the plan; opens only files that no report has seen."""
     ledger.refresh()
     _, shards, forgotten = files.listing(planner.place)
     planner.forgotten.learn(forgotten)
     stopped = {name: stop for name, stop in planner.shards.stopped.items() if not _is_read(shards.get(name), stop)}
-    expected = expected_spans(planner.loose.spans, {**shards, **stopped}.values(), planner.order.span_size.shard)
-    surplus = surplus_spans(ledger, expected, shards)
-    finished, unplanned = _found(ledger, expected, surplus)
-    counted = [*finished.values(), *unplanned]
-    ok, images = sum(seen.ok for seen in counted), sum(seen.images for seen in counted)
-    planned = sum(span.images for span in expected.values()) + sum(seen.images for seen in unplanned)
+    held = Held.of(planner, ledger, shards, stopped)
+    unlisted = [name for name in held.short if shard_of(name) not in planner.shards.met]
+    if gone := gone_shards(unlisted, shards, ledger, {}):
+        shards = {name: entry for name, entry in shards.items() if name not in gone}
+        held = Held.of(planner, ledger, shards, stopped)
+    counted = [*held.finished.values(), *held.unplanned]
+    images, planned = _images(counted), _images([*held.expected.values(), *held.unplanned])
     return Audit(
         planned=planned,
-        ok=ok,
+        ok=sum(seen.ok for seen in counted),
         failed=sum(seen.failed for seen in counted),
         missing=max(0, planned - images),
         duplicates=max(0, images - planned),
         unfinished=tuple(sorted(planner.shards.wanted - shards.keys() - stopped.keys())),
         empty_shards=sum(entry.images == 0 for entry in shards.values()),
         forgotten=sum(seen.forgotten for seen in counted),
-        incomplete=(*(name for name in expected if name not in finished), *planner.forgotten.uncleared(ledger)),
+        gone=tuple(sorted(gone.values())),
+        incomplete=(*held.short, *planner.forgotten.uncleared(ledger)),
     )
+
+
+def _images(spans: Iterable[Expected | Seen]) -> int:
+    return sum(span.images for span in spans)
+
+
+def gone_shards(short: Iterable[str], shards: Shards, ledger: Ledger, uris: Mapping[str, str]) -> dict[str, str]:
+    """Shards that lack these spans because they are not there any more, uris by name; `uris` of those without entry.
+
+    A span that some run has seen finished is lost, whatever became of its shard, and that shard none of these. Nor is
+    one that nobody may ask for.
+    """
+    lacking, lost = set[str](), set[str]()
+    for name in short:
+        entry, seen = shards.get(shard_of(name)), map(short_version, ledger.lost.get(name, ()))
+        lacking.add(shard_of(name))
+        if entry.version in seen if entry is not None else any(seen):
+            lost.add(shard_of(name))
+    gone: dict[str, str] = {}
+    for shard in sorted(lacking - lost - {""}):
+        uri = files.whence(shards[shard]).uri if shard in shards else uris[shard]
+        with suppress(PermissionError):
+            gone |= {shard: uri} if storage.stat(uri) is None else {}
+    return gone
 
 
 def _is_read(entry: files.ShardEntry | None, stop: files.ShardEntry) -> bool:
@@ -124,7 +175,7 @@ def expected_spans(loose: dict[str, PlannedSpan], shards: Iterable[files.ShardEn
     return expected
 
 
-def surplus_spans(ledger: Ledger, expected: dict[str, Expected], shards: dict[str, files.ShardEntry]) -> set[str]:
+def surplus_spans(ledger: Ledger, expected: dict[str, Expected], shards: Shards) -> set[str]:
     """Finished spans behind the end of a shard that shrank."""
     surplus: set[str] = set()
     for name in ledger.files:

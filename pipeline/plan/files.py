@@ -93,6 +93,13 @@ class ShardContent:
     repeated_names: bool
 
 
+class Whence(NamedTuple):
+    """What an entry was made of: the uri of the shard, and the name of its format (None in entries of before)."""
+
+    uri: str
+    format: str | None
+
+
 class Listed(NamedTuple):
     """All parts by number, the latest entry of every shard by its name, and forgetting parts (`forgotten.py`)."""
 
@@ -191,6 +198,7 @@ def write_shard_entry(place: Place, row: UnreadShard, content: ShardContent) -> 
     shard, images = row.shard, sum(span.images for span in content.spans)
     body = {
         "uri": shard.uri,
+        "format": shard.format,
         "version": shard.version,
         "size": shard.size,
         "images": images,
@@ -208,3 +216,9 @@ def read_shard_entry(entry: ShardEntry) -> ShardContent:
     """What the entry of a shard holds."""
     body = json.loads(storage.read(entry.uri))
     return ShardContent(tuple(PlacedSpan(**span) for span in body["spans"]), body["repeated_names"])
+
+
+def whence(entry: ShardEntry) -> Whence:
+    """Where the shard of an entry was, and its format."""
+    body = json.loads(storage.read(entry.uri))
+    return Whence(body["uri"], body.get("format"))

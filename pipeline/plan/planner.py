@@ -63,6 +63,7 @@ class Planner:
             if self._room() == 0 and self.shards.planned.keys() <= self.shards.met:
                 break  # --limit is reached: the rest of a long listing can tell nothing new
         yield from self._plan(ended=True)
+        yield from self.shards.left()
         self.loose.plan_changes()
         yield from self.loose.unfinished(retry_failed=self.order.retry_failed)
 

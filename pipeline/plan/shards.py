@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 
+from pipeline import storage
 from pipeline.output.ledger import Ledger
 from pipeline.plan import files
 from pipeline.plan.files import ShardEntry
@@ -74,6 +75,15 @@ class ShardPlan:
                 return
         yield self._unread(shard, most)
 
+    def left(self) -> Iterator[Row]:
+        """What is missing of shards that the listing did not have and that are there: they were another run's input."""
+        for entry in list(self.entries.values()):
+            if entry.name not in self.met and self._lacking(entry):
+                uri, format_ = files.whence(entry)
+                found = storage.stat(uri)
+                if found is not None and format_ is not None:
+                    yield from self.rows(ShardRef(uri, found.size, found.version, format_, entry.name))
+
     def _unread(self, shard: ShardRef, most: int | None = None) -> UnreadShard:
         entry = self.entries.get(shard.name)
         number, known = (entry.number + 1, entry.says) if entry is not None else (0, "")
@@ -94,14 +104,20 @@ class ShardPlan:
     def _has_failed(self, entry: ShardEntry) -> bool:
         return any(seen.failed for _, seen in self.ledger.facts_of(self._finished(entry)))
 
-    def _missing(self, shard: ShardRef, entry: ShardEntry) -> Iterator[Row]:
+    def _lacking(self, entry: ShardEntry) -> set[str]:
+        """Spans of a shard that are not there, or are known to be of another version."""
         planned = {span_name(entry.name, n): min(self.span_size, entry.images - n) for n in self._starts(entry)}
         missing = {name for name in planned if name not in self.ledger.files}
         seen = {name: self.ledger.seen[name] for name in planned if self.ledger.is_seen(name)}
         fitting = {
-            name for name, found in seen.items() if (found.version, found.images) == (shard.version, planned[name])
+            name
+            for name, found in seen.items()
+            if (short_version(found.version), found.images) == (entry.version, planned[name])
         }
-        wanted = missing | (seen.keys() - fitting)
+        return missing | (seen.keys() - fitting)
+
+    def _missing(self, shard: ShardRef, entry: ShardEntry) -> Iterator[Row]:
+        wanted = self._lacking(entry)
         if not wanted:
             return
         content = files.read_shard_entry(entry)

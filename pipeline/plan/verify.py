@@ -9,11 +9,13 @@ import numpy as np
 
 from pipeline.output.bound import bound_of
 from pipeline.output.columns import OK
+from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
 from pipeline.output.span_file import SpanFacts, read_facts, read_table
 from pipeline.plan import files
+from pipeline.plan.audit import gone_shards
 from pipeline.plan.forgotten import Forgotten
-from pipeline.plan.names import last_spans, span_name
+from pipeline.plan.names import last_spans, shard_of, span_name
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Verification:
     ok: int
     duplicates: int
     damaged: tuple[str, ...]
-    missing: int = 0  # images of the plan that are not forgotten and have no row
+    missing: int = 0  # images of the plan that are not forgotten and have no row, and may have one
     forgotten: int = 0  # images without a row, as the plan wants it
     remembered: int = 0  # rows of images that the plan wants forgotten
 
@@ -42,7 +44,7 @@ def verify(place: Place) -> Verification:
     digests: list[np.ndarray] = []
     rows = ok = count = 0
     damaged: list[str] = []
-    missing = forgotten = remembered = 0
+    forgotten = remembered = 0
     for _, entry in spans:
         count += 1
         try:
@@ -55,13 +57,14 @@ def verify(place: Place) -> Verification:
             damaged.append(f"{entry.uri}: says {facts.rows} rows, {facts.ok} ok; has {len(table)}, {good}")
         uris, wanted = table["uri"].to_pylist(), planned.forgotten_of(facts)
         digests.append(_digests(uris))
-        missing += max(0, planned.images.pop(facts.name, 0) - len(table) - len(wanted.intersection(facts.forgotten)))
+        planned.found(facts, len(table) + len(wanted.intersection(facts.forgotten)))
         forgotten, remembered = forgotten + len(facts.forgotten), remembered + len(wanted.intersection(uris))
         rows, ok = rows + len(table), ok + good
     every = np.concatenate(digests) if digests else np.empty(0, "V16")
     twice = len(every) - len(np.unique(every))
-    missing += sum(planned.images.values())
-    return Verification(count, rows, ok, twice, tuple(damaged), missing, forgotten, remembered)
+    return Verification(
+        count, rows, ok, twice, tuple(damaged), planned.missing(Ledger.load(place)), forgotten, remembered
+    )
 
 
 class _Planned:
@@ -69,6 +72,7 @@ class _Planned:
 
     def __init__(self, place: Place, finished: list[str], span_size: int) -> None:
         parts, shards, forgotten = files.listing(place)
+        self.entries, self.sources = shards, dict[str, str]()  # of shards: their uris, by name
         self.images: dict[str, int] = {}
         self.forgotten, self.versions = Forgotten(), dict[str, str]()
         self.forgotten.learn(forgotten)
@@ -84,6 +88,17 @@ class _Planned:
         for shard, last in last_spans(finished).items():
             if shard not in shards:
                 self.images |= {span_name(shard, start): span_size for start in range(0, last, span_size)}
+
+    def found(self, facts: SpanFacts, images: int) -> None:
+        """So many images of a span have a row, or have none as the plan wants it."""
+        self.sources[shard_of(facts.name)] = facts.source
+        self.images[facts.name] = max(0, self.images.get(facts.name, 0) - images)
+
+    def missing(self, ledger: Ledger) -> int:
+        """Images that were not found, without those of shards that are gone and were not finished before."""
+        short = [name for name, images in self.images.items() if images]
+        gone = gone_shards(short, self.entries, ledger, self.sources)
+        return sum(self.images[name] for name in short if shard_of(name) not in gone)
 
     def forgotten_of(self, facts: SpanFacts) -> frozenset[str]:
         """Images of a finished span, or of the whole shard that it is of, that the plan wants forgotten."""

@@ -1,10 +1,14 @@
 """The same command on a source that has grown, changed or shrunk: what is new or changed is done, and nothing else."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from pipeline.errors import PipelineError
+from pipeline.output.place import Place
+from pipeline.plan.verify import verify
 from tests.faults import FaultProxy
 from tests.flow import make_tar, png, run_here
 from tests.helpers import rows, tree_bytes
@@ -118,6 +122,43 @@ def test_a_shard_may_grow_change_and_shrink_one_after_another(shards: Path) -> N
 def test_rows_of_a_removed_shard_stay(shards: Path) -> None:
     (shards / "in/s.tar").unlink()
     assert len(rows(run(shards))) == 71
+
+
+def killed_before_its_last_span(folder: Path, *, seen: bool = False) -> None:
+    """The output as a kill leaves it: the shard's entry is there, its second span is not; `seen` once by a run."""
+    span = next(path for path in (folder / "out/data").iterdir() if path.name.endswith("-000000032.parquet"))
+    span.unlink()
+    if not seen:
+        shutil.rmtree(folder / "out/runs")
+
+
+def test_a_shard_that_is_removed_before_it_is_finished_counts_by_its_rows(
+    shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed_before_its_last_span(shards)
+    (shards / "in/s.tar").unlink()
+    output = run(shards)
+    assert len(rows(output)) == 70 - 32 + 1
+    audit = json.loads(newest_report(output).read_text())["audit"]
+    assert (audit["planned"], audit["missing"], audit["gone"]) == (39, 0, [str(shards / "in/s.tar")])
+    assert "gone and were not finished before: 1" in capsys.readouterr().out
+    assert verify(Place.of(str(output))).green
+
+
+def test_a_finished_span_that_is_lost_is_missing_also_when_its_shard_is_removed(shards: Path) -> None:
+    killed_before_its_last_span(shards, seen=True)
+    (shards / "in/s.tar").unlink()
+    with pytest.raises(PipelineError, match="missing 32"):
+        run(shards)
+    assert verify(Place.of(str(shards / "out"))).missing == 32
+
+
+def test_what_another_input_left_undone_is_done(shards: Path) -> None:
+    before = tree_bytes(shards / "out/data")
+    killed_before_its_last_span(shards)
+    save(shards / "elsewhere", b=40)
+    assert run_here(shards / "elsewhere", shards / "out", "brightness", span_size=32) == 0
+    assert tree_bytes(shards / "out/data").items() >= before.items()
 
 
 def test_changed_images_on_s3_cost_no_request_for_others_and_few_for_the_plan(proxied: FaultProxy, weed: Weed) -> None:

@@ -41,6 +41,12 @@ def test_none_of_thousands_does() -> None:
     played(MANY)
 
 
+# A tar was removed between the death of a run that had read it to its end and the next one.
+@pytest.mark.parametrize("seed", [1673, 2948, 3455, 4100, 4449, 5623])
+def test_a_schedule_that_broke_a_promise_once_does_not_again(seed: int) -> None:
+    played(range(seed, seed + 1))
+
+
 def forgetful(store: SimulatedStore) -> None:
     """It acknowledges every fifth data file and keeps nothing of it."""
     put, puts = store.put, itertools.count(1)
