@@ -54,6 +54,7 @@ class Outcome:
     violations: list[str] = field(default_factory=list)
     requests: int = 0
     killed: int = 0
+    overlapped: bool = False  # runs took turns
     changes: int = 0
 
     def __str__(self) -> str:
@@ -111,6 +112,7 @@ class Schedule:
             loose_changed = self.source.loose_changed
             self._prove(calm_from_scratch=not loose_changed)
         self.outcome.requests = self.scheduler.requests
+        self.outcome.overlapped = self.scheduler.overlapped
         self.outcome.killed = sum(turn.dead for turn in turns)
         self.outcome.changes = self.changes - len(self.source.at)
         return self.outcome

@@ -73,6 +73,7 @@ class Scheduler:
         self.now = 0.0
         self.requests = 0
         self.trace: list[str] = []
+        self.overlapped = False  # a run went on in the middle of another's work, and in the middle of its own
         self._over = threading.Lock()
 
     def run(self, turns: list[Turn]) -> None:
@@ -119,6 +120,7 @@ class Scheduler:
         mine, following = self.current, self._next()
         if mine is not None and following is not None and following is not mine:
             self.current = following
+            self.overlapped |= following.requests > 0
             following.go.release()
             mine.go.acquire()
 

@@ -10,17 +10,21 @@ from pipeline.output.place import Place
 from pipeline.plan import files
 from pipeline.plan.files import ShardContent
 from pipeline.plan.rows import UnreadShard
-from tests.simulation.schedule import Outcome, simulate
+from pipeline.storage import Entry
+from tests.simulation.schedule import Outcome, Sabotage, simulate
 from tests.simulation.store import SimulatedStore
 
-QUICK, MANY = range(300), range(1000, 6000)
+LEASE = "/_lease.json"
+# The first of each run in `make test`, the others in `make torture`; in those of the second kind no lease is heeded.
+QUICK, QUICK_FREE = range(200), range(200, 300)
+MANY, MANY_FREE = range(1000, 5500), range(5500, 6000)
 
 
-def played(seeds: range) -> list[Outcome]:
+def played(seeds: range, sabotage: Sabotage | None = None) -> list[Outcome]:
     """All of them; fails with the whole schedule of the first that broke a promise."""
     outcomes = []
     for seed in seeds:
-        outcomes.append(simulate(seed))
+        outcomes.append(simulate(seed, sabotage))
         assert not outcomes[-1].violations, str(outcomes[-1])
     answer(
         f"{len(outcomes)} schedules, seeds {seeds[0]} to {seeds[-1]}: {sum(o.killed for o in outcomes)} runs killed, "
@@ -39,6 +43,31 @@ def test_no_schedule_breaks_a_promise() -> None:
 @pytest.mark.timeout(1200)
 def test_none_of_thousands_does() -> None:
     played(MANY)
+
+
+def free_lease(store: SimulatedStore) -> None:
+    """The lease is free for whoever asks, always: all runs of a schedule believe to have it."""
+    stat, create = store.stat, store.create
+
+    def see(uri: str) -> Entry | None:
+        return None if uri.endswith(LEASE) else stat(uri)
+
+    def take(uri: str, data: bytes) -> bool:
+        return uri.endswith(LEASE) or create(uri, data)
+
+    store.stat, store.create = see, take  # type: ignore[method-assign]
+
+
+def test_nothing_rests_on_the_lease() -> None:
+    outcomes = played(QUICK_FREE, free_lease)
+    assert not any(LEASE in line for outcome in outcomes for line in outcome.trace)
+    assert sum(outcome.overlapped for outcome in outcomes) > 25
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(300)
+def test_nothing_rests_on_the_lease_in_hundreds() -> None:
+    played(MANY_FREE, free_lease)
 
 
 # A tar was removed between the death of a run that had read it to its end and the next one.
