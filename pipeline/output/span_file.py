@@ -5,15 +5,15 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.errors import StorageError
+from pipeline.errors import ObjectUnreadable, StorageError
 from pipeline.output.bound import Bound
 from pipeline.output.columns import OK
 from pipeline.output.place import Place
@@ -21,6 +21,7 @@ from pipeline.storage import Entry
 
 META = b"beit"
 TOLD = ("unreadable", "read_bytes")  # facts that receipts tell and files do not hold
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -112,18 +113,41 @@ def counted(facts: SpanFacts, table: pa.Table) -> SpanFacts:
     return replace(facts, images=images, ok=statuses[OK], statuses=dict(sorted(statuses.items())))
 
 
+def as_it_is(entry: Entry, read: Callable[[BinaryIO], T]) -> tuple[Entry, T]:
+    """What `read` makes of a span's file, all of one version of it, and which: another run may just have replaced it.
+
+    Raises FileNotFoundError where it is gone, and StorageError for a file that is not ours.
+    """
+    while True:
+        try:
+            with storage.open_stream(entry, pinned=True) as stream:
+                return entry, read(stream)
+        except (ValueError, KeyError, pa.ArrowException, ObjectUnreadable) as error:
+            now = storage.stat(entry.uri)
+            if now is None:
+                raise FileNotFoundError(f"{entry.uri} is gone") from error
+            if now.version != entry.version:
+                entry = now
+            elif isinstance(error, ObjectUnreadable):
+                raise
+            else:
+                raise StorageError(f"{entry.uri} is no file of ours or damaged: remove it and run again") from error
+
+
 def read_facts(entry: Entry) -> SpanFacts:
-    """The metadata of a span's file, from its footer; raises StorageError for a file that is not ours."""
-    try:
-        with storage.open_stream(entry) as stream:
-            return SpanFacts.of(_about(pq.read_metadata(stream)))
-    except (ValueError, KeyError, pa.ArrowException) as error:
-        raise StorageError(f"{entry.uri} is no file of ours or damaged: remove it and run again") from error
+    """The metadata of a span's file, from its footer; raises as `as_it_is`."""
+    return as_it_is(entry, lambda stream: _facts(pq.read_metadata(stream)))[1]
 
 
-def _about(footer: pq.FileMetaData) -> dict[str, Any]:
-    about: dict[str, Any] = json.loads((footer.metadata or {}).get(META) or b"")
-    return about
+def facts_and_uris(stream: BinaryIO) -> tuple[SpanFacts, list[str]]:
+    """The metadata of an opened file, and the uri of each of its rows."""
+    file = pq.ParquetFile(stream)
+    uris: list[str] = file.read(["uri"], use_threads=False)["uri"].to_pylist()
+    return _facts(file.metadata), uris
+
+
+def _facts(footer: pq.FileMetaData) -> SpanFacts:
+    return SpanFacts.of(json.loads((footer.metadata or {}).get(META) or b""))
 
 
 def find(place: Place, name: str) -> SpanFacts | None:
@@ -138,12 +162,11 @@ def read_rows(place: Place, name: str, columns: list[str] | None = None) -> pa.T
     return read_table(entry, columns) if entry else None
 
 
-def read_as_written(entry: Entry) -> pa.Table:
-    """The rows of a span's file in the very schema that they were written in; reading calls the items of lists anew."""
-    with storage.open_stream(entry) as stream:
-        file = pq.ParquetFile(stream)
-        written = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(file.metadata.metadata[b"ARROW:schema"])))
-        return file.read().cast(written).replace_schema_metadata(None).combine_chunks()
+def rows_as_written(stream: BinaryIO) -> pa.Table:
+    """The rows of an opened file in the very schema that they were written in; reading calls items of lists anew."""
+    file = pq.ParquetFile(stream)
+    written = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(file.metadata.metadata[b"ARROW:schema"])))
+    return file.read().cast(written).replace_schema_metadata(None).combine_chunks()
 
 
 def read_with_facts(entry: Entry) -> tuple[SpanFacts, pa.Table]:
@@ -157,6 +180,6 @@ def read_with_facts(entry: Entry) -> tuple[SpanFacts, pa.Table]:
 
 
 def read_table(entry: Entry, columns: list[str] | None = None) -> pa.Table:
-    """The rows of a span's file."""
-    with storage.open_stream(entry) as stream:
-        return pq.read_table(stream, columns=columns).replace_schema_metadata(None)
+    """The rows of a span's file; raises as `as_it_is`."""
+    table = as_it_is(entry, lambda stream: pq.read_table(stream, columns=columns))[1]
+    return table.replace_schema_metadata(None)

@@ -11,8 +11,9 @@ from pipeline import storage
 from pipeline.errors import StorageError
 from pipeline.output.bound import Bound
 from pipeline.output.ledger import Ledger
-from pipeline.output.span_file import SpanFacts, counted, read_as_written, read_facts, read_table, rewrite_span
+from pipeline.output.span_file import SpanFacts, as_it_is, counted, facts_and_uris, rewrite_span, rows_as_written
 from pipeline.plan import files
+from pipeline.plan.names import shard_of
 from pipeline.plan.planner import Planner
 from pipeline.storage import Entry
 
@@ -37,19 +38,27 @@ def drop(planner: Planner, ledger: Ledger, bound: Bound) -> list[str]:
 
 
 def _clear(planner: Planner, entry: Entry, bound: Bound) -> tuple[Entry, SpanFacts] | None:
-    """The file without forgotten images, and what it holds; None where it was deleted meanwhile."""
-    found: Entry | None = entry
+    """The file without forgotten images, and what it holds; None where it was deleted meanwhile.
+
+    None also where it is of a version that the plan had not when it was read: an image may have come back in it.
+    """
     for _ in range(TRIES):
+        try:
+            entry, (facts, uris) = as_it_is(entry, facts_and_uris)
+            if not (shard_of(facts.name) or planner.loose.knows(facts)):
+                return None
+            held = frozenset(planner.forgotten.of_span(facts, planner.loose.latest)).intersection(uris)
+            if not held:
+                return entry, facts
+            now, rows = as_it_is(entry, rows_as_written)
+        except FileNotFoundError:
+            return None
+        if now == entry:
+            rows = rows.filter(pa.array([uri not in held for uri in uris], pa.bool_())).combine_chunks()
+            facts = counted(replace(facts, forgotten=tuple(sorted(held.union(facts.forgotten)))), rows)
+            rewrite_span(planner.place, entry, rows, facts, bound)
+        found = storage.stat(entry.uri)
         if found is None:
             return None
-        facts = read_facts(found)
-        forgotten = frozenset(planner.forgotten.of_span(facts, planner.loose.latest))
-        uris = read_table(found, ["uri"])["uri"].to_pylist()
-        held = forgotten.intersection(uris)
-        if not held:
-            return found, facts
-        rows = read_as_written(found).filter(pa.array([uri not in held for uri in uris], pa.bool_())).combine_chunks()
-        facts = counted(replace(facts, forgotten=tuple(sorted(held.union(facts.forgotten)))), rows)
-        rewrite_span(planner.place, found, rows, facts, bound)
-        found = storage.stat(found.uri)
+        entry = found
     raise StorageError(f"{entry.uri} is written again and again by others: the same command continues")

@@ -14,7 +14,7 @@ from pipeline import storage
 from pipeline.output.bound import Bound, bound_of
 from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
-from pipeline.output.span_file import SpanFacts, read_facts, read_table
+from pipeline.output.span_file import SpanFacts, as_it_is, facts_and_uris, read_facts
 from pipeline.plan import files
 from pipeline.plan.forgotten import Forgetting
 from pipeline.plan.names import shard_name, shard_of
@@ -72,8 +72,7 @@ class Inventory:
                 yield from (Forgetting(uri, facts.version if uri == facts.source else None, shard) for uri in uris)
 
     def _read(self, named: tuple[str, str]) -> tuple[SpanFacts, list[str]]:
-        entry = self.ledger.entry(named[1])
-        return read_facts(entry), read_table(entry, ["uri"])["uri"].to_pylist()
+        return as_it_is(self.ledger.entry(named[1]), facts_and_uris)[1]
 
     def sources(self) -> Iterator[tuple[str, str]]:
         """The name and uri of every shard that has finished spans."""

@@ -16,6 +16,7 @@ import pyarrow as pa
 from pipeline.output.bound import SpanSize
 from pipeline.output.ledger import Ledger, Seen
 from pipeline.output.place import Place
+from pipeline.output.span_file import SpanFacts
 from pipeline.plan import files
 from pipeline.plan.digests import Digests
 from pipeline.plan.files import KEPT, PART_SCHEMA, PartSpan
@@ -33,15 +34,24 @@ FIRST, SHARE, PART_IMAGES, PART_SPANS = 1024, 4, 32_768, 64
 
 @dataclass
 class PlannedSpan:
-    """A span as all parts together have it: its rows, and the version its file should have.
+    """A span as all parts together have it: its rows, and the versions that it has had by parts of changes, in order.
 
     `later` holds the versions of those of its images that changed since they were planned, by uri.
     """
 
     part: str
     span: PartSpan
-    version: str
+    changes: tuple[str, ...] = ()
     later: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def version(self) -> str:
+        """The version that its file should have."""
+        return self.changes[-1] if self.changes else self.span.version
+
+    def knows(self, version: str) -> bool:
+        """Whether the file is of a version that these parts tell of: a later one follows from parts not read yet."""
+        return version == self.span.version or version in self.changes
 
 
 class LoosePlan:
@@ -73,6 +83,10 @@ class LoosePlan:
         span, forgotten = planned.span, self.forgotten.of(planned.span.name, self.latest)
         return LooseSpan(span.name, planned.version, planned.part, span.start, span.stop, redo, forgotten)
 
+    def knows(self, facts: SpanFacts) -> bool:
+        """Whether the plan as it was read has the version of a finished span."""
+        return facts.name in self.spans and self.spans[facts.name].knows(facts.version)
+
     def learn(self, parts: list[Entry]) -> None:
         """Take in the parts that are new, our own or another run's; `parts` are all there are."""
         for part in parts[len(self.parts) :]:
@@ -87,11 +101,11 @@ class LoosePlan:
         self.same.add(pairs(uris, versions))
         for span in spans:
             if not changes:
-                self.spans[span.name] = PlannedSpan(part.uri, span, span.version)
+                self.spans[span.name] = PlannedSpan(part.uri, span)
                 self.images += span.images
                 continue
             planned = self.spans[span.name]
-            planned.version = span.version
+            planned.changes += (span.version,)
             later = zip(uris[span.start : span.stop], versions[span.start : span.stop], strict=True)
             planned.later.update(later)
             self.latest.update(planned.later)

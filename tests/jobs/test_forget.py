@@ -15,6 +15,8 @@ from pipeline.forget import Wish, forget
 from pipeline.output.place import Place
 from pipeline.page import page
 from pipeline.page.state import verified_line
+from pipeline.plan.drop import drop
+from pipeline.plan.inventory import Inventory
 from pipeline.plan.verify import verify
 from tests.flow import make_tar, png, run_here
 from tests.helpers import rows, run_job, tree_bytes
@@ -171,6 +173,21 @@ def test_a_changed_shard_brings_none_back_and_a_new_version_of_a_loose_image_doe
     assert run_on(source, output) == 0
     assert not uris_of(output) & set(some)
     verified(output, forgotten=4)
+
+
+def test_an_image_that_a_run_brings_back_meanwhile_stays(source: Path, some: list[str], tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    assert run_on(source, output) == 0
+    forget_uris(output, *some)
+    there = Inventory.of(Place.of(str(output)))
+    for seen in (output / "runs").glob("*.spans.parquet"):
+        seen.unlink()  # nobody knows any more of which images files are clear
+    there.ledger.seen.clear()
+    (source / "3.png").write_bytes(png(77, (9, 9)))
+    assert run_on(source, output) == 0
+    drop(there.planner, there.ledger, there.bound)
+    assert uris_of(output) & set(some) == {some[0]}
+    verified(output, forgotten=3)
 
 
 def test_a_run_does_what_was_named_and_not_removed(source: Path, some: list[str], tmp_path: Path) -> None:

@@ -11,7 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import storage
-from pipeline.errors import ObjectUnreadable
+from pipeline.errors import ObjectUnreadable, StorageError
+from pipeline.forget import Wish, forget
+from pipeline.output.ledger import Ledger
+from pipeline.output.place import Place
+from pipeline.output.span_file import read_table
 from pipeline.source.format import FORMATS
 from pipeline.source.item import Position, Wanted
 from pipeline.storage import ranged
@@ -92,3 +96,20 @@ def test_the_next_run_heals_what_was_replaced(proxied: FaultProxy, weed: Weed, t
     assert run_here("s3://inb/healed/", tmp_path / "out", span_size=4) == 0
     assert run_here("s3://inb/healed/", tmp_path / "whole", span_size=4) == 0
     assert tree_bytes(tmp_path / "out/data") == tree_bytes(tmp_path / "whole/data")
+
+
+@pytest.mark.usefixtures("s3_env")
+def test_a_finished_file_that_another_run_replaces_is_read_as_it_is_now(weed: Weed, tmp_path: Path) -> None:
+    source, output = make_tar(tmp_path / "a.tar", [(f"{n:02d}.png", noise(n)) for n in range(20)]), "s3://outb/replaced"
+    assert run_here(source, output, "brightness") == 0
+    before = Ledger.load(Place.of(output))
+    before.seen.clear()
+    (tmp_path / "named.txt").write_text("".join(f"{source}#{n:02d}.png\n" for n in range(1, 20)))
+    assert forget(Wish(output, str(tmp_path / "named.txt"))) == 0
+    (name,) = before.files
+    assert read_table(before.entry(name))["uri"].to_pylist() == [f"{source}#00.png"]
+    ((_, seen),) = before.facts_of([name])
+    assert (seen.images, seen.forgotten) == (20, 19)
+    weed.fs().pipe_file(f"outb/replaced/data/{name}.parquet", b"PAR1 and no more")
+    with pytest.raises(StorageError, match="is no file of ours or damaged"):
+        read_table(before.entry(name))
