@@ -64,7 +64,7 @@ def forget(wish: Wish) -> int:
     try:
         with lease(place, run, wish.if_running) as is_to_work:
             if is_to_work:
-                return _under_lease(wish, place, named, run)
+                return forget_under_lease(wish, place, named, run)
         answer(f"another run works on {place.root}: left to it (--if-running exit)")
         return 0
     except KeyboardInterrupt:
@@ -116,7 +116,11 @@ def _check_share(wish: Wish, there: Inventory, count: int) -> None:
         )
 
 
-def _under_lease(wish: Wish, place: Place, named: frozenset[str] | None, run: str) -> int:
+def forget_under_lease(wish: Wish, place: Place, named: frozenset[str] | None, run: str) -> int:
+    """Forget the images of these uris (None: those that are gone) in a bound output, audit and report.
+
+    Returns the exit code or raises as `forget` does.
+    """
     storage.sweep(place.root)
     there = Inventory.of(place)
     bound, found = there.bound, _find(wish, there, named)

@@ -1,9 +1,10 @@
-"""`python -m tests.simulation SEED [SEED ...]`: play these schedules and print them."""
+"""`python -m tests.simulation [--forgetting] SEED [SEED ...]`: play these schedules and print them."""
 
 import sys
 
 from tests.simulation.schedule import simulate
 
 if __name__ == "__main__":
-    for seed in sys.argv[1:]:
-        sys.stdout.write(f"{simulate(int(seed))}\n")
+    forgets = "--forgetting" in sys.argv
+    for seed in filter(str.isdigit, sys.argv[1:]):
+        sys.stdout.write(f"{simulate(int(seed), forgets=forgets)}\n")

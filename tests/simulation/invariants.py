@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.output.place import SPAN, Place
-from pipeline.plan.files import PART, SHARD
-from pipeline.plan.names import SHARD_SPAN
+from pipeline.plan.files import FORGOTTEN, PART, SHARD
+from pipeline.plan.names import SHARD_SPAN, shard_name
 from pipeline.plan.verify import verify
-from tests.simulation.source import INPUT, Row, Source
-from tests.simulation.store import SimulatedStore
+from tests.simulation.source import INPUT, Row, Source, tar_of
+from tests.simulation.store import SimulatedStore, etag
 
 
 def rows_of(store: SimulatedStore, output: str) -> Iterator[tuple[str, str, Row]]:
@@ -38,10 +39,31 @@ def needless_deletion(store: SimulatedStore, output: str, uri: str) -> str | Non
     return None
 
 
+class Forgotten:
+    """What the plan of an output wants forgotten: by its own reading of the parts, uris with their versions."""
+
+    def __init__(self, store: SimulatedStore, output: str, source: Source) -> None:
+        self.source, self.versions = source, dict[str, set[str | None]]()
+        for data in parts(store, output, FORGOTTEN).values():
+            for row in pq.read_table(pa.BufferReader(data)).to_pylist():
+                self.versions.setdefault(row["uri"], set()).add(row["version"])
+
+    def __contains__(self, uri: str) -> bool:
+        """Whether an image is to have no row: a member of a tar for ever, a loose one in its last version."""
+        versions, last = self.versions.get(uri, set()), self.source.last(uri.removeprefix(f"{INPUT}/"))
+        return None in versions or (last is not None and etag(last) in versions)
+
+    def may_lack(self, uri: str) -> bool:
+        """Whether an image may have no row: also one of a tar whose own row, for that it was away, is forgotten."""
+        tar = self.source.tars.get(uri.removeprefix(f"{INPUT}/").partition("#")[0])
+        as_whole = self.versions.get(uri.partition("#")[0], set())
+        return uri in self or (tar is not None and etag(tar_of(tar)) in as_whole)
+
+
 def lacking(store: SimulatedStore, output: str, source: Source) -> str | None:
-    """Images of the source that have no row."""
-    there = {uri for _, uri, _ in rows_of(store, output)}
-    missing = sorted(source.rows().keys() - there)
+    """Images of the source that have no row and are not forgotten."""
+    there, forgotten = {uri for _, uri, _ in rows_of(store, output)}, Forgotten(store, output, source)
+    missing = sorted(uri for uri in source.rows().keys() - there if not forgotten.may_lack(uri))
     return f"{len(missing)} images have no row, such as {missing[0]}" if missing else None
 
 
@@ -58,13 +80,17 @@ def success_is_honest(store: SimulatedStore, output: str) -> str | None:
 
 def at_the_end(store: SimulatedStore, output: str, source: Source) -> Iterator[str]:
     """What has to hold after a calm run that has returned 0."""
-    place, rows = Place(output), list(rows_of(store, output))
+    place, rows, forgotten = Place(output), list(rows_of(store, output)), Forgotten(store, output, source)
     counts, wanted = Counter(uri for _, uri, _ in rows), source.rows()
     for uri, count in counts.items():
         if count > 1:
             yield f"{uri} has {count} rows"
+        if uri in forgotten:
+            yield f"{uri} is forgotten and has a row"
     for uri in wanted.keys() - counts.keys():
-        yield f"{uri} has no row"
+        # A tar that was away has a row of its own, which stands for all until it is tried again.
+        if uri.partition("#")[0] not in counts and not forgotten.may_lack(uri):
+            yield f"{uri} has no row"
     for file, uri, row in rows:
         met = source.met.get(uri, set())
         if uri in wanted and row[0] != "fetch_error" and row != wanted[uri]:
@@ -78,10 +104,10 @@ def at_the_end(store: SimulatedStore, output: str, source: Source) -> Iterator[s
         return
     run = json.loads(store.objects[place.success_file])["run"]
     audit = json.loads(store.objects[place.report_file(run)])["audit"]
-    ok = sum(row[0] == "ok" for _, _, row in rows)
-    said = (audit["planned"], audit["ok"], audit["failed"], audit["missing"], audit["duplicates"])
-    if said != (len(rows), ok, len(rows) - ok, 0, 0):
-        yield f"the audit says {said}; there are {len(rows)} rows, {ok} of them ok"
+    ok, cut = sum(row[0] == "ok" for _, _, row in rows), sum(map(len, forgotten_in(store, output).values()))
+    said = tuple(audit[name] for name in ("planned", "ok", "failed", "forgotten", "missing", "duplicates"))
+    if said != (len(rows) + cut, ok, len(rows) - ok, cut, 0, 0):
+        yield f"the audit says {said}; there are {len(rows)} rows, {ok} of them ok, and {cut} are forgotten"
 
 
 def is_of_living_tar(uri: str, source: Source) -> bool:
@@ -89,17 +115,50 @@ def is_of_living_tar(uri: str, source: Source) -> bool:
     return uri.removeprefix(f"{INPUT}/").partition("#")[0] in source.tars
 
 
-def parts(store: SimulatedStore, output: str) -> dict[str, bytes]:
-    """The plan of the loose images."""
-    return {name: data for name, data in store.below(f"{output}/plan").items() if PART.fullmatch(name)}
+def forgotten_in(store: SimulatedStore, output: str) -> dict[str, list[str]]:
+    """By file the uris that its metadata call forgotten."""
+    found = {}
+    for file, data in store.below(f"{output}/data").items():
+        about = json.loads(pq.read_metadata(pa.BufferReader(data)).metadata[b"beit"])
+        found[file] = about.get("forgotten", [])
+    return found
 
 
-def different_bytes(store: SimulatedStore, output: str, calm: str, source: Source) -> Iterator[str]:
-    """Files that are not those of a calm run, but for spans that hold rows of what is gone."""
-    wanted, gone = source.rows(), set()
-    for file, uri, _ in rows_of(store, output):
-        if uri not in wanted:
-            gone.add(file)
+def forgets_only_its_own(
+    store: SimulatedStore, output: str, source: Source, wishes: Iterable[frozenset[str] | None]
+) -> Iterator[str]:
+    """The plan wants nobody forgotten but whom a wish names, or (None) who was away at some time."""
+    wishes, named = list(wishes), set[str]()
+    for wish in wishes:
+        named.update(wish or ())
+    for uri in Forgotten(store, output, source).versions:
+        was_away = uri.removeprefix(f"{INPUT}/").partition("#")[0] in source.ever_away
+        if uri not in named and not (was_away and None in wishes):
+            yield f"{uri} is forgotten, which nobody wanted"
+
+
+def forgotten_at_once(store: SimulatedStore, output: str, source: Source, wish: frozenset[str] | None) -> Iterator[str]:
+    """After forgetting alone that has returned 0: no row of whom the wish names, or (None) who is away."""
+    there = {*source.loose, *source.tars}
+    for _, uri, _ in rows_of(store, output):
+        is_away = uri.removeprefix(f"{INPUT}/").partition("#")[0] not in there
+        if is_away if wish is None else uri in wish:
+            yield f"{uri} was to be forgotten and has a row"
+
+
+def parts(store: SimulatedStore, output: str, kind: re.Pattern[str] = PART) -> dict[str, bytes]:
+    """The plan of the loose images, or with FORGOTTEN of what is forgotten."""
+    return {name: data for name, data in store.below(f"{output}/plan").items() if kind.fullmatch(name)}
+
+
+def different_bytes(store: SimulatedStore, output: str, calm: str, source: Source, cut_off: set[str]) -> Iterator[str]:
+    """Files that are not those of a calm run, but for spans of images, or of tars, that are gone."""
+    wanted = source.rows()
+    gone = {file for file, uri, _ in rows_of(store, output) if uri not in wanted}
+    gone |= {file for file, uris in forgotten_in(store, output).items() if not wanted.keys() >= set(uris)}
+    # Tars forgotten as a whole, and those that were away while they were read: positions are told from before that.
+    away = {shard_name(uri) for uri in cut_off.union(Forgotten(store, output, source).versions)}
+    gone |= {file for out in (output, calm) for file in store.below(f"{out}/data") if file.rpartition("-")[0] in away}
     mine = {file: data for file, data in store.below(f"{output}/data").items() if file not in gone}
     theirs = {file: data for file, data in store.below(f"{calm}/data").items() if file not in gone}
     for file in sorted(mine.keys() | theirs.keys()):

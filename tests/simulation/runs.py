@@ -1,4 +1,4 @@
-"""One run of a simulation: all of a run but decoding and the model, which are not what is simulated."""
+"""One run of a simulation, or a forgetting: all but decoding and the model, which are not what is simulated."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from pipeline.engine.predictor import Answered
 from pipeline.engine.reader import OpenSpan, Reader
 from pipeline.engine.spans import KEPT, AnsweredSpan, DecodedSpan, undecodable
 from pipeline.errors import PipelineError
+from pipeline.forget import Wish, forget_under_lease
 from pipeline.output import lease
-from pipeline.output.bound import SCHEMA, Bound, BoundModel, SpanSize, bind
+from pipeline.output.bound import SCHEMA, Bound, BoundModel, SpanSize, bind, bound_of
 from pipeline.output.columns import OK, schema_of
 from pipeline.output.lease import IfRunning, Lease
 from pipeline.output.place import Place
@@ -82,6 +83,31 @@ class SimulatedRun:
         engine.running = SimulatedEngine(held, self.scheduler, self.random)
         try:
             return work_under_lease(request, spec, engine, report)
+        finally:
+            held.release()
+
+
+@dataclass
+class SimulatedForget:
+    """Forgetting as `pipeline.forget.forget` does it: images of these uris; without any, those that are gone."""
+
+    name: str
+    output: str
+    scheduler: Scheduler
+    uris: frozenset[str] | None
+    max_gone: float = 1.0
+    if_running: IfRunning = "join"
+
+    def run(self) -> int:
+        """Take the lease and forget; raises ConfigError where there is no output yet."""
+        place = Place.of(self.output)
+        bound_of(place)
+        identity = f"{int(1e9 + self.scheduler.clock()):d}-{self.name}"
+        held = Lease(place, identity)
+        if not held.acquire(self.if_running):
+            return 0
+        try:
+            return forget_under_lease(Wish(self.output, None, self.max_gone), place, self.uris, identity)
         finally:
             held.release()
 

@@ -1,33 +1,41 @@
-"""One schedule, all of which follows from its seed: two or three runs in trouble, then a calm one, then the proof."""
+"""One schedule, all of which follows from its seed: two or three runs in trouble, then a calm one, then the proof.
+
+In some, images are forgotten beside the runs and between them.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import io
+import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 from unittest import mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import storage
-from pipeline.errors import PipelineError
-from pipeline.output import lease
-from pipeline.plan import loose, planner, span_size
+from pipeline import gone, storage
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.output import lease, ledger
+from pipeline.plan import drop, inventory, loose, planner, span_size
+from pipeline.plan.files import FORGOTTEN
+from pipeline.source import fetch
 from pipeline.storage import registry
 from tests.simulation import invariants
-from tests.simulation.runs import SimulatedRun
+from tests.simulation.runs import SimulatedForget, SimulatedRun
 from tests.simulation.scheduler import Killed, Scheduler, Trouble, Turn
-from tests.simulation.source import Source
+from tests.simulation.source import INPUT, LOOSE, Source
 from tests.simulation.store import SCHEME, SimulatedStore
 
 OUTPUT, CALM = f"{SCHEME}://bucket/out", f"{SCHEME}://bucket/calm"
+T = TypeVar("T")
 WAIT_S = lease.LEASE_S + 2 * lease.LOOK_S  # a lease left behind delays nobody for longer
 
 
@@ -38,9 +46,23 @@ def _read_table(stream: BinaryIO, columns: list[str] | None = None) -> pa.Table:
 
 _read_groups = functools.partialmethod(pq.ParquetFile.read_row_groups, use_threads=False)
 
-# Parts and spans of a few images; one request at a time per run, for its threads to have an order.
+
+class InTurn(ThreadPoolExecutor):
+    """A pool whose work is done by whoever asks for it, when he does: a run has one thread, which has an order."""
+
+    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        done: Future[T] = Future()
+        done.set_result(function(*args, **kwargs))
+        return done
+
+    def map(self, function: Callable[..., T], *iterables: Iterable[Any], **_: Any) -> Iterator[T]:
+        return map(function, *iterables)
+
+
+# Parts and spans of a few images.
 SMALL: list[tuple[object, str, object]] = [
     (loose, "FIRST", 2), (span_size, "PIECES", 2), (planner, "CHUNK", 3), (storage, "PARALLEL", 1),
+    *((module, "ThreadPoolExecutor", InTurn) for module in (drop, fetch, gone, inventory, ledger, storage)),
     (lease, "GIVE_BACK_S", 3600.0), (pq, "read_table", _read_table), (pq.ParquetFile, "read_row_groups", _read_groups),
 ]  # fmt: skip
 
@@ -52,13 +74,16 @@ class Outcome:
     seed: int
     trace: list[str]
     violations: list[str] = field(default_factory=list)
+    forgets: bool = False
     requests: int = 0
     killed: int = 0
     overlapped: bool = False  # runs took turns
     changes: int = 0
+    forgotten: int = 0  # images that the plan wants forgotten at the end
 
     def __str__(self) -> str:
-        head = f"seed {self.seed}: {len(self.violations)} violations; again: python -m tests.simulation {self.seed}"
+        again = f"python -m tests.simulation {'--forgetting ' if self.forgets else ''}{self.seed}"
+        head = f"seed {self.seed}: {len(self.violations)} violations; again: {again}"
         return "\n".join([head, *self.trace, *(f"  VIOLATION: {said}" for said in self.violations)])
 
 
@@ -82,23 +107,24 @@ def _hook(args: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(args)
 
 
-def simulate(seed: int, sabotage: Sabotage | None = None) -> Outcome:
-    """Play the schedule of a seed. `sabotage` puts a bug into its store."""
+def simulate(seed: int, sabotage: Sabotage | None = None, *, forgets: bool = False) -> Outcome:
+    """Play the schedule of a seed, with images forgotten meanwhile or without. `sabotage` changes its store."""
     with small_world():
-        return Schedule(seed, sabotage).play()
+        return Schedule(seed, sabotage, forgets=forgets).play()
 
 
 class Schedule:
     """Everything of one schedule."""
 
-    def __init__(self, seed: int, sabotage: Sabotage | None) -> None:
+    def __init__(self, seed: int, sabotage: Sabotage | None, *, forgets: bool) -> None:
         self.random = random = Random(seed)
         self.store = SimulatedStore()
         changes = random.choice((0, 0, 1, 2, 4))
-        self.source = Source(self.store, random, changes)
+        self.source = Source(self.store, random, changes, removes=0.6 if forgets else 0.25)
         self.scheduler = Scheduler(random, random.choice((0.02, 0.1, 0.5)), self.source.meanwhile)
-        self.outcome = Outcome(seed, self.scheduler.trace)
+        self.outcome = Outcome(seed, self.scheduler.trace, forgets=forgets)
         self.changes = changes
+        self.forgets = [self._forget(name) for name in "fg"[: random.choice((1, 1, 2))]] if forgets else []
         if sabotage is not None:
             sabotage(self.store)
         registry.register(SCHEME, self.store)
@@ -107,13 +133,18 @@ class Schedule:
         """Chaos, a calm run, the proof."""
         with mock.patch.object(lease, "time", self.scheduler):
             self.store.scheduler, self.store.watch = self.scheduler, self._watch
-            self.scheduler.run(turns := [self._turn(name) for name in "abc"[: self.random.choice((2, 2, 3))]])
+            turns = [self._turn(name) for name in "abc"[: self.random.choice((2, 2, 3))]]
+            turns += [
+                Turn(forget.name, forget.run, self._trouble((0, 30, 60, 100, 150), most_writes=7))
+                for forget in self.forgets
+            ]
+            self.scheduler.run(turns)
             self._judge(turns)
-            loose_changed = self.source.loose_changed
-            self._prove(calm_from_scratch=not loose_changed)
+            self._prove()
         self.outcome.requests = self.scheduler.requests
         self.outcome.overlapped = self.scheduler.overlapped
         self.outcome.killed = sum(turn.dead for turn in turns)
+        self.outcome.forgotten = len(invariants.Forgotten(self.store, OUTPUT, self.source).versions)
         self.outcome.changes = self.changes - len(self.source.at)
         return self.outcome
 
@@ -121,20 +152,32 @@ class Schedule:
         random = self.random
         kind = random.choice(("join", "join", "join", "wait", "exit"))
         run = SimulatedRun(name, OUTPUT, self.scheduler, Random(random.random()), kind, random.random() < 0.15)
+        return Turn(name, run.run, self._trouble((0, 0, random.randint(1, 150))))
+
+    def _forget(self, name: str) -> SimulatedForget:
+        """Images are named, also such as are not there (yet), or those that are gone are meant."""
+        random = self.random
+        known = sorted({*self.source.met, *(f"{INPUT}/{image}" for image in LOOSE)})
+        uris = frozenset(random.sample(known, random.randint(1, len(known)))) if random.random() < 0.5 else None
+        max_gone, if_running = random.choice((1.0, 1.0, 0.2)), random.choice(("join", "wait"))
+        return SimulatedForget(name, OUTPUT, self.scheduler, uris, max_gone, if_running)
+
+    def _trouble(self, starts_at: Sequence[int], most_writes: int = 14) -> Trouble:
+        random = self.random
         writes = random.random() < 0.6
         trouble = Trouble(
-            starts_at=random.choice((0, 0, random.randint(1, 150))),
+            starts_at=random.choice(starts_at),
             writes=writes,
             loses=random.choice((0.0, 0.0, 0.03, 0.2)),
             offset=random.choice((0.0, 60.0, -3600.0, 1e6)),
             rate=random.choice((1.0, 1.0, 0.9, 1.1)),
         )
         if random.random() < 0.6:
-            trouble.dies_at = random.randint(1, 14 if writes else 100)
+            trouble.dies_at = random.randint(1, most_writes if writes else 100)
             trouble.dies_after = random.random() < 0.5
         elif random.random() < 0.2:
             trouble.gives_up_at = random.randint(1, 100)
-        return Turn(name, run.run, trouble)
+        return trouble
 
     def _watch(self, what: str, uri: str) -> None:
         """Look at every write just before it takes effect."""
@@ -156,25 +199,57 @@ class Schedule:
         if said := invariants.success_is_honest(self.store, OUTPUT):
             self._violated(said)
 
-    def _prove(self, *, calm_from_scratch: bool) -> None:
+    def _prove(self) -> None:
         began = self.scheduler.now
+        late = [forget for forget in self.forgets if self.random.random() < 0.5 or not self._again(forget)]
+        if self.forgets and self.changes and self.random.random() < 0.7:
+            self.scheduler.note(f"source: {self.source.change()}")
+        calm_from_scratch = not self.source.loose_changed
         if not self._calm("last", OUTPUT, if_running="wait"):
             return
         if self.scheduler.now - began > WAIT_S:
             self._violated(f"the last run has waited for {self.scheduler.now - began:.0f} s")
         self._at_the_end()
-        if any(row[0] == "fetch_error" for _, _, row in invariants.rows_of(self.store, OUTPUT)):
+        if late:
+            for forget in late:
+                self._again(forget)
+            self._calm("after", OUTPUT)
+            self._at_the_end()
+        cut_off = {uri for _, uri, row in invariants.rows_of(self.store, OUTPUT) if row[0] == "fetch_error"}
+        if cut_off:
             self._calm("retry", OUTPUT, retry_failed=True)
             self._at_the_end()
-        if not calm_from_scratch:
-            for name, data in invariants.parts(self.store, OUTPUT).items():
-                self.store.set(f"{CALM}/plan/{name}", data)
+        plan = invariants.parts(self.store, OUTPUT, FORGOTTEN)
+        plan |= {} if calm_from_scratch else invariants.parts(self.store, OUTPUT)
+        for name, data in plan.items():
+            self.store.set(f"{CALM}/plan/{name}", data)
         if self._calm("other", CALM):
-            for said in invariants.different_bytes(self.store, OUTPUT, CALM, self.source):
+            for said in invariants.different_bytes(self.store, OUTPUT, CALM, self.source, cut_off):
                 self._violated(said)
 
+    def _again(self, forget: SimulatedForget) -> bool:
+        """The same command alone and undisturbed; whether there was an output to forget images of."""
+        if f"{OUTPUT}/_run.json" not in self.store.objects:
+            return False
+        try:
+            code: object = replace(forget, name=f"{forget.name}2", if_running="wait").run()
+        except Exception as error:
+            code = error
+        self.scheduler.note(f"forgetting ({forget.name}) again ends with {code!r}")
+        too_many = isinstance(code, ConfigError) and forget.max_gone < 1 and "are gone, more than" in str(code)
+        if code != 0 and not too_many:
+            self._violated(f"forgetting ({forget.name}) again ends with {code!r}")
+        elif code == 0:
+            for said in invariants.forgotten_at_once(self.store, OUTPUT, self.source, forget.uris):
+                self._violated(said)
+        return True
+
     def _at_the_end(self) -> None:
-        for said in invariants.at_the_end(self.store, OUTPUT, self.source):
+        wishes = [forget.uris for forget in self.forgets]
+        for said in itertools.chain(
+            invariants.at_the_end(self.store, OUTPUT, self.source),
+            invariants.forgets_only_its_own(self.store, OUTPUT, self.source, wishes),
+        ):
             self._violated(said)
 
     def _calm(

@@ -22,21 +22,23 @@ Member = tuple[str, bytes]
 class Source:
     """What lies below `INPUT`. No content ever comes back after another, so that a version stands for a content."""
 
-    def __init__(self, store: SimulatedStore, random: Random, changes: int) -> None:
-        self.store, self.random = store, random
+    def __init__(self, store: SimulatedStore, random: Random, changes: int, removes: float = 0.25) -> None:
+        """`removes`: how often what changes is removed."""
+        self.store, self.random, self.removes = store, random, removes
         self.count = 0
         self.loose: dict[str, bytes] = {}
         self.tars: dict[str, list[Member]] = {}
         self.away: dict[str, bytes | list[Member]] = {}  # removed; it may come back as it was
         self.met: dict[str, set[Row]] = {}  # every row that an image had at any time, by uri
-        self.loose_changed = self.static = False
+        self.ever_away: set[str] = set()  # names of what was removed at any time
+        self.static = False
         for name in random.sample(LOOSE, random.choice((0, 3, 6))):
             self._set(name, self._image())
         for name in random.sample(TARS, random.choice((0, 1, 2)) if self.loose else random.choice((1, 2, 3))):
             self._set(name, self._members(random.randint(0, 7)))
         if not self.rows():
             self._set(LOOSE[0], self._image())
-        self.static = not changes
+        self.static, self.loose_changed = not changes, False
         self.at = sorted(random.randint(1, 200) for _ in range(changes))  # requests before each change
 
     def meanwhile(self, requests: int) -> str | None:
@@ -57,7 +59,7 @@ class Source:
             self._set(name, self._members(self.random.randint(0, 7)) if name in TARS else self._image())
             return f"{name} is new"
         others = len(self.rows()) - (1 if isinstance(there, bytes) else len(there))
-        if self.random.random() < 0.25 and others:
+        if self.random.random() < self.removes and others:
             self._remove(name)
             return f"{name} is removed"
         if isinstance(there, bytes):
@@ -100,8 +102,15 @@ class Source:
             self.met.setdefault(one, set()).add(row)
 
     def _remove(self, name: str) -> None:
+        self.ever_away.add(name)
+        self.loose_changed |= name in self.loose
         self.away[name] = self.loose.pop(name) if name in self.loose else self.tars.pop(name)
         self.store.remove(f"{INPUT}/{name}")
+
+    def last(self, name: str) -> bytes | None:
+        """The last content of a loose image, also of one that is removed."""
+        found = self.loose.get(name, self.away.get(name))
+        return found if isinstance(found, bytes) else None
 
     def rows(self) -> dict[str, Row]:
         """Status and answer of every image as the source is now, by uri."""
