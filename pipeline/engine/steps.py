@@ -24,7 +24,7 @@ from pipeline.engine.wire import (
     span_from_table,
 )
 from pipeline.engine.worker import Worker
-from pipeline.errors import DeviceFailed
+from pipeline.errors import DeviceFailed, StorageError
 from pipeline.output.receipts import Receipt
 from pipeline.output.span_file import SpanFacts
 from pipeline.spec import JobSpec
@@ -42,16 +42,26 @@ def pull(_: pa.Table, board: Any) -> Iterator[pa.Table]:
 
 
 class Fused:
-    """A worker in an actor of its own."""
+    """A worker in an actor of its own.
+
+    A storage that is away when it starts has been waited for as long as the run wants. That is raised by the first call,
+    which ends the run: an actor that fails to start is started again by Ray, many times, and each would wait anew.
+    """
 
     def __init__(self, spec: JobSpec, children: int, board: Any) -> None:
         be_patient(spec, board)
         self.start_again = functools.partial(_start_again, board)
+        self.away: StorageError | None = None
         check_place(spec.place)
-        self.worker = Worker(spec, children, load_predictor(spec), self.start_again)
+        try:
+            self.worker = Worker(spec, children, load_predictor(spec), self.start_again)
+        except StorageError as error:
+            self.away = error
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         """Finish the spans of these rows; their receipts, and of every row that it is done."""
+        if self.away is not None:
+            raise self.away
         reports: list[tuple[int, Receipt | None]] = []
         told = time.monotonic()
         try:
@@ -93,16 +103,22 @@ def read_step(rows: pa.Table, spec: JobSpec, board: Any) -> Iterator[pa.Table]:
 
 
 class Predicting:
-    """A predictor, an actor on a GPU."""
+    """A predictor, an actor on a GPU. Of a storage that is away when it starts it speaks as `Fused` does."""
 
     def __init__(self, spec: JobSpec, board: Any) -> None:
         self.board = board
         be_patient(spec, board)
+        self.away: StorageError | None = None
         check_place(spec.place)
-        self.predictor = SpanPredictor(spec)
+        try:
+            self.predictor = SpanPredictor(spec)
+        except StorageError as error:
+            self.away = error
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Answer a decoded span; others pass."""
+        if self.away is not None:
+            raise self.away
         number, span = span_from_table(block)
         if not isinstance(span, tuple):
             return block

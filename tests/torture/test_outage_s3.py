@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from tests.faults import FaultProxy, Rule, fault_proxy_server
-from tests.flow import make_tar, run_here
+from tests.flow import DIGITS, make_tar, run_here
 from tests.proxied import named, s3_client
 from tests.torture.conftest import Tally
-from tests.torture.proof import FLAGS, SPAN, compare, start, wait_until
+from tests.torture.proof import FLAGS, SPAN, compare, kill, start, wait_until
 from tests.weed import Weed
 
 pytestmark = [pytest.mark.torture, pytest.mark.timeout(900)]
 AWAY_S = 60
+PATIENCE_S = 10
 SLOW = Rule("latency", "/data/", "PUT", secs=0.5)  # so that the run is still under way when it is to be disturbed
 
 
@@ -74,3 +75,21 @@ def seconds(do: Callable[[], object]) -> float:
     began = time.monotonic()
     do()
     return time.monotonic() - began
+
+
+def test_a_storage_that_is_away_when_workers_start_is_waited_for_once(weed: Weed, tmp_path: Path, tally: Tally) -> None:
+    """The model lies on it. Every start of a worker would wait anew: Ray starts one twenty times."""
+    weed.put_tree(DIGITS / "model", "inb/model")
+    make_tar(tmp_path / "in/a.tar", named(20))
+    with fault_proxy_server(weed.port) as proxy:
+        flags = ["--model", "s3://inb/model", "--workers", 2, "--patience", PATIENCE_S]
+        job = start("--input", tmp_path / "in", "--output", tmp_path / "out", *flags, env=proxy.env(weed.env))
+        assert wait_until((tmp_path / "out/_run.json").exists, job)
+        proxy.fail(Rule("503", "/model"))
+        try:
+            said, _ = job.communicate(timeout=10 * PATIENCE_S)
+        finally:
+            kill(job)
+    assert job.returncode == 1, said
+    assert f"for {PATIENCE_S} s (--patience)" in said.splitlines()[-1]
+    tally("storage away when workers start", injected=1, lost=0, duplicated=0)
