@@ -44,7 +44,7 @@ def pull(_: pa.Table, board: Any) -> Iterator[pa.Table]:
 class Fused:
     """A worker in an actor of its own.
 
-    A storage that is away when it starts has been waited for as long as the run wants. That is raised by the first call,
+    A storage that is away when it starts has been waited for as long as the run wants. The first call raises that,
     which ends the run: an actor that fails to start is started again by Ray, many times, and each would wait anew.
     """
 
