@@ -174,7 +174,7 @@ def read_with_facts(entry: Entry) -> tuple[SpanFacts, pa.Table]:
     try:
         with storage.open_stream(entry, pinned=True) as stream:
             file = pq.ParquetFile(stream)
-            return SpanFacts.of(_about(file.metadata)), file.read().replace_schema_metadata(None)
+            return _facts(file.metadata), file.read().replace_schema_metadata(None)
     except (ValueError, KeyError, pa.ArrowException) as error:
         raise StorageError(f"{entry.uri} is no file of ours or damaged: remove it and run again") from error
 
