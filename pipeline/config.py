@@ -63,7 +63,7 @@ class RunConfig:
         default=False, metadata={"help": "try a sample, predict time, files and bytes; write nothing"}
     )
     exact: bool = field(default=False, metadata={"help": "no shortcut that changes a pixel"})
-    compile: bool | None = field(default=None, metadata={"help": "torch.compile the model (decided once)"})
+    compile: bool | None = field(default=None, metadata={"help": "torch.compile the model (off; decided once)"})
     patience: int = field(
         default=600,
         metadata={"help": "how long a throttling or unreachable storage is waited for", "metavar": "SECONDS"},

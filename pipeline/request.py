@@ -156,7 +156,7 @@ def _resolved(request: Request, there: Bound | None, device: Callable[[], Device
         found = device()
         span_size = SpanSize.fixed(config.span_size) if config.span_size else _auto_span_size(request, found)
         dtype, batch_size = found.dtype, config.batch_size or min(found.batch_size, span_size.least)
-        compiled = bool(compiled)
+        compiled = bool(compiled)  # auto: CPUs are faster without, no GPU has been measured (docs/performance.md)
     else:
         dtype = there.dtype if config.dtype == "auto" else config.dtype
         batch_size = config.batch_size or there.batch_size

@@ -63,7 +63,7 @@ def scores(table: Rows) -> tuple[float, float]:
 
 
 def test_digit_scenes_as_the_reference_and_worse_with_other_semantics(digits_seg: Bundle, tmp_path: Path) -> None:
-    flags = ("--input", digits_seg.shards, "--model", digits_seg.model, "--keep", "mask.png")
+    flags = ("--input", digits_seg.shards, "--model", digits_seg.model, "--keep", "mask.png", "--dtype", "float32")
     run_job("segment.py", "--local", "--output", tmp_path / "hf", *flags, code=0)
     table: Rows = rows(tmp_path / "hf").to_pylist()
     assert len(table) == 120
@@ -109,7 +109,7 @@ def test_masks_of_photographs_are_transformers_masks(
     tiny_model: Callable[..., Path], odd_photos: Path, tmp_path: Path
 ) -> None:
     folder = tiny_model("segmenter")
-    table = here(tmp_path, odd_photos, folder, exact=True)
+    table = here(tmp_path, odd_photos, folder, exact=True, dtype="float32")
     model = BeitForSemanticSegmentation.from_pretrained(folder).eval()
     processor = BeitImageProcessorPil.from_pretrained(folder)
     different, seen = 0, set()

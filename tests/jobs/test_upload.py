@@ -16,4 +16,4 @@ def test_a_submitted_job_uploads_the_code_alone(tmp_path: Path) -> None:
     needed = {"jobs/label.py", "jobs/_cli.py", "pipeline/run.py", "beit_core/presets.json", "pyproject.toml"}
     assert needed <= names
     assert not {name.partition("/")[0] for name in names} & {"tests", "docs", "deploy", ".git", ".venv", "build"}
-    assert package.stat().st_size < 1 << 20
+    assert package.stat().st_size < 1_200_000  # Ray packs without compressing
