@@ -75,9 +75,9 @@ def test_a_table_replaced_in_the_middle_ends_there(proxied: FaultProxy, weed: We
 def test_the_next_run_heals_what_was_replaced(proxied: FaultProxy, weed: Weed, tmp_path: Path) -> None:
     weed.fs().pipe_file("inb/healed/a.tar", tar_of(tmp_path, 0))
     replacement = tar_of(tmp_path, 100)
-    # The third range waits in the proxy while the tar is replaced.
+    # The fourth range waits in the proxy while the tar is replaced.
     proxied.fail(
-        Rule("latency", "/healed/a.tar", "GET", secs=0, times=2), Rule("latency", "/healed/a.tar", "GET", secs=1)
+        Rule("latency", "/healed/a.tar", "GET", secs=0, times=3), Rule("latency", "/healed/a.tar", "GET", secs=1)
     )
 
     def replace() -> None:
