@@ -85,7 +85,7 @@ def test_a_tar_that_breaks_off_for_good_keeps_what_came_before(
     proxied: FaultProxy, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ranged, "BLOCK", 16 << 10)
-    proxied.fail(Rule("latency", "/tars/a.tar", "GET", secs=0, times=4), Rule("403", "/tars/a.tar", "GET"))
+    proxied.fail(Rule("latency", "/tars/a.tar", "GET", secs=0, times=5), Rule("403", "/tars/a.tar", "GET"))
     assert run_here(SOURCES, tmp_path / "out", span_size=8) == 3
     status = of(tmp_path / "out", "status")
     assert status["a.tar"] == "fetch_error"
