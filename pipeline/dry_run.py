@@ -21,6 +21,7 @@ from pipeline.plan.planner import count_images
 from pipeline.plan.span_size import loose_spans, span_size_at
 from pipeline.request import Request
 from pipeline.source.naming import Shard
+from pipeline.source.passed import PassedBy, told
 from pipeline.spec import JobSpec
 
 if TYPE_CHECKING:
@@ -33,11 +34,12 @@ COUNTED = 10_000  # images of the first shard that are counted at most
 
 @dataclass(frozen=True)
 class Count:
-    """Images of the source: loose ones, and those in shards; `note` says how exact that is."""
+    """Images of the source: loose ones, and those in shards; `note` says how exact that is. `passed` are none."""
 
     loose: int
     packed: int
     note: str
+    passed: PassedBy
 
     @property
     def images(self) -> int:
@@ -73,7 +75,8 @@ def dry_run(request: Request) -> int:
 def _count(request: Request, spec: JobSpec) -> Count:
     """Images of the source: loose ones counted, those in shards estimated from bytes per image in the first shard."""
     deadline = time.monotonic() + COUNT_S
-    stream = iter(request.sources.listing())
+    listing = request.sources.listing()
+    stream = iter(listing)
     seen = list(itertools.takewhile(lambda _: time.monotonic() < deadline, stream))
     shards = [source for source in seen if isinstance(source, Shard)]
     loose = len(seen) - len(shards)
@@ -84,8 +87,8 @@ def _count(request: Request, spec: JobSpec) -> Count:
     more = "at least " if next(stream, None) is not None else "about " if shards else ""
     limit = request.config.limit
     if limit is None or limit > loose + packed:
-        return Count(loose, packed, more)
-    return Count(max(0, limit - packed), min(limit, packed), "")
+        return Count(loose, packed, more, listing.passed)
+    return Count(max(0, limit - packed), min(limit, packed), "", listing.passed)
 
 
 def _tell(spec: JobSpec, done: AnsweredSpan, count: Count, each_s: float, workers: int, device: str) -> None:
@@ -98,6 +101,8 @@ def _tell(spec: JobSpec, done: AnsweredSpan, count: Count, each_s: float, worker
     hours, rest = divmod(int(images * each_s / workers), 3600)
     answer(f"dry run: {len(done.rows)} images tried on this machine's {device} ({failed} failed); nothing was written")
     answer(f"  source   {note}{images:,} images")
+    for line in told(count.passed.photos, count.passed.others):
+        answer(f"  {line}")
     needed = f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
     who = "1 worker like this" if workers == 1 else f"{workers} workers like this"
     answer(f"  time     {needed} with {who}, {each_s * 1000:.1f} ms an image")

@@ -32,7 +32,7 @@ from pipeline.progress import Progress
 from pipeline.report import RunReport, fed, run_id
 from pipeline.request import Request
 from pipeline.source.naming import Listing
-from pipeline.source.passed import HOW_TO_READ, counted
+from pipeline.source.passed import told
 from pipeline.spec import JobSpec
 from pipeline.task import AnyTask
 
@@ -229,10 +229,8 @@ def _say_result(place: Place, report: RunReport, found: Audit) -> None:
     for status, count in report.errors.items():
         first = report.examples[status][0]
         answer(f"  {status}: {count:,}, such as {first.uri}: {first.error}")
-    if photos := report.passed.photos + report.unreadable:
-        answer(f"  photos that cannot be read here, passed by: {counted(photos)} ({HOW_TO_READ})")
-    if report.passed.others:
-        answer(f"  not images, passed by: {counted(report.passed.others)}")
+    for line in told(report.passed.photos + report.unreadable, report.passed.others):
+        answer(f"  {line}")
     if found.empty_shards:
         answer(f"  shards without an image: {found.empty_shards:,}")
     if found.gone:

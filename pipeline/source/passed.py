@@ -31,3 +31,9 @@ def counted(kinds: Mapping[str, int]) -> str:
     named = [f"{count:,} x {kind or 'no ending'}" for kind, count in ordered[:SHOWN]]
     rest = len(ordered) - SHOWN
     return ", ".join(named) + (f" and {rest} more kind{'s' if rest > 1 else ''}" if rest > 0 else "")
+
+
+def told(photos: Mapping[str, int], others: Mapping[str, int]) -> list[str]:
+    """A line for each of both that there is any of."""
+    lines = [f"photos that cannot be read here, passed by: {counted(photos)} ({HOW_TO_READ})"] if photos else []
+    return [*lines, f"not images, passed by: {counted(others)}"] if others else lines

@@ -41,9 +41,14 @@ def mixed(tmp_path: Path) -> Path:
 
 
 def test_every_kind_is_told_and_photos_apart(mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_here(mixed, tmp_path / "out", dry_run=True) == 0
+    tried = capsys.readouterr().out
     for _ in range(3):
         assert run_here(mixed, tmp_path / "out") == 0
     said = capsys.readouterr().out
+    assert [line for line in tried.splitlines() if "passed by" in line] == [
+        line for line in said.splitlines() if "passed by" in line
+    ][:2]
     assert "photos that cannot be read here, passed by: 2 x .heic, 1 x .jxl (--unreadable row" in said
     others = "7 x .pdf, 6 x .svg, 5 x .html, 4 x .json, 3 x .md, 2 x .txt, 1 x .mp4"
     assert f"not images, passed by: {others}\n" in said
