@@ -159,6 +159,7 @@ def _read(gap: Gap) -> tuple[SpanFacts, Chunk]:
         if there is None or there.version != gap.entry.version:
             raise ChangedError(f"{gap.entry.uri} was written anew") from error
         raise
-    stop = len(table) if gap.stop is None else gap.stop
-    piece = Piece(gap.span, gap.entry.version, gap.start, stop, len(table), len(facts.forgotten))
-    return facts, Chunk(piece, table.slice(gap.start, stop - gap.start))
+    rows, stop = len(table), min(gap.stop, len(table))
+    start = min(gap.start, stop)
+    piece = Piece(gap.span, gap.entry.version, start, stop, rows, len(facts.forgotten))
+    return facts, Chunk(piece, table.slice(start, stop - start))

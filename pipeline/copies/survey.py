@@ -14,16 +14,17 @@ from pipeline.copies.parts import Part, Piece
 from pipeline.copies.writer import FILE_BYTES
 from pipeline.storage import Entry
 
+END = 1 << 62  # behind the last row of any file
 SMALL = 8  # files less than half full that are merged once there are so many
 
 
 class Gap(NamedTuple):
-    """Rows [start, stop) of a span's file that no fitting file holds; `stop` None: to its end."""
+    """Rows [start, stop) of a span's file that no fitting file holds; some of them, or all, may be behind its end."""
 
     span: str
     entry: Entry
     start: int
-    stop: int | None
+    stop: int
 
 
 @dataclass(frozen=True)
@@ -109,16 +110,31 @@ def _small(fit: list[Part], most: int | None) -> list[Part]:
 def _gaps(name: str, entry: Entry, held: list[Piece]) -> list[Gap]:
     """The rows of a span that are in no piece."""
     if not held:
-        return [Gap(name, entry, 0, None)]
+        return [Gap(name, entry, 0, END)]
     gaps, at = [], 0
     for piece in sorted(held, key=lambda piece: piece.start):
         if piece.start > at:
             gaps.append(Gap(name, entry, at, piece.start))
         at = piece.stop
-    return [*gaps, Gap(name, entry, at, None)] if at < held[0].rows else gaps
+    return [*gaps, Gap(name, entry, at, END)] if at < held[0].rows else gaps
 
 
 def _job(parts: list[Part], left: dict[str, list[Gap]]) -> Job:
-    """What is missing of the spans that these files held, which is then no longer left for others."""
-    names = sorted({piece.span for part in parts for piece in part.pieces} & left.keys())
-    return Job(tuple(part.entry for part in parts), tuple(gap for name in names for gap in left.pop(name)))
+    """The rows that stand now where these files had some, and are then no longer left for others."""
+    mine: list[Gap] = []
+    for piece in sorted(piece for part in parts for piece in part.pieces):
+        if piece.span in left:
+            taken, left[piece.span] = _cut(left[piece.span], piece)
+            mine += taken
+            if not left[piece.span]:
+                del left[piece.span]
+    return Job(tuple(part.entry for part in parts), tuple(mine))
+
+
+def _cut(gaps: list[Gap], piece: Piece) -> tuple[list[Gap], list[Gap]]:
+    """What of the gaps lies where the piece is, and what does not; the last piece of a span reaches on for ever."""
+    begin, end = piece.start, END if piece.stop == piece.rows else piece.stop
+    inside = [gap._replace(start=max(gap.start, begin), stop=min(gap.stop, end)) for gap in gaps]
+    before = [gap._replace(stop=min(gap.stop, begin)) for gap in gaps]
+    behind = [gap._replace(start=max(gap.start, end)) for gap in gaps]
+    return [gap for gap in inside if gap.start < gap.stop], [gap for gap in before + behind if gap.start < gap.stop]

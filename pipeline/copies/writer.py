@@ -23,6 +23,11 @@ class Chunk(NamedTuple):
     table: pa.Table
     lost: tuple[bool, ...] = ()
 
+    @property
+    def is_beside_the_span(self) -> bool:
+        """Whether it has no rows; the only chunk of a span without rows says that this is so."""
+        return self.piece.start == self.piece.stop and self.piece.start + self.piece.rows > 0
+
     def cut(self, rows: int) -> tuple[Chunk, Chunk]:
         """The first rows, and the others."""
         middle = self.piece.start + rows
@@ -34,9 +39,14 @@ class Chunk(NamedTuple):
 
 
 def files(chunks: Iterable[Chunk], most: int) -> Iterator[tuple[bytes, int]]:
-    """Whole files of at most so many rows, and how many each has."""
+    """Whole files of at most so many rows, and how many each has. Spans that fit into a file are not cut."""
     file: _File | None = None
     for chunk in chunks:
+        if chunk.is_beside_the_span:
+            continue
+        if file is not None and not file.takes(chunk.piece):
+            yield file.close()
+            file = None
         left: Chunk | None = chunk
         while left is not None:
             file = file or _File(chunk.table.schema, most)
@@ -60,6 +70,12 @@ class _File:
     @property
     def full(self) -> bool:
         return self.rows >= self.most or self.sink.tell() >= FILE_BYTES
+
+    def takes(self, piece: Piece) -> bool:
+        """Whether what begins with this piece may be put behind what is there."""
+        if self.pieces and self.pieces[-1].span == piece.span:
+            return True
+        return self.rows + piece.rows - piece.start <= self.most and self.sink.tell() < FILE_BYTES * 3 // 4
 
     def add(self, chunk: Chunk) -> Chunk | None:
         """Take as many rows as fit into this row group, and return the others."""

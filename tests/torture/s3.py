@@ -32,10 +32,18 @@ def keep_back(proxy: FaultProxy, kind: str, asked: str, number: int) -> None:
     proxy.fail(Rule("latency", text, method, secs=0, times=number - 1), Rule(kind, text, method))
 
 
-def die(proxy: FaultProxy, kind: str, asked: str, number: int, *command: object, env: dict[str, str]) -> None:
+def die(
+    proxy: FaultProxy,
+    kind: str,
+    asked: str,
+    number: int,
+    *command: object,
+    env: dict[str, str],
+    script: str = "label.py",
+) -> None:
     """Run a job and kill it when it waits for the answer to this request of its own."""
     keep_back(proxy, kind, asked, number)
-    job = Victim(*command, env=proxy.env(env))
+    job = Victim(*command, env=proxy.env(env), script=script)
     met = wait_until(lambda: proxy.silences()[-1], job, poll=POLL_S)
     kill(job)
     assert met, f"the run ended before {asked}"

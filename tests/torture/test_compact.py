@@ -6,18 +6,22 @@ import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.compact import compact
 from pipeline.copies.survey import SMALL
 from pipeline.forget import Wish, forget
+from tests.faults import FaultProxy
 from tests.flow import make_tar, png, run_here
 from tests.helpers import rows, tree_bytes
 from tests.proxied import named
 from tests.torture.conftest import Tally
 from tests.torture.proof import SPAN, die_at, start
+from tests.torture.s3 import AFTER, BEFORE, die
 
 pytestmark = [pytest.mark.torture, pytest.mark.timeout(900)]
 BEGINNING = [
@@ -29,6 +33,8 @@ GROWN = [
     "replace:before:1:/part-", "replace:after:1:/part-", "replace:after:2:/part-",
     "link:before:1:/part-", "link:after:1:/part-",
 ]  # fmt: skip
+# The first copy, then copies that are brought up to date: files are replaced before new ones are written.
+IN_A_BUCKET = [("PUT /_compact.json", 1), ("PUT /part-", 1), ("PUT /part-", 2), ("PUT /part-", 3)]
 MERGING = ["replace:before:1:/part-", "replace:after:1:/part-", "unlink:before:3:/part-", "unlink:after:5:/part-"]
 
 
@@ -115,6 +121,32 @@ def test_kills_while_small_files_are_merged(tmp_path: Path, tally: Tally) -> Non
         check(output, dest, point)
         assert len(finished(dest)) == 1, point
     tally("small files merged and killed", injected=len(MERGING), lost=0, duplicated=0)
+
+
+def test_kills_while_a_copy_in_a_bucket_is_written(
+    source: Path, fs: Any, doomed: FaultProxy, tmp_path: Path, tally: Tally, s3_env: dict[str, str]
+) -> None:
+    mine, output, dest = tmp_path / "in", tmp_path / "out", "outb/killed-copy"
+    shutil.copytree(source, mine)
+    assert run_here(mine, output, **SPAN) == 0
+    command = [output, f"s3://{dest}", "--rows-per-file", 10]
+    for turn, (asked, number) in enumerate(IN_A_BUCKET):
+        for kind in (BEFORE, AFTER):
+            die(doomed, kind, asked, number, *command, env=s3_env, script="compact.py")
+            found = uris_in(fs, dest)
+            assert len(found) == len(set(found)), (kind, asked)
+        compact(str(output), f"s3://{dest}", 10)
+        assert sorted(uris_in(fs, dest)) == sorted(rows(output)["uri"].to_pylist()), asked
+        assert compact(str(output), f"s3://{dest}", 10).written == 0, asked
+        make_tar(mine / "b.tar", named(12 + turn))  # changed
+        make_tar(mine / f"z{turn}.tar", named(11))  # new
+        assert run_here(mine, output, **SPAN) == 0
+    tally("a copy in a bucket killed at a request", injected=2 * len(IN_A_BUCKET), lost=0, duplicated=0)
+
+
+def uris_in(fs: Any, dest: str) -> list[str]:
+    files = [fs.cat_file(name) for name in fs.glob(f"{dest}/part-*.parquet")]
+    return [uri for data in files for uri in pq.read_table(pa.BufferReader(data))["uri"].to_pylist()]
 
 
 def test_pictures_take_bounded_memory(tmp_path: Path, tally: Tally) -> None:
