@@ -19,6 +19,7 @@ from pipeline.errors import ConfigError
 from pipeline.log import phase, warn
 
 ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./-]*))?")
+MAIN = "main"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "flax_model.msgpack")  # of which one kind is taken
 BUSY = (408, 429, *range(500, 600))  # states of the hub, not of the model
@@ -99,7 +100,7 @@ def _ask(model: HubModel) -> str:
     """
     from huggingface_hub import HfApi
 
-    about = HfApi().model_info(model.repo, revision=model.revision or "main", timeout=ANSWER_S)
+    about = HfApi().model_info(model.repo, revision=model.revision or MAIN, timeout=ANSWER_S)
     names = [file.rfilename for file in about.siblings or ()]
     return next((kind for kind in WEIGHTS if fnmatch.filter(names, kind)), WEIGHTS[0])
 
@@ -158,7 +159,7 @@ def _refusal(model: HubModel, error: BaseException, status: int) -> str:
             private = "this token may not read it" if get_token() else "it is private and needs HF_TOKEN"
             return f"no such folder here, and no such model on {hub}, unless {private}"
         case errors.RevisionNotFoundError():
-            return f"{model.repo} has no branch, tag or commit {model.revision} on {hub}"
+            return f"{model.repo} has no branch, tag or commit {model.revision or MAIN} on {hub}"
     if status == 401:
         return f"{hub} does not know the token (HF_TOKEN, or that of `hf auth login`): make a new one"
     return f"{hub} refuses it ({status})"

@@ -34,9 +34,16 @@ def hub() -> Iterator[Hub]:
         yield server
 
 
-def start(model: str, env: dict[str, str]) -> subprocess.Popen[str]:
+DECODE = (
+    "import sys; from pipeline.tokenizer import decoder; from pipeline.errors import ConfigError\n"
+    "try: decoder(sys.argv[1])\n"
+    "except ConfigError as error: sys.exit(str(error))"
+)
+
+
+def start(model: str, env: dict[str, str], code: str = READ) -> subprocess.Popen[str]:
     """A process that reads this model's card; the hub's variables are read when its library is imported."""
-    command = [sys.executable, "-c", READ, model]
+    command = [sys.executable, "-c", code, model]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, cwd=ROOT, env=clean_env(env), text=True, **pipes)  # type: ignore[call-overload, no-any-return]
 
@@ -164,6 +171,14 @@ def test_a_hub_that_is_out_of_reach(hub: Hub, tmp_path: Path) -> None:
     hub.silent = True
     assert refused(DIGITS_ID, env) == start_of_it.format(hub.address, "ReadTimeout") + advice
     assert sum(hub.asked.values()) == 1
+
+
+def test_tokenizers_of_the_hub(hub: Hub, tmp_path: Path) -> None:
+    env = hub.env(tmp_path / "hf")
+    both = [start(f"{DIGITS_ID}@{revision}", env, DECODE) for revision in ("v1", "v9")]
+    known, unknown = (process.communicate(timeout=120)[1] for process in both)
+    assert known == f"--tokenizer {DIGITS_ID}@v1 is no dVAE but a classifier\n"
+    assert unknown == f"--tokenizer {DIGITS_ID}@v9: {DIGITS_ID} has no branch, tag or commit v9 on {hub.address}\n"
 
 
 def test_jobs_take_an_id(hub: Hub, tmp_path: Path) -> None:
