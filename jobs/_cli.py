@@ -129,8 +129,10 @@ def _from_file(parser: argparse.ArgumentParser, name: str, given: set[str]) -> I
     try:
         flags = json.loads(Path(name).read_text())
         items = flags.items()
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         parser.error(f"--config {name}: not a readable JSON object of flags ({error})")
+    if "config" in flags:
+        parser.error(f"--config {name}: it names another such file, {flags['config']}: put all flags into one")
     for flag, value in items:
         dashed = "--" + flag.replace("_", "-")
         if dashed in given:

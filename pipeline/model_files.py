@@ -99,7 +99,11 @@ def _download(entries: list[storage.Entry], root: str, target: Path) -> None:
             if {"", ".", ".."} & set(relative.split("/")):  # `a//b` would become the path /b of this machine
                 raise ConfigError(f"refuses a file named {relative}")
             path = Path(temporary, "model", relative)
-            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch(exist_ok=False)
+            except (OSError, ValueError) as error:  # a name too long, or of a file and of a folder at the same time
+                raise ConfigError(f"--model {root}: the file {relative} cannot be kept here ({error})") from error
             path.write_bytes(storage.read(entry.uri))
         try:
             Path(temporary, "model").rename(target)
