@@ -148,10 +148,10 @@ def test_a_model_whose_files_lead_elsewhere_is_refused(tmp_path: Path, name: str
 
 @pytest.mark.parametrize("names", [["a", "a/b.json"], ["a/b.json", "a"], ["x" * 300]], ids=["in", "as", "long"])
 def test_a_model_whose_files_no_folder_can_hold_is_refused(tmp_path: Path, names: list[str]) -> None:
-    storage.put(f"memory://odd/{names[0]}", b"{}")
-    entries = [storage.Entry(f"memory://odd/{name}", 2, "1") for name in names]
+    root = f"memory://{tmp_path.name}/"
+    storage.put(root + names[0], b"{}")
     with pytest.raises(ConfigError, match="cannot be kept here"):
-        model_files._download(entries, "memory://odd/", tmp_path / "target")
+        model_files._download([storage.Entry(root + name, 2, "1") for name in names], root, tmp_path / "target")
     assert list(tmp_path.iterdir()) == []
 
 
