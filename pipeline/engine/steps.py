@@ -91,6 +91,7 @@ _decoders: dict[str, SpanDecoder] = {}  # decoding children are kept between the
 def read_step(rows: pa.Table, spec: JobSpec, board: Any) -> Iterator[pa.Table]:
     """Read and decode, a Ray task."""
     be_patient(spec, board)
+    check_place(spec.place)
     key = spec.place.root
     decoder = _decoders.get(key) or _decoders.setdefault(key, SpanDecoder(spec))
     for number, row in rows_from_table(rows):
@@ -131,6 +132,7 @@ class Predicting:
 def write_step(block: pa.Table, spec: JobSpec, board: Any) -> pa.Table:
     """Write the span's file, a Ray task."""
     be_patient(spec, board)
+    check_place(spec.place)
     number, span = span_from_table(block)
     if span is None:
         return reports_to_table([(number, None)])
