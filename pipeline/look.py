@@ -16,8 +16,9 @@ from pipeline.log import warn
 from pipeline.output.place import Place
 from pipeline.source.format import BEGINNING, FORMATS, format_by_content
 from pipeline.source.item import NoImage, Wanted
-from pipeline.source.naming import LISTED, MAGIC, Listing, LooseImage, Shard, Source, Sources, check_listed_types
+from pipeline.source.naming import LISTED, Listing, LooseImage, Shard, Source, Sources, check_listed_types
 from pipeline.source.passed import HOW_TO_READ, PHOTOS, counted
+from pipeline.source.patterns import MAGIC
 
 LOOK = 1000  # sources looked at; one more shows whether there are more
 LOOK_INTO = 8  # shards looked into until one has an image

@@ -149,7 +149,7 @@ def work_under_lease(request: Request, spec: JobSpec, engine: LateEngine, report
     storage.sweep(spec.place.root)
     ledger, cleared = Ledger.load(spec.place), set[str]()
     for number in range(ROUNDS):
-        listing = request.sources.listing()
+        listing = request.sources.listing(ahead=True)
         retry_failed = config.retry_failed and number == 0
         planner = Planner(spec.place, ledger, Order(spec.bound.span_size, spec.wanted, config.limit, retry_failed))
         _work(spec, planner, listing, engine, report)

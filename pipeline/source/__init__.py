@@ -1,6 +1,7 @@
 """What the user names, and the images in it.
 
-`naming.py`   prefixes, globs, braces and lists become a stream of loose images and shards
+`naming.py`   prefixes, globs (`patterns.py`) and lists become a stream of loose images and shards
+`ahead.py`    several prefixes listed at once
 `lists.py`    the images of a list · `columns.py` which column of a table holds them
 `passed.py`   files of a folder that are neither
 `item.py`     an image between source and decoder · `fetch.py` objects read ahead of their use

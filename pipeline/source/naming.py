@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-import fnmatch
 import io
+import itertools
 import json
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -14,14 +15,15 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.errors import ConfigError, ObjectUnreadable
+from pipeline.source.ahead import AT_ONCE, Ahead
 from pipeline.source.format import FORMATS, format_of
 from pipeline.source.item import Item, Remote, Wanted
 from pipeline.source.lists import LISTS, PLAIN, listed
 from pipeline.source.passed import PHOTOS, PassedBy
+from pipeline.source.patterns import MAGIC, glob_regex, glob_root
 from pipeline.storage import Entry
 
 INPUT_FORMATS = ("auto", "images", *FORMATS, "list")
-MAGIC = re.compile(r"[*?\[]")
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{},]+(?:,[^{},]+)+)\}")
 ONE_SLASH = re.compile(r"([a-z][a-z0-9]+):/(?!/)")  # `s3:/bucket/key`, which is a path of this machine
 LISTED = "listed"  # the version of a remote image that a list names
@@ -64,9 +66,9 @@ class Sources:
     extensions: frozenset[str]  # of what is taken for an image, lower case, with the dot
     wanted: Wanted = field(default=Wanted(frozenset()))  # of a list's columns
 
-    def listing(self) -> Listing:
-        """A new listing."""
-        return Listing(self)
+    def listing(self, *, ahead: bool = False) -> Listing:
+        """A new listing; with `ahead` of several remote prefixes at the same time, in the same order."""
+        return Listing(self, ahead=ahead)
 
 
 class Listing:
@@ -76,8 +78,10 @@ class Listing:
     whether a list had columns.
     """
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: Sources, *, ahead: bool = False) -> None:
         self.sources = sources
+        self.at_once = AT_ONCE if ahead else 1
+        self.ahead = Ahead()
         self.format = sources.format
         self.extensions = sources.extensions
         self.passed = PassedBy()
@@ -85,8 +89,8 @@ class Listing:
         self.tables = False
 
     def __iter__(self) -> Iterator[Source]:
-        for given in self.sources.inputs:
-            for name in unbraced(given):
+        try:
+            for name in self._names():
                 found = self._expand(name)
                 first = next(found, None)
                 if first is None:
@@ -94,6 +98,27 @@ class Listing:
                 else:
                     yield first
                     yield from found
+        finally:
+            self.ahead.end()
+
+    def _names(self) -> Iterator[str]:
+        """The inputs, braces resolved; those behind the one that is taken are listed meanwhile."""
+        names, due = itertools.chain.from_iterable(map(unbraced, self.sources.inputs)), deque[str]()
+        while due or (due := deque(itertools.islice(names, 1))):
+            name = due.popleft()
+            for following in itertools.islice(names, self.at_once - 1 - len(due)):
+                due.append(following)
+                if prefix := self._prefix(following):
+                    self.ahead.begin(prefix)
+            yield name
+
+    def _prefix(self, given: str) -> str | None:
+        """What will be listed for an input, if it is remote and does not look like a file."""
+        uri = storage.absolute(given)
+        is_file = self.format in FORMATS or self._shard(uri) or _ending(uri) in LISTS | self.extensions
+        if storage.is_local(uri) or (is_file and not uri.endswith("/")):
+            return None
+        return glob_root(uri)[0] if MAGIC.search(uri) else uri.rstrip("/") + "/"
 
     def _expand(self, given: str) -> Iterator[Source]:
         uri = storage.absolute(given)
@@ -101,9 +126,9 @@ class Listing:
         if single is not None:
             yield from self._single(single, given)
         elif MAGIC.search(uri) and not storage.is_folder(uri):
-            root, pattern = _glob_root(uri)
-            matches = re.compile(_glob_regex(pattern))
-            found = (entry for entry in _list(root, given) if matches.fullmatch(entry.uri[len(root) :]))
+            root, pattern = glob_root(uri)
+            matches = re.compile(glob_regex(pattern))
+            found = (entry for entry in self._list(root, given) if matches.fullmatch(entry.uri[len(root) :]))
             yield from self._below(found, root, named=True)
         else:
             yield from self._folder(uri, given)
@@ -122,13 +147,19 @@ class Listing:
     def _folder(self, uri: str, given: str) -> Iterator[Source]:
         root = uri.rstrip("/") + "/"
         empty = True
-        for source in self._below(_list(root, given), root, named=False):
+        for source in self._below(self._list(root, given), root, named=False):
             empty = False
             yield source
         is_file = storage.is_local(uri) or format_of(uri) or _ending(uri) in LISTS | self.extensions
         if empty and is_file and not storage.is_folder(uri):
             _check_allowed(uri, given)
             raise ConfigError(f"--input {given} does not exist{_meant(given)}")
+
+    def _list(self, root: str, given: str) -> Iterator[Entry]:
+        try:
+            yield from self.ahead.listing(root)
+        except (ObjectUnreadable, OSError) as error:
+            raise ConfigError(f"--input {given}: {_told(error)}") from error
 
     def _below(self, entries: Iterator[Entry], root: str, *, named: bool) -> Iterator[Source]:
         """The files of a folder, or with `named` those that match a pattern: of the former, lists are passed by."""
@@ -240,38 +271,10 @@ def _ending(uri: str) -> str:
     return "." + name.rsplit(".", 1)[1].lower() if "." in name[1:] else ""
 
 
-def _glob_root(uri: str) -> tuple[str, str]:
-    """The folder above the first wildcard, with its slash, and the pattern below it."""
-    fixed = uri[: MAGIC.search(uri).start()]  # type: ignore[union-attr]  # the caller has seen the wildcard
-    root = fixed[: fixed.rfind("/") + 1]
-    return root, uri[len(root) :]
-
-
-def _glob_regex(pattern: str) -> str:
-    """Shell rules: `*` and `?` stay within a folder, `**` crosses folders."""
-    pieces = re.split(r"(\*\*/|\*\*|\*|\?|\[[^]]+\])", pattern)
-    table = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    return "".join(
-        table.get(piece) or (_bracket(piece) if piece[:1] == "[" and len(piece) > 2 else re.escape(piece))
-        for piece in pieces
-    )
-
-
-def _bracket(piece: str) -> str:
-    return fnmatch.translate(piece).removeprefix("(?s:").removesuffix(r")\Z")
-
-
 def _stat(uri: str, given: str) -> Entry | None:
     try:
         return storage.stat(uri)
     except PermissionError:
         return None  # HEAD needs more rights than a listing; the listing then says what is wrong
-    except (ObjectUnreadable, OSError) as error:
-        raise ConfigError(f"--input {given}: {_told(error)}") from error
-
-
-def _list(root: str, given: str) -> Iterator[Entry]:
-    try:
-        yield from storage.listing(root)
     except (ObjectUnreadable, OSError) as error:
         raise ConfigError(f"--input {given}: {_told(error)}") from error
