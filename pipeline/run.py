@@ -17,7 +17,7 @@ from pipeline.config import RunConfig
 from pipeline.dry_run import dry_run
 from pipeline.engine.cluster import address_of
 from pipeline.engine.engine import Engine, InProcess
-from pipeline.errors import ConfigError, ObjectUnreadable, PipelineError, StorageError, TooManyFailures
+from pipeline.errors import ConfigError, ObjectUnreadable, PipelineError, SourceTooLong, StorageError, TooManyFailures
 from pipeline.log import answer, hush, phase, say
 from pipeline.output.bound import read_bound
 from pipeline.output.lease import check_overwrite, lease
@@ -195,6 +195,8 @@ def _watched(rows: Iterator[Row], progress: Progress) -> Iterator[Row]:
             progress.expect(row)
             yield row
         progress.planning = False
+    except SourceTooLong:
+        raise
     except ConfigError as error:  # the source could be listed when the run was checked
         raise StorageError(f"{error}; nothing finished is lost, the same command continues") from error
 

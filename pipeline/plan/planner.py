@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from pipeline.errors import SourceTooLong
 from pipeline.output.bound import SpanSize
 from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
@@ -19,6 +20,7 @@ from pipeline.source.item import Position, Wanted
 from pipeline.source.naming import LooseImage, Shard, Source
 
 CHUNK = 1000  # sources compared with the plan at a time: a page of a listing
+MOST_LOOSE = 50_000_000  # images that a driver plans, in some 3 GB (docs/performance.md)
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Planner:
             self.in_shards = sum(self.shards.planned.values())
         stream = iter(sources)
         while chunk := list(itertools.islice(stream, CHUNK)):
+            self._check_size()
             for source in chunk:
                 if isinstance(source, Shard):
                     yield from self._shard(source)
@@ -66,6 +69,14 @@ class Planner:
         yield from self.shards.left()
         self.loose.plan_changes()
         yield from self.loose.unfinished(retry_failed=self.order.retry_failed)
+
+    def _check_size(self) -> None:
+        """Raise SourceTooLong before a driver runs out of memory in the middle of a listing."""
+        if self.loose.images + len(self.loose.fresh) > MOST_LOOSE:
+            raise SourceTooLong(
+                f"--input: more than {MOST_LOOSE:,} loose images are more than one output can plan: put images into "
+                "shards (tars of 100 MB to 1 GB), or their URIs into Parquet files, which are shards too"
+            )
 
     def _room(self) -> int | None:
         """How many more images --limit lets in; None without it."""

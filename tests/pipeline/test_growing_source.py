@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import PipelineError
+from pipeline.errors import ConfigError, PipelineError
 from pipeline.output.place import Place
+from pipeline.plan import planner
 from pipeline.plan.verify import verify
 from tests.faults import FaultProxy
 from tests.flow import make_tar, png, run_here
@@ -77,6 +78,16 @@ def test_another_folder_adds_to_the_same_output(loose: Path) -> None:
     assert run_here(loose / "elsewhere", loose / "out", "brightness") == 0
     assert tree_bytes(loose / "out/data").items() >= before.items()
     assert rows(loose / "out")["key"].to_pylist() == ["b.png", "b.png", "d.png", "f.png"]
+
+
+def test_more_loose_images_than_a_driver_can_plan_are_refused(loose: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(loose / "in", **{f"n{number}": number for number in range(9)})
+    monkeypatch.setattr(planner, "CHUNK", 2)
+    monkeypatch.setattr(planner, "MOST_LOOSE", 5)
+    with pytest.raises(ConfigError, match=r"more than 5 loose images .* Parquet files"):
+        run_here(loose / "in", loose / "out", "brightness")
+    monkeypatch.setattr(planner, "MOST_LOOSE", 50)
+    assert len(rows(run(loose))) == 12
 
 
 def test_rows_of_a_removed_image_stay(loose: Path) -> None:
