@@ -85,6 +85,27 @@ def test_resume_over_a_hundred_thousand_finished_spans(tmp_path: Path, tally: Ta
     assert told["mb"] < 500
 
 
+@pytest.mark.parametrize(
+    ("kind", "counts", "most"), [("loose", (1_000_000, 2_500_000), 150), ("shards", (100_000, 400_000), 1200)]
+)
+def test_what_one_more_takes_of_the_driver(
+    kind: str, counts: tuple[int, int], most: int, tmp_path: Path, tally: Tally
+) -> None:
+    """Bytes of memory for each loose image, planned and found planned, and for each finished shard."""
+    peaks = []
+    for count in counts:
+        command = [sys.executable, "-m", "tests.torture.many", kind, str(count), str(tmp_path / f"out{count}")]
+        told = [
+            json.loads(subprocess.run(command, cwd=ROOT, env=clean_env(), capture_output=True, check=True).stdout)
+            for _ in range(2)
+        ]
+        assert told[0]["rows"] == told[1]["rows"]
+        peaks.append(max(one["mb"] for one in told))
+    each = (peaks[1] - peaks[0]) * (1 << 20) / (counts[1] - counts[0])
+    tally(f"driver's memory for each of {counts[1]:,} {kind}: {each:.0f} B", injected=0, lost=0, duplicated=0)
+    assert each < most
+
+
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, tally: Tally) -> None:
     peaks = []
     for times in (1, 10):
