@@ -117,7 +117,7 @@ def test_three_nights_lose_nothing_and_can_be_compared_and_forgotten(
     fs.pipe_file("inb/nights/3.tar", SHARDS[3].read_bytes())
     refused = ray_head.submit(*nightly(3, "b", OUT), env=env)
     assert refused.returncode != 0
-    offered = re.search(r"--output (s3://outb/nights/labels-by-model/model=\S+?-[0-9a-f]{8})", refused.stdout)
+    offered = re.search(r"--output (s3://outb/nights/labels-by-model/model=b-[0-9a-f]{8})", refused.stdout)
     assert offered, refused.stdout
     new = offered[1].removeprefix("s3://")
     third = ray_head.submit(*nightly(3, "b", new), env=env)
