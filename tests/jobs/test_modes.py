@@ -67,15 +67,8 @@ def test_every_task_writes_on_a_cluster_what_one_process_writes(
     model = SCENES / "model" if task == "segment" else save_dvae(tmp_path / "dvae")
     own = {"semantics": "original"} if task == "segment" else {}
     assert run_here(source, tmp_path / "one", task, model, limit=limit, **own) == 0
-    flags = [
-        "--input",
-        source,
-        "--model",
-        model,
-        "--limit",
-        limit,
-        *(f"--{name}={value}" for name, value in own.items()),
-    ]
+    flags = ["--input", source, "--model", model, "--limit", limit, "--dtype", "float32"]
+    flags += [f"--{name}={value}" for name, value in own.items()]
     cluster = ["--ray-address", ray_head.address, "--workers", 1]
     run_job(f"{task}.py", *flags, *cluster, "--output", tmp_path / "ray", env=ray_head.env, code=0)
     assert set(rows(tmp_path / "ray")["status"].to_pylist()) == {"ok"}
