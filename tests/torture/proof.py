@@ -21,7 +21,7 @@ from tests.torture.victims import Victim
 
 Job = subprocess.Popen[str] | Victim
 HOOKS = str(ROOT / "tests/hooks")
-FLAGS = ["--model", DIGITS / "model", "--span-size", 4, "--batch-size", 4]
+FLAGS = ["--model", DIGITS / "model", "--dtype", "float32", "--span-size", 4, "--batch-size", 4]
 SPAN: dict[str, Any] = {"span_size": 4, "batch_size": 4}  # the same, for a run in the test's own process
 POLL_S = 0.005
 
