@@ -26,14 +26,17 @@ from pipeline.decode.decode import decode
 from pipeline.engine.engine import cores, work_in_threads
 from pipeline.engine.loading import load_predictor
 from pipeline.engine.worker import Worker
+from pipeline.errors import PipelineError
 from pipeline.output.place import Place
+from pipeline.output.receipts import Receipt
 from pipeline.report import FED
 
 TURNS = 3
+EDGE = 8  # the first and the last of so many parts of a passage are not measured: starting, and running dry
 
 
 class Passage(NamedTuple):
-    """What went through, in how many seconds, and the share of them in which the model worked."""
+    """What went through in mid-stream, in how many seconds, and the share of the time in which the model worked."""
 
     images: int
     seconds: float
@@ -115,6 +118,31 @@ def _bare(pool: ProcessPoolExecutor, images: int) -> float:
     return images / (time.perf_counter() - began)
 
 
+class Mark(NamedTuple):
+    """A moment (seconds), and what had been answered since the mark before it."""
+
+    at: float
+    images: int = 0
+    predict_s: float = 0.0
+
+
+def _marked(receipt: Receipt) -> Mark:
+    return Mark(time.perf_counter(), receipt.images, receipt.seconds["predict"])
+
+
+def _in_mid_stream(marks: Sequence[Mark]) -> Mark:
+    """What was answered between two moments at which about as much was under way, and in how many seconds.
+
+    Raises PipelineError where there are too few marks to tell.
+    """
+    cut = len(marks) // EDGE
+    first, *between = marks[cut : len(marks) - cut]
+    if not between:
+        raise PipelineError("the images are too few to tell how fast they pass: give some thousands")
+    seconds = max(between[-1].at - first.at, 1e-9)
+    return Mark(seconds, sum(mark.images for mark in between), sum(mark.predict_s for mark in between))
+
+
 class _Here:
     """A worker in this process, as with `--local`."""
 
@@ -126,11 +154,10 @@ class _Here:
         worker = Worker(spec, cores(), load_predictor(spec))
         try:
             _warm_up(worker, source.files[0])
-            began, images = time.perf_counter(), 0
-            for receipt in work_in_threads(worker, source.rows(spec)):
-                images += receipt.images
-            seconds = time.perf_counter() - began
-            return Passage(images, seconds, worker.busy_s / (worker.last_done - worker.first_asked))
+            marks = [Mark(time.perf_counter())]
+            marks += (_marked(receipt) for receipt in work_in_threads(worker, source.rows(spec)))
+            passed = _in_mid_stream(marks)
+            return Passage(passed.images, passed.at, worker.busy_s / (worker.last_done - worker.first_asked))
         finally:
             worker.close()
 
@@ -139,7 +166,7 @@ class _Here:
 
 
 class _OnRay:
-    """The workers of a Ray cluster; what is measured begins with the first receipt, when all is started."""
+    """The workers of a Ray cluster."""
 
     def __init__(self, address: str) -> None:
         from pipeline.engine.on_ray import OnRay  # here: without an address nobody needs Ray
@@ -150,17 +177,9 @@ class _OnRay:
     def run(self, source: Source, place: Place, rate: float) -> Passage:
         """The source through the workers once."""
         spec = source.spec(place, rate)
-        began = last = 0.0
-        images, busy_s = 0, 0.0
-        for receipt in self.engine.execute(spec, source.rows(spec)):
-            last = time.perf_counter()
-            if not began:
-                began = last
-                continue
-            images += receipt.images
-            busy_s += receipt.seconds["predict"]
-        seconds = max(last - began, 1e-9)
-        return Passage(images, seconds, busy_s / seconds / self.engine.workers)
+        marks = [_marked(receipt) for receipt in self.engine.execute(spec, source.rows(spec))]
+        passed = _in_mid_stream(marks)
+        return Passage(passed.images, passed.at, passed.predict_s / passed.at / self.engine.workers)
 
     def close(self) -> None:
         """Leave the cluster."""
