@@ -228,15 +228,17 @@ def _as_published(card: ModelCard, preset: Preset, meant: Semantics, *, keep_pix
     if meant == "original":
         config = replace(config, layer_norm_eps=TRAINED_EPS, stride=preset.stride_at(config.image_size))
     is_it = preset.fits(card.head, config)
-    fits = len(preset.labels) == len(card.labels)
+    unnamed, palette = card.labels[:1] == ("LABEL_0",), preset.palette
+    # Asked in this order: the list of names may not be here where nobody needs it.
+    fits = (unnamed or palette is not None) and len(preset.labels) == len(card.labels)
     return replace(
         card,
         name=preset.name if is_it else card.name,
         config=config,
         pixels=card.pixels if keep_pixels else preset.pixels,
         pixels_assumed=False,
-        labels=preset.labels if fits and card.labels[:1] == ("LABEL_0",) else card.labels,
-        palette=preset.palette if fits else None,
+        labels=preset.labels if fits and unnamed else card.labels,
+        palette=palette if fits else None,
     )
 
 
