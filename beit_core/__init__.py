@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .card import ModelCard, load_card
     from .checkpoint import load_classifier, load_dvae, load_embedder, load_model, load_segmenter
+    from .compiled import compile_model
     from .config import BeitConfig, DvaeConfig
     from .conversion import Choices, convert
     from .errors import CheckpointError, CheckpointMismatch
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BeitConfig", "CheckpointError", "CheckpointMismatch", "Choices", "DvaeConfig", "Encoder", "ModelCard",
-    "PixelSpec", "Preset", "config_of_file", "convert", "label_map", "load_card", "load_classifier", "load_dvae",
-    "load_embedder", "load_model", "load_segmenter", "normalize", "pack", "presets", "read_weights", "top_k",
+    "PixelSpec", "Preset", "compile_model", "config_of_file", "convert", "label_map", "load_card", "load_classifier",
+    "load_dvae", "load_embedder", "load_model", "load_segmenter", "normalize", "pack", "presets", "read_weights",
+    "top_k",
 ]  # fmt: skip
 
 # Public names and their modules. Importing this package imports none of them: a process that only decodes pictures,
@@ -46,6 +48,7 @@ _MODULES = {
     "presets": "published",
     # These import torch.
     "Choices": "conversion",
+    "compile_model": "compiled",
     "Encoder": "heads",
     "config_of_file": "shapes",
     "convert": "conversion",

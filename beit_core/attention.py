@@ -28,8 +28,6 @@ class PerGrid(nn.Module, Generic[Built]):
         """Resample for `grid`; the subclass says how."""
         raise NotImplementedError
 
-    # Kept out of compiled graphs: inside a graph the table look-ups would be repeated on every call.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def for_grid(self, grid: Grid) -> Built:
         """`build` for this grid, computed once while it stays in the cache."""
         if grid not in self._built:

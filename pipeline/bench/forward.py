@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from beit_core import ModelCard, load_embedder, load_model, pack
+from beit_core import ModelCard, compile_model, load_embedder, load_model, pack
 from pipeline.bench.products import multiply, products_of
 from pipeline.bench.timing import LIMIT, OURS, REFERENCE, Figure, figure, in_turns
 from pipeline.engine.device import (
@@ -66,7 +66,7 @@ def _runs(
     runs = {OURS: _pass(lambda: model(pixels)), LIMIT: multiply(products, pixels)}
     if compiling:
         compiled = on_device(_ours(card).eval(), dtype)
-        compiled.compile(dynamic=False)
+        compile_model(compiled)
         runs[COMPILED] = _pass(lambda: compiled(pixels))
     if against_hf:
         theirs = on_device(_theirs(card).eval(), dtype)

@@ -108,6 +108,8 @@ class OnRay:
 
     def device(self, trial: Trial) -> Device:
         """See `Engine`."""
+        if not self.joined and not self.found.on_gpus:
+            return device_here(trial)  # workers have this machine's CPU, and a new process takes two seconds to ask it
         share = {"num_gpus": self.config.gpus_per_worker, "num_cpus": 0} if self.found.on_gpus else {"num_cpus": 0.1}
         asked = self.ray.remote(**share)(device_here).remote(trial)
         try:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
-from beit_core import ModelCard, PixelSpec, pack
+from beit_core import ModelCard, PixelSpec, compile_model, pack
 from pipeline.engine.device import (
     AGAIN,
     ATTENTION,
@@ -123,9 +123,7 @@ class Predictor:
             keep_freed_memory()
         self.model = task.load(card).eval().to(device=self.device, dtype=self.dtype)
         if compiled:
-            # In place, so that calls from the module's own methods, such as one per window, are compiled as well.
-            # Not with weights frozen into the graph: torch 2.13 then gives a segmenter wrong logits (2.4 of 16 off).
-            self.model.compile(dynamic=False)
+            compile_model(self.model)
         elif self.device.type == "cpu":
             pack(self.model)
         self.copying = torch.cuda.Stream() if self.device.type == "cuda" else None

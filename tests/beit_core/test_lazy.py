@@ -24,6 +24,15 @@ def test_torch_is_not_imported_for(what: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_compiler_is_not_imported_for_a_model() -> None:
+    """It takes as long as torch itself."""
+    load = f"import beit_core; beit_core.load_classifier(beit_core.load_card({str(DATA / 'digits/model')!r}))"
+    code = f"{load}; import pipeline.engine.predictor, sys; sys.exit('torch._dynamo' in sys.modules)"
+    env = clean_env({"PYTHONPATH": str(ROOT)})
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_public_name_is_in_the_module_that_the_table_names() -> None:
     for name in beit_core.__all__:
         assert getattr(beit_core, name).__module__ == f"beit_core.{beit_core._MODULES[name]}"
