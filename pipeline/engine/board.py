@@ -33,7 +33,7 @@ class RowBoard:
         self.open: list[int] = []  # rows of each group that are not done
         self.group_of: dict[int, int] = {}
         self.complete = False
-        self.failures = 0
+        self.failed: set[str] = set()  # processes whose device has failed
         self.said = ""
         self.ended = False
         self.changed = asyncio.Condition()
@@ -82,10 +82,10 @@ class RowBoard:
             self.ended = True
             self.changed.notify_all()
 
-    async def may_start_again(self) -> bool:
-        """A worker's device has failed: whether its process may end and be started anew."""
-        self.failures += 1
-        return self.failures <= DEVICE_FAILURES
+    async def may_start_again(self, process: str) -> bool:
+        """The device of this process has failed, which several of its threads may tell: whether it may be replaced."""
+        self.failed.add(process)
+        return len(self.failed) <= DEVICE_FAILURES
 
 
 def grouped(rows: Iterator[Row]) -> Iterator[Group]:

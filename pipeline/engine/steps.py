@@ -80,7 +80,7 @@ class Fused:
 def _start_again(board: Any, error: DeviceFailed) -> NoReturn:
     """End this process, for Ray to start another; raises where that has been tried often enough."""
     ray = import_ray(verbose=False)
-    if ray.get(board.may_start_again.remote()):
+    if ray.get(board.may_start_again.remote(ray.get_runtime_context().get_worker_id())):
         os._exit(1)
     raise error
 
