@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.plan.names import shard_name
+from pipeline.source.format import BEGINNING
 from tests.faults import FaultProxy, Rule
 from tests.helpers import tree_bytes
 from tests.torture.proof import kill, wait_until
@@ -18,6 +18,7 @@ from tests.weed import Weed
 
 BEFORE, AFTER = "stall", "mute"  # the server has not heard of the request yet, has carried it out
 POLL_S = 0.05
+SPANS = 3  # of a shard of the tests, at most
 
 
 def put(weed: Weed, folder: Path, prefix: str) -> dict[str, bytes]:
@@ -60,19 +61,36 @@ def settle(proxy: FaultProxy) -> None:
 
 
 def due(source: dict[str, bytes], output: str, fs: Any) -> dict[str, int]:
-    """Bytes of every object that a run may still fetch: all of an unfinished image; of a tar what lies behind its last
-    finished span, nothing once its entry is there; of a Parquet file, whose rows cannot be told apart, all or nothing.
+    """Bytes of every object that a run has to fetch: all of an unfinished image; of a tar what lies behind its last
+    finished span; of a Parquet file, whose rows cannot be told apart, all or nothing.
     """
     there = tree_bytes(output, fs)
     files = [data for name, data in there.items() if name.startswith("data/") and name.endswith(".parquet")]
     finished = {uri for data in files for uri in pq.read_table(pa.BufferReader(data))["uri"].to_pylist()}
-    left = {}
-    for key, data in source.items():
-        uri = f"s3://{key}"
-        if any(n.startswith(f"plan/shard-{shard_name(uri)}.") for n in there) or uri in finished:
-            continue
-        left[key] = len(data) - (resume_at(data, uri, finished) if key.endswith(".tar") else 0)
+    left = {key: len(data) - done(data, f"s3://{key}", finished) for key, data in source.items()}
     return {key: size for key, size in left.items() if size}
+
+
+def done(data: bytes, uri: str, finished: set[str]) -> int:
+    """The first bytes of an object of which all is finished."""
+    if uri.endswith(".tar"):
+        return resume_at(data, uri, finished)
+    if uri.endswith(".parquet"):
+        rows = pq.read_metadata(pa.BufferReader(data)).num_rows
+        return len(data) if all(f"{uri}#{row}" in finished for row in range(rows)) else 0
+    return len(data) if uri in finished else 0
+
+
+def check_fetched(proxy: FaultProxy, left: dict[str, int], *, looked_into: str = "") -> None:
+    """What was due was asked for, and nothing else; spans of a shard that is known to its end are each read apart.
+
+    A run with a new output looks into its first shard before.
+    """
+    found = fetched(proxy)
+    assert found.keys() == left.keys()
+    for key, size in left.items():
+        most = size * (SPANS if key.endswith((".tar", ".parquet")) else 1)
+        assert size <= found[key] <= (most + size + BEGINNING if key == looked_into else most), key
 
 
 def resume_at(data: bytes, uri: str, finished: set[str]) -> int:

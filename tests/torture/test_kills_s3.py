@@ -20,7 +20,7 @@ from tests.helpers import ROOT, clean_env, rows, tree_bytes
 from tests.proxied import named
 from tests.torture.conftest import Tally
 from tests.torture.proof import FLAGS, SPAN, compare, die_at, kill, wait_until
-from tests.torture.s3 import AFTER, BEFORE, POLL_S, die, due, fetched, put, resume_at, settle
+from tests.torture.s3 import AFTER, BEFORE, POLL_S, check_fetched, die, due, put, resume_at, settle
 from tests.weed import Weed
 
 pytestmark = [pytest.mark.torture, pytest.mark.timeout(900)]
@@ -58,10 +58,10 @@ def test_kills_of_a_driver_that_writes_to_s3(
         command = ["--input", "s3://inb/kills/", "--output", f"s3://{output}", *FLAGS, "--local"]
         die(doomed, kind, f"PUT {text}", number, *command, env=weed.env)
         before, left = tree_bytes(output, fs), due(source, output, fs)
-        assert (left == everything) == (index <= 2), point  # until the first span is there
+        assert left == everything or index > 2, point  # the first span is not there yet
         proxied.reset()
         assert run_here("s3://inb/kills/", f"s3://{output}", **SPAN) == 0, point
-        assert fetched(proxied) == left, point
+        check_fetched(proxied, left, looked_into="" if "_run.json" in before else "inb/kills/a.tar")
         put_again = [name for name in before if proxied.requests().get(f"PUT {output}/{name}")]
         assert put_again in ([], ["_SUCCESS"]), point
         compare(tally if index == len(points) - 1 else quiet, "driver killed at a request (S3)", len(points), output,
@@ -83,10 +83,10 @@ def test_a_tar_on_s3_is_read_on_where_its_last_finished_span_ends(
     put(weed, tmp_path / "in", "inb/big")
     assert run_here("s3://inb/big/", tmp_path / "whole", **SPAN) == 0
     command = ["--input", "s3://inb/big/", "--output", "s3://outb/big", *FLAGS, "--local"]
-    for _ in range(2):
-        die(doomed, AFTER, "PUT /data/", 1, *command, env=weed.env)
+    for _ in range(2):  # spans of a shard are written at the same time: all but the first are kept back
+        die(doomed, BEFORE, "PUT /data/", 2, *command, env=weed.env)
     behind = len(data) - resume_at(data, "s3://inb/big/big.tar", set(rows("outb/big", fs)["uri"].to_pylist()))
-    assert behind < len(data) / 3
+    assert behind < len(data) * 0.7  # of three spans the first one is there, and another
     proxied.reset()
     assert run_here("s3://inb/big/", "s3://outb/big", **SPAN) == 0
     assert behind <= proxied.bytes()["inb/big/big.tar"] <= behind + BLOCK
@@ -104,7 +104,7 @@ def test_kills_of_a_driver_that_reads_from_s3_and_writes_to_a_disk(
         left = due(source, str(output), None)
         proxied.reset()
         assert run_here("s3://inb/kills/", output, **SPAN) == 0, point
-        assert fetched(proxied) == left, point
+        check_fetched(proxied, left)
         compare(tally if point == DISK_POINTS[-1] else quiet, "driver killed at a call (S3 to disk)", len(DISK_POINTS),
                 output, tmp_path / "whole")  # fmt: skip
 
@@ -119,7 +119,7 @@ def test_kills_while_an_output_on_s3_is_started_over(
         die(doomed, kind, f"DELETE {text}", number, *command, env=weed.env)
         proxied.reset()
         assert run_here("s3://inb/kills/", "s3://outb/over", **SPAN, overwrite=True) == 0
-        assert fetched(proxied) == due(source, "outb/none", fs)
+        check_fetched(proxied, due(source, "outb/none", fs), looked_into="inb/kills/a.tar")
         compare(tally if (kind, text, number) == DELETES[-1] else quiet, "driver killed in --overwrite (S3)",
                 len(DELETES), "outb/over", tmp_path / "whole", fs)  # fmt: skip
 
@@ -139,7 +139,8 @@ def test_kills_while_failed_rows_on_s3_are_done_again(
         command = ["--input", "s3://inb/again/", "--output", f"s3://{output}", *FLAGS, "--local", "--retry-failed"]
         die(doomed, kind, "PUT /data/", number, *command, env=weed.env)
         found = rows(output, fs)["status"].to_pylist().count("too_large")
-        assert found == {(BEFORE, 1): 3, (AFTER, 1): 2, (BEFORE, 2): 2, (AFTER, 2): 0}[kind, number]
+        assert found <= {(BEFORE, 1): 3, (AFTER, 1): 2, (BEFORE, 2): 2, (AFTER, 2): 0}[kind, number]
+        assert found or kind == AFTER  # what is kept back is not written; what was written may be several spans at once
         assert run_here("s3://inb/again/", f"s3://{output}", **SPAN, retry_failed=True) == 0
         assert rows(output, fs).equals(rows(tmp_path / "whole"))
     tally("driver killed in --retry-failed (S3)", injected=len(points), lost=0, duplicated=0)
