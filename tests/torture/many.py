@@ -6,10 +6,10 @@ rows of work there were, and the seconds and the largest memory (MB) that it too
 """
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from pipeline.output.bound import SpanSize
 from pipeline.output.ledger import Ledger
@@ -50,7 +50,9 @@ def plan_entry(uri: str) -> str:
 
 
 def mb() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    """The largest memory so far. `ru_maxrss` would count that of the process which started this one."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) >> 10
 
 
 def main() -> None:

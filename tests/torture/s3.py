@@ -18,7 +18,7 @@ from tests.weed import Weed
 
 BEFORE, AFTER = "stall", "mute"  # the server has not heard of the request yet, has carried it out
 POLL_S = 0.05
-SPANS = 3  # of a shard of the tests, at most
+SPANS = 6  # of a shard of these tests, at most
 
 
 def put(weed: Weed, folder: Path, prefix: str) -> dict[str, bytes]:
@@ -89,8 +89,10 @@ def check_fetched(proxy: FaultProxy, left: dict[str, int], *, looked_into: str =
     found = fetched(proxy)
     assert found.keys() == left.keys()
     for key, size in left.items():
-        most = size * (SPANS if key.endswith((".tar", ".parquet")) else 1)
-        assert size <= found[key] <= (most + size + BEGINNING if key == looked_into else most), key
+        if key.endswith((".tar", ".parquet")):
+            assert 0 < found[key] <= SPANS * size + (size + BEGINNING if key == looked_into else 0), key
+        else:
+            assert found[key] == size, key
 
 
 def resume_at(data: bytes, uri: str, finished: set[str]) -> int:
