@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from .attention import attend_by_heads
 from .model import Block
 
 ROWS = 256  # what the layout is chosen for; from a few rows on all choices are as fast
@@ -26,19 +27,15 @@ class PackedLinear(nn.Module):
 
 
 def pack(module: nn.Module) -> None:
-    """Lay out weights for a CPU's bfloat16 products, in place; linear layers cannot be moved or cast afterwards.
+    """Prepare a bfloat16 model on a CPU for inference, in place; it cannot be moved, cast or compiled afterwards.
 
-    Those of the blocks are packed, convolutions put the channel last. Modules of other dtypes or on other devices gain
-    nothing by it and are left alone.
+    Blocks attend by heads, and their linear layers are packed; all convolutions put the channel last.
     """
-    weight = next(module.parameters(), None)
-    if weight is None or weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
-        return
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs want a tensor beside it
-    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        for block in module.modules():
-            if isinstance(block, Block):
-                _pack(block)
+    for block in [part for part in module.modules() if isinstance(part, Block)]:
+        block.attention.attend = attend_by_heads
+        if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+            _pack(block)
 
 
 def _pack(module: nn.Module) -> None:

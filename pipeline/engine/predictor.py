@@ -124,7 +124,7 @@ class Predictor:
         self.model = task.load(card).eval().to(device=self.device, dtype=self.dtype)
         if compiled:
             compile_model(self.model)
-        elif self.device.type == "cpu":
+        elif self.device.type == "cpu" and self.dtype == torch.bfloat16:
             pack(self.model)
         self.copying = torch.cuda.Stream() if self.device.type == "cuda" else None
         self.returning = torch.cuda.Stream() if self.device.type == "cuda" else None

@@ -4,11 +4,15 @@ import copy
 
 import pytest
 import torch
+from label import Label
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from beit_core import attention, load_card, load_classifier, load_segmenter, pack
 from beit_core.packed import PackedLinear
+from pipeline.engine.predictor import Predictor
+from tests.beit_core.test_checkpoint import held_out
+from tests.conftest import Bundle
 from tests.helpers import DATA
 
 bfloat16 = pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="no bfloat16 products here")
@@ -37,13 +41,15 @@ def test_packed_layers_answer_to_the_bit(rows: int) -> None:
 
 @bfloat16
 @torch.inference_mode()
-def test_packed_models_give_the_same_answers() -> None:
-    classifier = load_classifier(load_card(DATA / "digits/model")).eval().bfloat16()
-    pixels = torch.randn(3, 3, *classifier.trunk.config.image_size)
-    packed = packed_copy(classifier)
-    assert sum(isinstance(module, PackedLinear) for module in packed.modules()) == 4 * classifier.trunk.config.depth
-    for theirs, ours in zip(classifier(pixels), packed(pixels), strict=True):
-        assert torch.equal(theirs, ours)
+def test_packed_models_tell_the_same_digits(digits: Bundle) -> None:
+    card = load_card(DATA / "digits/model")
+    model, (pixels, _) = load_classifier(card), held_out(digits, card.pixels)
+    packed = packed_copy(model.bfloat16())
+    assert sum(isinstance(module, PackedLinear) for module in packed.modules()) == 4 * card.beit.depth
+    exact = load_classifier(card)(pixels)[1]
+    answers = packed(pixels)[1].float()
+    assert cosine(exact, answers) > 0.9995
+    assert torch.equal(exact.argmax(1), answers.argmax(1))
 
 
 @bfloat16
@@ -56,10 +62,17 @@ def test_convolutions_with_the_channel_last_give_the_same_masks() -> None:
     assert (exact.argmax(1) != packed.argmax(1)).float().mean() < 0.02
 
 
-def test_other_modules_are_left_alone() -> None:
-    classifier = load_classifier(load_card(DATA / "digits/model"))
-    pack(classifier)
-    assert not any(isinstance(module, PackedLinear) for module in classifier.modules())
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=bfloat16)])
+def test_predictors_pack_what_gains_by_it(dtype: str) -> None:
+    model = Predictor(Label(), load_card(DATA / "digits/model"), dtype=dtype, batch_size=1, device="cpu").model
+    assert any(isinstance(module, PackedLinear) for module in model.modules()) == (dtype == "bfloat16")
+    assert isinstance(model.classifier, nn.Linear)
+
+
+def test_other_models_stay_as_they_are() -> None:
+    model = nn.Sequential(nn.Linear(4, 4)).bfloat16()
+    pack(model)
+    assert isinstance(model[0], nn.Linear)
     pack(nn.Identity())
 
 
