@@ -28,6 +28,10 @@ class ShardFormat(Protocol):
         """Whether two images of a shard can have the same name, so that the names before it decide on `~2`."""
 
     @property
+    def mark(self) -> tuple[int, tuple[bytes, ...]]:
+        """Where in a file's first `BEGINNING` bytes its content says that it is of this kind, and by which of these."""
+
+    @property
     def counts_bytes(self) -> bool:
         """Whether positions are bytes of the shard."""
 
@@ -55,19 +59,13 @@ class ShardFormat(Protocol):
 FORMATS: dict[str, ShardFormat] = {"tar": Tar(), "parquet": Parquet(), "tar.gz": TarGz(), "zip": Zip()}
 
 
-BEGINNINGS = {
-    "zip": (0, (b"PK\3\4", b"PK\5\6")),
-    "parquet": (0, (b"PAR1",)),
-    "tar.gz": (0, (b"\x1f\x8b",)),
-    "tar": (257, (b"ustar",)),
-}
-BEGINNING = 512  # bytes that tell them apart
+BEGINNING = 512  # bytes of a file that tell its kind
 
 
 def format_by_content(beginning: bytes) -> str | None:
-    """The format that a file's first `BEGINNING` bytes speak of, None if that is none of ours, or none is sure."""
-    fitting = [name for name, (at, marks) in BEGINNINGS.items() if beginning[at:].startswith(marks)]
-    return fitting[0] if fitting else None
+    """The one format that a file's first `BEGINNING` bytes speak of; None where that is none of ours, or several."""
+    fitting = [name for name, form in FORMATS.items() if beginning[form.mark[0] :].startswith(form.mark[1])]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def format_of(uri: str) -> str | None:

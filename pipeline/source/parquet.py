@@ -72,6 +72,7 @@ class Parquet:
     """Parquet files of any row groups."""
 
     endings = (".parquet", ".pq")
+    mark = (0, (b"PAR1",))
     names_repeat = False
     counts_bytes = False
 

@@ -40,6 +40,7 @@ class Tar:
     """Plain tars."""
 
     endings: tuple[str, ...] = (".tar",)
+    mark: tuple[int, tuple[bytes, ...]] = (257, (b"ustar",))
     names_repeat = True
     counts_bytes = True
 

@@ -25,6 +25,7 @@ class TarGz(tar.Tar):
     """Tars compressed with gzip, read in one pass."""
 
     endings = (".tar.gz", ".tgz")
+    mark = (0, (b"\x1f\x8b",))
     counts_bytes = False  # but of what they become
 
     def end(self, shard: Entry, images: int) -> int:  # noqa: ARG002 - as in `Tar`

@@ -29,6 +29,7 @@ class Zip:
     """Zips, stored or compressed; encrypted members are rows with a reason."""
 
     endings = (".zip",)
+    mark = (0, (b"PK\3\4", b"PK\5\6"))
     names_repeat = True
     counts_bytes = False
 
