@@ -24,7 +24,7 @@ from pipeline.report import ReportedModel, RunReport, run_id
 
 EXAMPLES = 3  # of uris that are not in the output
 ROUNDS = 3  # others may write files meanwhile
-COPIES = "copies that jobs/compact.py has made hold these rows still: the same command again takes them out"
+COPIES = "copies that jobs/compact.py has made hold these rows still: give its command again for each of them"
 
 
 @dataclass(frozen=True)

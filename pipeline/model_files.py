@@ -103,7 +103,7 @@ def _download(entries: list[storage.Entry], root: str, target: Path) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch(exist_ok=False)
             except (OSError, ValueError) as error:  # a name too long, or of a file and of a folder at the same time
-                raise ConfigError(f"--model {root}: the file {relative} cannot be kept here ({error})") from error
+                raise ConfigError(f"the file {relative} cannot be kept here ({error})") from error
             path.write_bytes(storage.read(entry.uri))
         try:
             Path(temporary, "model").rename(target)
