@@ -17,10 +17,10 @@ from pipeline import storage
 from pipeline.copies.parts import ChangedError, Piece
 from pipeline.copies.survey import Gap
 from pipeline.copies.writer import Chunk, with_images
-from pipeline.errors import ConfigError, ObjectUnreadable, PipelineError, StorageError
+from pipeline.errors import ConfigError, PipelineError, StorageError
 from pipeline.images import wanted_in
 from pipeline.output.columns import OK
-from pipeline.output.span_file import SpanFacts, read_with_facts
+from pipeline.output.span_file import SpanFacts, as_it_is, facts_and_rows
 from pipeline.source.fetch import fetched
 from pipeline.source.format import FORMATS, format_of
 from pipeline.source.item import Item, Position, Remote
@@ -153,12 +153,11 @@ def _read_ahead(gaps: Iterable[Gap]) -> Iterator[tuple[SpanFacts, Chunk]]:
 
 def _read(gap: Gap) -> tuple[SpanFacts, Chunk]:
     try:
-        facts, table = read_with_facts(gap.entry)
-    except (OSError, ObjectUnreadable, StorageError) as error:
-        there = storage.stat(gap.entry.uri)
-        if there is None or there.version != gap.entry.version:
-            raise ChangedError(f"{gap.entry.uri} was written anew") from error
-        raise
+        entry, (facts, table) = as_it_is(gap.entry, facts_and_rows)
+    except FileNotFoundError as error:
+        raise ChangedError(str(error)) from error
+    if entry != gap.entry:
+        raise ChangedError(f"{entry.uri} was written anew")
     rows, stop = len(table), min(gap.stop, len(table))
     start = min(gap.start, stop)
     piece = Piece(gap.span, gap.entry.version, start, stop, rows, len(facts.forgotten))

@@ -146,6 +146,12 @@ def facts_and_uris(stream: BinaryIO) -> tuple[SpanFacts, list[str]]:
     return _facts(file.metadata), uris
 
 
+def facts_and_rows(stream: BinaryIO) -> tuple[SpanFacts, pa.Table]:
+    """The metadata of an opened file, and its rows."""
+    file = pq.ParquetFile(stream)
+    return _facts(file.metadata), file.read().replace_schema_metadata(None)
+
+
 def _facts(footer: pq.FileMetaData) -> SpanFacts:
     return SpanFacts.of(json.loads((footer.metadata or {}).get(META) or b""))
 
@@ -167,16 +173,6 @@ def rows_as_written(stream: BinaryIO) -> pa.Table:
     file = pq.ParquetFile(stream)
     written = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(file.metadata.metadata[b"ARROW:schema"])))
     return file.read().cast(written).replace_schema_metadata(None).combine_chunks()
-
-
-def read_with_facts(entry: Entry) -> tuple[SpanFacts, pa.Table]:
-    """The metadata and the rows of a span's file of exactly this version; raises as `read_facts`."""
-    try:
-        with storage.open_stream(entry, pinned=True) as stream:
-            file = pq.ParquetFile(stream)
-            return _facts(file.metadata), file.read().replace_schema_metadata(None)
-    except (ValueError, KeyError, pa.ArrowException) as error:
-        raise StorageError(f"{entry.uri} is no file of ours or damaged: remove it and run again") from error
 
 
 def read_table(entry: Entry, columns: list[str] | None = None) -> pa.Table:

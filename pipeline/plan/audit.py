@@ -140,15 +140,19 @@ def gone_shards(short: Iterable[str], shards: Shards, ledger: Ledger, uris: Mapp
     """
     lacking, lost = set[str](), set[str]()
     for name in short:
-        entry, seen = shards.get(shard_of(name)), map(short_version, ledger.lost.get(name, ()))
-        lacking.add(shard_of(name))
-        if entry.version in seen if entry is not None else any(seen):
-            lost.add(shard_of(name))
+        shard = shard_of(name)
+        lacking.add(shard)
+        seen = {short_version(version) for version in ledger.lost.get(name, ())}
+        if shard in shards:
+            seen &= {shards[shard].version}
+        if seen:
+            lost.add(shard)
     gone: dict[str, str] = {}
     for shard in sorted(lacking - lost - {""}):
         uri = files.whence(shards[shard]).uri if shard in shards else uris[shard]
         with suppress(PermissionError):
-            gone |= {shard: uri} if storage.stat(uri) is None else {}
+            if storage.stat(uri) is None:
+                gone[shard] = uri
     return gone
 
 

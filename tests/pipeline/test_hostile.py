@@ -150,7 +150,7 @@ def test_a_model_whose_files_lead_elsewhere_is_refused(tmp_path: Path, name: str
 def test_a_model_whose_files_no_folder_can_hold_is_refused(tmp_path: Path, names: list[str]) -> None:
     root = f"memory://{tmp_path.name}/"
     storage.put(root + names[0], b"{}")
-    with pytest.raises(ConfigError, match="^the file .* cannot be kept here"):
+    with pytest.raises(ConfigError, match=r"^the file .* cannot be kept here"):
         model_files._download([storage.Entry(root + name, 2, "1") for name in names], root, tmp_path / "target")
     assert list(tmp_path.iterdir()) == []
 
