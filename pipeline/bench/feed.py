@@ -119,7 +119,7 @@ def _bare(pool: ProcessPoolExecutor, images: int) -> float:
 
 
 class Mark(NamedTuple):
-    """A moment (seconds), and what had been answered since the mark before it."""
+    """A moment (seconds of a clock), and what had been answered since the mark before it."""
 
     at: float
     images: int = 0
@@ -130,8 +130,8 @@ def _marked(receipt: Receipt) -> Mark:
     return Mark(time.perf_counter(), receipt.images, receipt.seconds["predict"])
 
 
-def _in_mid_stream(marks: Sequence[Mark]) -> Mark:
-    """What was answered between two moments at which about as much was under way, and in how many seconds.
+def _in_mid_stream(marks: Sequence[Mark], workers: int = 1) -> Passage:
+    """What was answered between two moments at which about as much was under way.
 
     Raises PipelineError where there are too few marks to tell.
     """
@@ -140,7 +140,8 @@ def _in_mid_stream(marks: Sequence[Mark]) -> Mark:
     if not between:
         raise PipelineError("the images are too few to tell how fast they pass: give some thousands")
     seconds = max(between[-1].at - first.at, 1e-9)
-    return Mark(seconds, sum(mark.images for mark in between), sum(mark.predict_s for mark in between))
+    busy = sum(mark.predict_s for mark in between) / seconds / workers
+    return Passage(sum(mark.images for mark in between), seconds, busy)
 
 
 class _Here:
@@ -156,8 +157,7 @@ class _Here:
             _warm_up(worker, source.files[0])
             marks = [Mark(time.perf_counter())]
             marks += (_marked(receipt) for receipt in work_in_threads(worker, source.rows(spec)))
-            passed = _in_mid_stream(marks)
-            return Passage(passed.images, passed.at, worker.busy_s / (worker.last_done - worker.first_asked))
+            return _in_mid_stream(marks)._replace(busy=worker.busy_s / (worker.last_done - worker.first_asked))
         finally:
             worker.close()
 
@@ -178,8 +178,7 @@ class _OnRay:
         """The source through the workers once."""
         spec = source.spec(place, rate)
         marks = [_marked(receipt) for receipt in self.engine.execute(spec, source.rows(spec))]
-        passed = _in_mid_stream(marks)
-        return Passage(passed.images, passed.at, passed.predict_s / passed.at / self.engine.workers)
+        return _in_mid_stream(marks, self.engine.workers)
 
     def close(self) -> None:
         """Leave the cluster."""
