@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import signal
+import subprocess
 import tarfile
 import time
 import urllib.request
@@ -89,66 +90,83 @@ def test_three_nights_lose_nothing_and_can_be_compared_and_forgotten(
     env = weed.env | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     weed.put_tree(DIGITS / "model", "inb/models/a")
     weed.put_tree(retrained(tmp_path / "b"), "inb/models/b")
-    before = time.time()
 
-    # The first night.
-    fs.pipe_file("inb/nights/0.tar", SHARDS[0].read_bytes())
-    first = ray_head.submit(*nightly(1, "a", OUT), env=env)
-    assert first.returncode == 0, first.stdout
+    before = time.time()
+    arrive(fs, 0)
+    night(ray_head, 1, "a", OUT, env)
     assert exported(ray_head, ("beit_last_success_timestamp_seconds", "")) > before - 1
 
-    # The second one has more to do, and its driver is killed while a worker writes.
-    for number in (1, 2):
-        fs.pipe_file(f"inb/nights/{number}.tar", SHARDS[number].read_bytes())
-    keep_back(doomed, BEFORE, "PUT /data/", 2)
-    with ThreadPoolExecutor(1) as pool:
-        killed = pool.submit(ray_head.submit, *nightly(2, "a", OUT), env=env | doomed.env(weed.env))
-        while not doomed.silences()[-1]:
-            assert not killed.done(), killed.result().stdout
-            time.sleep(POLL_S)
-        kill_the_driver(ray_head, OUT)
-        assert killed.result().returncode != 0
-    settle(doomed)
-    again = ray_head.submit(*nightly(2, "a", OUT), env=env)
-    assert again.returncode == 0, again.stdout
-    assert "planned 270 = ok 270 + failed 0, missing 0, duplicates 0" in again.stdout
+    arrive(fs, 1, 2)
+    killed_night(ray_head, doomed, nightly(2, "a", OUT), env | doomed.env(weed.env))
+    said = night(ray_head, 2, "a", OUT, env)
+    assert "planned 270 = ok 270 + failed 0, missing 0, duplicates 0" in said
 
-    # The third night's command still names the old output, and is told which one the new model has.
-    fs.pipe_file("inb/nights/3.tar", SHARDS[3].read_bytes())
-    refused = ray_head.submit(*nightly(3, "b", OUT), env=env)
-    assert refused.returncode != 0
-    offered = re.search(r"--output (s3://outb/nights/labels-by-model/model=b-[0-9a-f]{8})", refused.stdout)
-    assert offered, refused.stdout
-    new = offered[1].removeprefix("s3://")
-    third = ray_head.submit(*nightly(3, "b", new), env=env)
-    assert third.returncode == 0, third.stdout
-    assert ray_head.submit(*nightly(3, "a", OUT), env=env).returncode == 0
-
-    # What is there now, for both models: every image once, whichever night it came in.
-    wanted = {f"s3://inb/nights/{n}.tar#{m}" for n, tar in enumerate(SHARDS) for m in images(tar)}
+    arrive(fs, 3)
+    new = offered_place(ray_head.submit(*nightly(3, "b", OUT), env=env))
+    night(ray_head, 3, "b", new, env)
+    night(ray_head, 3, "a", OUT, env)
     for output in (OUT, new):
-        found = rows(output, fs)["uri"].to_pylist()
-        lost, twice = len(wanted - set(found)), len(found) - len(set(found))
-        tally(
-            f"three nights, a kill in the second ({output.rpartition('/')[2]})", injected=1, lost=lost, duplicated=twice
-        )
+        found, name = rows(output, fs)["uri"].to_pylist(), output.rpartition("/")[2]
+        lost, twice = len(wanted() - set(found)), len(found) - len(set(found))
+        tally(f"three nights, a kill in the second ({name})", injected=1, lost=lost, duplicated=twice)
         assert (lost, twice, len(found)) == (0, 0, 360)
     nights = [report["tags"]["night"] for report in reports(fs, OUT)]
     assert nights == ["1", "2", "3"]  # one that was killed leaves no report
 
-    # The next morning.
+    next_morning(fs, new, tmp_path / "uris.txt", env)
+    said = night(ray_head, 4, "a", OUT, env)
+    assert "planned 360 = ok 353 + failed 0 + forgotten 7" in said
+    assert sorted(rows(OUT, fs)["uri"].to_pylist()) == sorted(wanted())[7:]
+
+
+def arrive(fs: Any, *numbers: int) -> None:
+    """New shards lie in the bucket."""
+    for number in numbers:
+        fs.pipe_file(f"inb/nights/{number}.tar", SHARDS[number].read_bytes())
+
+
+def wanted() -> set[str]:
+    """Every image once, whichever night it came in."""
+    return {f"s3://inb/nights/{number}.tar#{name}" for number, tar in enumerate(SHARDS) for name in images(tar)}
+
+
+def night(head: RayHead, number: int, model: str, output: str, env: dict[str, str]) -> str:
+    """What a night says that goes well."""
+    done = head.submit(*nightly(number, model, output), env=env)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def killed_night(head: RayHead, doomed: FaultProxy, command: list[str], env: dict[str, str]) -> None:
+    """The driver of a night is killed while a worker writes the second file."""
+    keep_back(doomed, BEFORE, "PUT /data/", 2)
+    with ThreadPoolExecutor(1) as pool:
+        killed = pool.submit(head.submit, *command, env=env)
+        while not doomed.silences()[-1]:
+            assert not killed.done(), killed.result().stdout
+            time.sleep(POLL_S)
+        kill_the_driver(head, OUT)
+        assert killed.result().returncode != 0
+    settle(doomed)
+
+
+def offered_place(refused: subprocess.CompletedProcess[str]) -> str:
+    """The output for the new model that a refusal of the old one's names."""
+    assert refused.returncode != 0
+    offered = re.search(r"--output s3://(outb/nights/labels-by-model/model=b-[0-9a-f]{8})", refused.stdout)
+    assert offered, refused.stdout
+    return offered[1]
+
+
+def next_morning(fs: Any, new: str, uris: Path, env: dict[str, str]) -> None:
+    """People compare both models, look at the page, and have seven images forgotten."""
     said = run_job("evaluate.py", f"s3://{new}", "--against", f"s3://{OUT}", env=env, code=0).stdout
     nines = pc.sum(pc.equal(pc.list_element(rows(OUT, fs)["labels"], 0), "9")).as_py()
     assert nines > 10
     assert f"{360 - nines:,} of 360" in said, said
-    page = run_job("report.py", f"s3://{OUT}", "--verify", env=env, code=0).stdout
-    assert "360" in page
-    (tmp_path / "uris.txt").write_text("\n".join(sorted(wanted)[:7]) + "\n")
-    run_job("forget.py", f"s3://{OUT}", "--uris", tmp_path / "uris.txt", env=env, code=0)
-    fourth = ray_head.submit(*nightly(4, "a", OUT), env=env)
-    assert fourth.returncode == 0, fourth.stdout
-    assert "planned 360 = ok 353 + failed 0 + forgotten 7" in fourth.stdout
-    assert sorted(rows(OUT, fs)["uri"].to_pylist()) == sorted(wanted)[7:]
+    assert "360" in run_job("report.py", f"s3://{OUT}", "--verify", env=env, code=0).stdout
+    uris.write_text("\n".join(sorted(wanted())[:7]) + "\n")
+    run_job("forget.py", f"s3://{OUT}", "--uris", uris, env=env, code=0)
 
 
 def images(tar: Path) -> list[str]:
