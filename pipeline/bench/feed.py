@@ -12,7 +12,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from pipeline.output.receipts import Receipt
 from pipeline.report import FED
 
 TURNS = 3
+BARE_S = 2.0  # of bare decoding in each turn
 EDGE = 8  # the first and the last of so many parts of a passage are not measured: starting, and running dry
 
 
@@ -47,12 +48,12 @@ class Passage(NamedTuple):
 class Feed:
     """Images a second through `way` and through bare decoding processes; `share` is their ratio, turn by turn.
 
-    `busy` is the part of the time in which a simulated accelerator of `rate` images a second worked, from its first
-    batch on; 0 where none was asked for.
+    `seconds` is how long the shortest turn was measured. `busy` is the part of the time in which a simulated
+    accelerator of `rate` images a second worked, from its first batch on; 0 where none was asked for.
     """
 
     way: str
-    images: int
+    seconds: float
     through: float
     bare: float
     share: float
@@ -61,8 +62,8 @@ class Feed:
 
     def __str__(self) -> str:
         said = (
-            f"feed: {self.through:,.0f} images/s of {self.images:,} through {self.way}; decoding alone, on {cores()} "
-            f"cores: {self.bare:,.0f} images/s; share {self.share:.2f}"
+            f"feed: {self.through:,.0f} images/s through {self.way}, for {self.seconds:.1f} s in mid-stream; decoding "
+            f"alone, on {cores()} cores: {self.bare:,.0f} images/s; share {self.share:.2f}"
         )
         if not self.rate:
             return said
@@ -86,16 +87,18 @@ def feed(inputs: Sequence[str], rate: float = 0.0, turns: int = TURNS, ray_addre
         way = _OnRay(ray_address) if ray_address else _Here()
         try:
             with ProcessPoolExecutor(cores(), spawn, _hold, (source.files, [PixelSpec()])) as pool:
-                _bare(pool, len(source.files))  # starting is not measured
+                _bare(pool)  # starting is not measured
                 for turn in range(turns):
-                    bare.append(_bare(pool, len(source.files)))
+                    time.sleep(way.settle_s)
+                    bare.append(_bare(pool))
                     through.append(way.run(source, Place(f"{folder}/out{turn}"), 0.0))
             busy = way.run(source, Place(f"{folder}/rate"), rate).busy if rate else 0.0
         finally:
             way.close()
     rates = [passage.images / passage.seconds for passage in through]
     share = statistics.median(ours / theirs for ours, theirs in zip(rates, bare, strict=True))
-    return Feed(way.kind, through[0].images, statistics.median(rates), statistics.median(bare), share, rate, busy)
+    seconds = min(passage.seconds for passage in through)
+    return Feed(way.kind, seconds, statistics.median(rates), statistics.median(bare), share, rate, busy)
 
 
 _held: tuple[Sequence[bytes], Sequence[PixelSpec]] = ((), ())  # of a bare process: what it decodes
@@ -106,35 +109,41 @@ def _hold(files: Sequence[bytes], specs: Sequence[PixelSpec]) -> None:
     _held = files, specs
 
 
-def _decode_share(first: int) -> int:
+def _decode_alone(_: int) -> float:
+    """Images a second of this process."""
     files, specs = _held
-    return sum(decode(data, specs).status == "ok" for data in files[first :: cores()])
+    began, images = time.perf_counter(), 0
+    while (spent := time.perf_counter() - began) < BARE_S:
+        decode(files[images % len(files)], specs)
+        images += 1
+    return images / spent
 
 
-def _bare(pool: ProcessPoolExecutor, images: int) -> float:
+def _bare(pool: ProcessPoolExecutor) -> float:
     """Images a second of all cores at once."""
-    began = time.perf_counter()
-    list(pool.map(_decode_share, range(cores())))
-    return images / (time.perf_counter() - began)
+    return sum(pool.map(_decode_alone, range(cores())))
 
 
 class Mark(NamedTuple):
-    """A moment (seconds of a clock), and what had been answered since the mark before it."""
+    """When the file of a span was written (seconds since 1970), and what is in it."""
 
     at: float
-    images: int = 0
-    predict_s: float = 0.0
+    images: int
+    predict_s: float
 
 
-def _marked(receipt: Receipt) -> Mark:
-    return Mark(time.perf_counter(), receipt.images, receipt.seconds["predict"])
+def _marked(place: Place, receipt: Receipt) -> Mark:
+    """Receipts may come several at once, long after their files."""
+    written = Path(place.span_file(receipt.facts.name)).stat().st_mtime
+    return Mark(written, receipt.images, receipt.seconds["predict"])
 
 
-def _in_mid_stream(marks: Sequence[Mark], workers: int = 1) -> Passage:
+def _in_mid_stream(marks: Iterable[Mark], workers: int = 1) -> Passage:
     """What was answered between two moments at which about as much was under way.
 
     Raises PipelineError where there are too few marks to tell.
     """
+    marks = sorted(marks)
     cut = len(marks) // EDGE
     first, *between = marks[cut : len(marks) - cut]
     if not between:
@@ -148,6 +157,7 @@ class _Here:
     """A worker in this process, as with `--local`."""
 
     kind = "a worker"
+    settle_s = 0.0
 
     def run(self, source: Source, place: Place, rate: float) -> Passage:
         """The source through the worker once."""
@@ -155,8 +165,7 @@ class _Here:
         worker = Worker(spec, cores(), load_predictor(spec))
         try:
             _warm_up(worker, source.files[0])
-            marks = [Mark(time.perf_counter())]
-            marks += (_marked(receipt) for receipt in work_in_threads(worker, source.rows(spec)))
+            marks = [_marked(place, receipt) for receipt in work_in_threads(worker, source.rows(spec))]
             return _in_mid_stream(marks)._replace(busy=worker.busy_s / (worker.last_done - worker.first_asked))
         finally:
             worker.close()
@@ -168,6 +177,8 @@ class _Here:
 class _OnRay:
     """The workers of a Ray cluster."""
 
+    settle_s = 6.0  # Ray starts spare processes when actors end
+
     def __init__(self, address: str) -> None:
         from pipeline.engine.on_ray import OnRay  # here: without an address nobody needs Ray
 
@@ -177,7 +188,7 @@ class _OnRay:
     def run(self, source: Source, place: Place, rate: float) -> Passage:
         """The source through the workers once."""
         spec = source.spec(place, rate)
-        marks = [_marked(receipt) for receipt in self.engine.execute(spec, source.rows(spec))]
+        marks = [_marked(place, receipt) for receipt in self.engine.execute(spec, source.rows(spec))]
         return _in_mid_stream(marks, self.engine.workers)
 
     def close(self) -> None:
