@@ -24,7 +24,6 @@ from pipeline.bench.nothing import Source
 from pipeline.config import RunConfig
 from pipeline.decode.decode import decode
 from pipeline.engine.engine import cores, work_in_threads
-from pipeline.engine.loading import load_predictor
 from pipeline.engine.worker import Worker
 from pipeline.errors import PipelineError
 from pipeline.output.place import Place
@@ -162,7 +161,7 @@ class _Here:
     def run(self, source: Source, place: Place, rate: float) -> Passage:
         """The source through the worker once."""
         spec = source.spec(place, rate)
-        worker = Worker(spec, cores(), load_predictor(spec))
+        worker = Worker(spec, cores())
         try:
             _warm_up(worker, source.files[0])
             marks = [_marked(place, receipt) for receipt in work_in_threads(worker, source.rows(spec))]

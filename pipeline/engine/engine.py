@@ -88,11 +88,10 @@ class InProcess:
 
     def execute(self, spec: JobSpec, rows: Iterator[Row]) -> Iterator[Receipt]:
         """Receipts as spans are finished; threads of this process pull the rows."""
-        from pipeline.engine.loading import load_predictor
         from pipeline.engine.worker import Worker
 
         with phase("loading the model"):
-            worker = Worker(spec, cores(), load_predictor(spec))
+            worker = Worker(spec, cores())
         try:
             yield from work_in_threads(worker, rows)
         finally:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import socket
 
 import numpy as np
 
-from pipeline import model_files, storage
+from pipeline import model_files
 from pipeline.engine.device import auto_batch_size, device_kind, device_name, free_memory, resolve_dtype
 from pipeline.engine.predictor import Predictor
 from pipeline.errors import PipelineError
-from pipeline.output.place import Place
 from pipeline.spec import Device, JobSpec, Trial
 
 
@@ -40,12 +38,6 @@ def fitting(predictor: Predictor) -> int:
     step = predictor.step(predictor.prepare(views, [""] * count, [sizes[0]] * count))
     step.answers()
     return predictor.at_once
-
-
-def check_place(place: Place) -> None:
-    """Raise PipelineError where a local output is not on this node, which may have joined the cluster lately."""
-    if storage.is_local(place.root) and storage.stat(place.bound_file) is None:
-        raise PipelineError(f"--output {place.root} is not there on the node {socket.gethostname()}: use s3://...")
 
 
 def load_predictor(spec: JobSpec) -> Predictor:

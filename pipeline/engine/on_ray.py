@@ -23,7 +23,6 @@ from pipeline.config import RunConfig
 from pipeline.engine.board import Hearing, Planning, RowBoard
 from pipeline.engine.cluster import address_of, check_shared, connect, import_ray, our_own
 from pipeline.engine.layout import Layout, Node, check_gpus, layout_of
-from pipeline.engine.loading import device_here
 from pipeline.engine.ray_metrics import RayMetrics
 from pipeline.engine.steps import Fused, Predicting, pull, read_step, write_step
 from pipeline.engine.wire import reports_from_table
@@ -108,6 +107,8 @@ class OnRay:
 
     def device(self, trial: Trial) -> Device:
         """See `Engine`."""
+        from pipeline.engine.loading import device_here  # here: a run that is continued needs no torch
+
         if not self.joined and not self.found.on_gpus:
             return device_here(trial)  # workers have this machine's CPU, and a new process takes two seconds to ask it
         share = {"num_gpus": self.config.gpus_per_worker, "num_cpus": 0} if self.found.on_gpus else {"num_cpus": 0.1}

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.decode.decode import Decoded
-from pipeline.engine.predictor import Answered
 from pipeline.output.columns import BASE, OK, to_array
 from pipeline.output.receipts import DeviceUsed, Receipt
 from pipeline.output.span_file import SpanFacts, counted, write_span
 from pipeline.source.item import Item
 from pipeline.spec import JobSpec
+
+if TYPE_CHECKING:
+    from pipeline.engine.predictor import Answered
 
 KEPT = Decoded("", None, None, None)  # stands for an image that is not done now: its row, if it has one, stays
 

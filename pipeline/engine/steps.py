@@ -1,19 +1,22 @@
-"""What runs in Ray's processes: the task that pulls rows, the fused worker, and the three steps of the split layout."""
+"""What runs in Ray's processes: the task that pulls rows, the fused worker, and the three steps of the split layout.
+
+Only what predicts imports torch: the others would take the CPU from it for a second, just when all are starting.
+"""
 
 from __future__ import annotations
 
 import functools
 import os
+import socket
 import time
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pyarrow as pa
 
+from pipeline import storage
 from pipeline.engine.board import be_patient
 from pipeline.engine.cluster import import_ray
-from pipeline.engine.loading import check_place, load_predictor
-from pipeline.engine.split import SpanDecoder, SpanPredictor
 from pipeline.engine.wire import (
     answered_to_table,
     decoded_to_table,
@@ -23,11 +26,14 @@ from pipeline.engine.wire import (
     rows_to_table,
     span_from_table,
 )
-from pipeline.engine.worker import Worker
-from pipeline.errors import DeviceFailed, StorageError
+from pipeline.errors import DeviceFailed, PipelineError, StorageError
+from pipeline.output.place import Place
 from pipeline.output.receipts import Receipt
 from pipeline.output.span_file import SpanFacts
 from pipeline.spec import JobSpec
+
+if TYPE_CHECKING:
+    from pipeline.engine.split import SpanDecoder
 
 REPORT_S = 2.0  # receipts of a group of small spans leave together at this interval
 
@@ -49,12 +55,14 @@ class Fused:
     """
 
     def __init__(self, spec: JobSpec, children: int, board: Any) -> None:
+        from pipeline.engine.worker import Worker
+
         be_patient(spec, board)
         self.start_again = functools.partial(_start_again, board)
         self.away: StorageError | None = None
-        check_place(spec.place)
+        _check_place(spec.place)
         try:
-            self.worker = Worker(spec, children, load_predictor(spec), self.start_again)
+            self.worker = Worker(spec, children, hung=self.start_again)
         except StorageError as error:
             self.away = error
 
@@ -77,6 +85,12 @@ class Fused:
         yield reports_to_table(reports)
 
 
+def _check_place(place: Place) -> None:
+    """Raise PipelineError where a local output is not on this node, which may have joined the cluster lately."""
+    if storage.is_local(place.root) and storage.stat(place.bound_file) is None:
+        raise PipelineError(f"--output {place.root} is not there on the node {socket.gethostname()}: use s3://...")
+
+
 def _start_again(board: Any, error: DeviceFailed) -> NoReturn:
     """End this process, for Ray to start another; raises where that has been tried often enough."""
     ray = import_ray(verbose=False)
@@ -90,8 +104,10 @@ _decoders: dict[str, SpanDecoder] = {}  # decoding children are kept between the
 
 def read_step(rows: pa.Table, spec: JobSpec, board: Any) -> Iterator[pa.Table]:
     """Read and decode, a Ray task."""
+    from pipeline.engine.split import SpanDecoder
+
     be_patient(spec, board)
-    check_place(spec.place)
+    _check_place(spec.place)
     key = spec.place.root
     decoder = _decoders.get(key) or _decoders.setdefault(key, SpanDecoder(spec))
     for number, row in rows_from_table(rows):
@@ -107,10 +123,12 @@ class Predicting:
     """A predictor, an actor on a GPU. Of a storage that is away when it starts it speaks as `Fused` does."""
 
     def __init__(self, spec: JobSpec, board: Any) -> None:
+        from pipeline.engine.split import SpanPredictor
+
         self.board = board
         be_patient(spec, board)
         self.away: StorageError | None = None
-        check_place(spec.place)
+        _check_place(spec.place)
         try:
             self.predictor = SpanPredictor(spec)
         except StorageError as error:
@@ -132,7 +150,7 @@ class Predicting:
 def write_step(block: pa.Table, spec: JobSpec, board: Any) -> pa.Table:
     """Write the span's file, a Ray task."""
     be_patient(spec, board)
-    check_place(spec.place)
+    _check_place(spec.place)
     number, span = span_from_table(block)
     if span is None:
         return reports_to_table([(number, None)])

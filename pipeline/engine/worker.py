@@ -20,6 +20,7 @@ from pipeline.decode.pool import DecodePool, PoolClosed
 from pipeline.decode.ring import Ring, RingClosed
 from pipeline.engine.device import AGAIN, lock_pages
 from pipeline.engine.gate import Gate, GateClosed
+from pipeline.engine.loading import load_predictor
 from pipeline.engine.predictor import Asked, Predictor, Step
 from pipeline.engine.reader import OpenSpan, Reader
 from pipeline.engine.under_way import BatchUnderWay, Receipts, SpanUnderWay
@@ -43,20 +44,16 @@ class Worker:
         self,
         spec: JobSpec,
         children: int,
-        predictor: Predictor,
+        load: Callable[[JobSpec], Predictor] = load_predictor,
         hung: Callable[[DeviceFailed], None] | None = None,
     ) -> None:
-        """Start `children` decoding processes beside a predictor.
+        """Start `children` decoding processes, and load the model while they start. Raises what `load` raises.
 
         `hung` is called, from a thread of the worker, when the device has not answered a batch for HANG_S.
         """
         self.spec, self.reader = spec, Reader(spec)
         sizes = [view.size for view in spec.decode.specs if view.size is not None]
-        self.predictor = predictor
         self.ring = Ring(sizes, spec.bound.batch_size, BUFFERS) if sizes else None
-        if self.ring is not None:
-            lock_pages(self.ring.memory, self.predictor.device.type)
-        self.pool = DecodePool(spec.decode, children, self.ring, self.fail)
         self.batches, self.spans, self.ahead = Gate(BUFFERS), Gate(SPANS), Gate(AHEAD)
         self.ready: queue.SimpleQueue[tuple[BatchUnderWay, Asked] | None] = queue.SimpleQueue()
         self.finishers = ThreadPoolExecutor(FINISHERS, "finish")
@@ -67,6 +64,14 @@ class Worker:
         self._lock = threading.Lock()
         self._asked: dict[int, float] = {}  # batches that the device has not answered, by when it was asked
         self._ended = threading.Event()
+        self.pool = DecodePool(spec.decode, children, self.ring, self.fail)
+        try:
+            self.predictor = load(spec)
+            if self.ring is not None:
+                lock_pages(self.ring.memory, self.predictor.device.type)
+        except BaseException:
+            self.close()
+            raise
         threading.Thread(target=self._ask_model, name="device", daemon=True).start()
         threading.Thread(target=self._watch, args=(hung or self.fail,), name="watch", daemon=True).start()
 

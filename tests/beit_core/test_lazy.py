@@ -12,6 +12,7 @@ from tests.helpers import DATA, ROOT, clean_env
 WITHOUT_TORCH = {
     "a card": f"import beit_core; beit_core.load_card({str(DATA / 'digits/model')!r})",
     "decoding": "import pipeline.decode.child, pipeline.bench.cost, beit_core; beit_core.PixelSpec().target(3, 4)",
+    "the flow on Ray": "import pipeline.engine.on_ray",
     "presets": "import beit_core; beit_core.presets()",
 }
 

@@ -121,7 +121,7 @@ def test_the_model_reads_the_memory_that_children_write(tmp_path: Path) -> None:
     planner = Planner(spec.place, Ledger.load(spec.place), Order(spec.bound.span_size, spec.wanted))
     card = load_card(DIGITS / "model")
     predictor = Watching(spec.task, card, dtype="float32", batch_size=spec.bound.batch_size)
-    worker = Worker(spec, 1, predictor)
+    worker = Worker(spec, 1, lambda _: predictor)
     try:
         found = list(work_in_threads(worker, planner.rows(request.sources.listing())))
         assert [receipt.images for receipt in found] == [8]
