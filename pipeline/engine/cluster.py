@@ -68,16 +68,19 @@ def import_ray(*, verbose: bool) -> Any:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         os.environ.setdefault("RAY_LOG_TO_DRIVER_EVENT_LEVEL", "FATAL")
     import ray
-    import ray.data
     import ray.util.metrics
     import ray.util.scheduling_strategies
 
     if not verbose:
         # Such as advice to programmers of pipelines, where a run has fewer spans than workers.
         warnings.filterwarnings("ignore", category=UserWarning, module=r"ray\.data\.")
-        for name in ("ray", "ray.data", "ray._private.worker", "ray.train"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
+        _hush_loggers()
     return ray
+
+
+def _hush_loggers() -> None:
+    for name in ("ray", "ray.data", "ray._private.worker", "ray.train"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 @contextmanager
@@ -109,7 +112,10 @@ def connect(ray: Any, address: str | None, *, verbose: bool) -> None:
         if SUBMITTED not in os.environ:  # `ray job submit` has shipped the code already
             options["runtime_env"] = {"py_modules": [str(Path(root, name)) for name in ("beit_core", "pipeline")]}
     _init(ray, address, options, verbose=verbose)
+    # The first use of ray.data imports it, and sets up its loggers: now, while Ray starts processes of its own.
     context = ray.data.DataContext.get_current()
+    if not verbose:
+        _hush_loggers()
     context.enable_progress_bars = verbose
     context.print_on_execution_start = verbose
     context.enable_auto_log_stats = verbose
