@@ -38,7 +38,7 @@ def figures(
     if on_cpu:
         keep_freed_memory()  # transformers gains by it as well
     size = card.pixels.size or card.config.image_size
-    batch = batch or (CPU_BATCH if on_cpu else auto_batch_size(size, kind))
+    batch = batch or (CPU_BATCH if on_cpu else auto_batch_size(size, kind, dtype))
     pixels = on_device(torch.randn(batch, 3, *size), dtype)
     runs = _runs(card, pixels, dtype, against_hf=against_hf, compiling=compiling and can_compile(kind))
     threads = torch.get_num_threads()

@@ -18,7 +18,8 @@ from pipeline.errors import ConfigError, DeviceFailed
 from pipeline.task import Column
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-CPU_BATCH, GPU_BATCH = 32, 256  # images of 224 x 224 per step
+# Images of 224 x 224 per step. On a CPU half as many in float32: tensors would be larger than a HEAP.
+CPU_BATCH, GPU_BATCH = 32, 256
 NATIVE_BFLOAT16 = ("amx_bf16", "avx512_bf16")  # what a CPU must be able to do; others emulate it, slower than float32
 
 # Attention kernels in the order in which they are tried: fixed, so that no version of torch and no kind of GPU prefers
@@ -27,7 +28,8 @@ ATTENTION = {
     "cuda": [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
     "cpu": [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH],
 }
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # from malloc.h
+HEAP = 1 << 26  # bytes at most of a heap, of which a thread other than the main one has several
 AGAIN = "what is finished is safe, the same command continues"
 
 Placed = TypeVar("Placed", nn.Module, Tensor)
@@ -59,11 +61,11 @@ def resolve_dtype(wanted: str, kind: str) -> str:
     return wanted if wanted != "auto" else "bfloat16" if native else "float32"
 
 
-def auto_batch_size(size: tuple[int, int] | None, kind: str) -> int:
+def auto_batch_size(size: tuple[int, int] | None, kind: str, dtype: str) -> int:
     """Images per step: a power of two for about equal memory at any image size; 1 where every image has its own."""
     if size is None:
         return 1
-    base = GPU_BATCH if kind == "cuda" else CPU_BATCH
+    base = GPU_BATCH if kind == "cuda" else CPU_BATCH // (2 if dtype == "float32" else 1)
     fitting = max(1, int(base * 224 * 224 / (size[0] * size[1])))
     return 1 << (min(fitting, 2 * base).bit_length() - 1)
 
@@ -77,12 +79,14 @@ def keep_freed_memory() -> None:
     """Keep in this process what large tensors leave; C libraries other than glibc are left as they are.
 
     glibc returns their pages to the system and has those of every new tensor zeroed again: an eighth of a base model's
-    time on a CPU.
+    time on a CPU. Of a thread's heaps it returns the last one whole whenever it is empty, whatever the threshold,
+    unless more than two of them are to be kept as padding. A tensor larger than a heap is mapped anew every time.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, 1 << 30)
         mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+        mallopt(M_TOP_PAD, 2 * HEAP)
 
 
 def when_done() -> float:

@@ -21,7 +21,7 @@ def device_here(trial: Trial) -> Device:
     kind = device_kind(trial.device)
     dtype = resolve_dtype(trial.dtype, kind)
     card = model_files.read(trial.model)
-    batch_size = trial.batch_size or auto_batch_size(trial.task.views(card)[0].size, kind)
+    batch_size = trial.batch_size or auto_batch_size(trial.task.views(card)[0].size, kind, dtype)
     if kind != "cpu" and not trial.batch_size and batch_size > 1:
         predictor = Predictor(trial.task, card, dtype=dtype, batch_size=batch_size, device=trial.device)
         batch_size = fitting(predictor)
