@@ -50,7 +50,8 @@ class Count:
 def dry_run(request: Request) -> int:
     """Print the prediction; the exit code is 0."""
     from pipeline.engine.loading import device_here  # here and below: --help must not import torch
-    from pipeline.engine.split import SpanDecoder, SpanPredictor
+    from pipeline.engine.span_decoder import SpanDecoder
+    from pipeline.engine.span_predictor import SpanPredictor
 
     config = request.config
     device = device_here(request.trial)

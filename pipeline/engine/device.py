@@ -29,7 +29,7 @@ ATTENTION = {
     "cpu": [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH],
 }
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # from malloc.h
-HEAP = 1 << 26  # bytes at most of a heap, of which a thread other than the main one has several
+HEAP = 1 << 26  # bytes of the largest heap that glibc has for threads other than the main one
 AGAIN = "what is finished is safe, the same command continues"
 
 Placed = TypeVar("Placed", nn.Module, Tensor)

@@ -10,13 +10,14 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import pyarrow as pa
 
 from pipeline import storage
 from pipeline.engine.board import be_patient
 from pipeline.engine.cluster import import_ray
+from pipeline.engine.span_decoder import SpanDecoder
 from pipeline.engine.wire import (
     answered_to_table,
     decoded_to_table,
@@ -31,9 +32,6 @@ from pipeline.output.place import Place
 from pipeline.output.receipts import Receipt
 from pipeline.output.span_file import SpanFacts
 from pipeline.spec import JobSpec
-
-if TYPE_CHECKING:
-    from pipeline.engine.split import SpanDecoder
 
 REPORT_S = 2.0  # receipts of a group of small spans leave together at this interval
 
@@ -104,8 +102,6 @@ _decoders: dict[str, SpanDecoder] = {}  # decoding children are kept between the
 
 def read_step(rows: pa.Table, spec: JobSpec, board: Any) -> Iterator[pa.Table]:
     """Read and decode, a Ray task."""
-    from pipeline.engine.split import SpanDecoder
-
     be_patient(spec, board)
     _check_place(spec.place)
     key = spec.place.root
@@ -123,7 +119,7 @@ class Predicting:
     """A predictor, an actor on a GPU. Of a storage that is away when it starts it speaks as `Fused` does."""
 
     def __init__(self, spec: JobSpec, board: Any) -> None:
-        from pipeline.engine.split import SpanPredictor
+        from pipeline.engine.span_predictor import SpanPredictor
 
         self.board = board
         be_patient(spec, board)

@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
+from pipeline.engine.span_decoder import Pixels
 from pipeline.engine.spans import AnsweredSpan, DecodedSpan
 from pipeline.output.receipts import DeviceUsed, Receipt
 from pipeline.output.span_file import SpanFacts
 from pipeline.plan import rows as plan_rows
 from pipeline.plan.rows import Row
-
-if TYPE_CHECKING:
-    from pipeline.engine.split import Pixels
 
 ROWS = pa.schema([("numbers", pa.list_(pa.int64())), ("rows", pa.list_(pa.string()))])
 REPORTS = pa.schema([("numbers", pa.list_(pa.int64())), ("receipts", pa.list_(pa.string()))])

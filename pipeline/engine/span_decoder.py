@@ -1,4 +1,4 @@
-"""The steps of a span one after the other, for clusters that read and predict on different nodes, and for dry runs."""
+"""The steps before the model, a span at a time: for clusters that read and predict on different nodes, and dry runs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ import numpy as np
 
 from pipeline.decode.decode import Decoded
 from pipeline.decode.pool import DecodePool
-from pipeline.engine.loading import load_predictor
-from pipeline.engine.predictor import Answered, Asked, joined
 from pipeline.engine.reader import OpenSpan, Reader
-from pipeline.engine.spans import KEPT, AnsweredSpan, DecodedSpan, undecodable
+from pipeline.engine.spans import KEPT, DecodedSpan, undecodable
 from pipeline.output.span_file import SpanFacts
 from pipeline.plan.rows import Row
 from pipeline.source.fetch import fetched
@@ -92,38 +90,3 @@ def _pixels(spec: JobSpec, answers: Sequence[Decoded]) -> Pixels:
         black = np.zeros((*(view.size or (1, 1)), 3), np.uint8)
         pixels.append([answer.views[number] if answer.views else black for answer in answers])
     return pixels
-
-
-class SpanPredictor:
-    """Asks the model about decoded spans."""
-
-    def __init__(self, spec: JobSpec) -> None:
-        self.spec = spec
-        self.predictor = load_predictor(spec)
-
-    def answer(self, span: DecodedSpan, pixels: Pixels) -> AnsweredSpan:
-        """The span with the model's answers."""
-        began = time.perf_counter()
-        size = self.spec.bound.batch_size
-        answered: dict[int, Answered] = {}
-        for start in range(0, len(span.todo), size):
-            if span.todo[start : start + size].any():
-                step = self.predictor.step(self._asked(span, pixels, start))
-                answered[start] = self.predictor.encode(step.answers(), step.reason)
-        answers = joined(answered, len(span.todo), size)
-        return AnsweredSpan.of(self.spec, span, answers, time.perf_counter() - began, self.predictor.used)
-
-    def _asked(self, span: DecodedSpan, pixels: Pixels, start: int) -> Asked:
-        rows = span.rows.slice(start, self.spec.bound.batch_size)
-        padding = self.spec.bound.batch_size - len(rows)
-        todo = span.todo[start : start + len(rows)]
-        sizes = [
-            (height, width) if wanted else (0, 0)
-            for height, width, wanted in zip(rows["height"].to_pylist(), rows["width"].to_pylist(), todo, strict=True)
-        ]
-        views = []
-        for view in pixels:
-            batch = np.stack(view[start : start + len(rows)])
-            views.append(np.concatenate([batch, np.zeros((padding, *batch.shape[1:]), np.uint8)]))
-        uris = rows["uri"].to_pylist() + [""] * padding
-        return self.predictor.prepare(tuple(views), uris, sizes + [(0, 0)] * padding)
