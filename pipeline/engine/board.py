@@ -11,10 +11,12 @@ from typing import Any
 from pipeline import storage
 from pipeline.errors import DEVICE_FAILURES
 from pipeline.log import say
-from pipeline.plan.rows import LooseSpan, Row, UnreadShard, to_json
+from pipeline.plan.rows import Row, UnreadShard, to_json
 from pipeline.spec import JobSpec
 
-LONE, GROUPED, GROUP_IMAGES = 64, 64, 512  # the first rows go alone, later ones in groups of up to so many images
+LONE, LONE_PER_WORKER = 64, 16  # so many rows, at least, are handed out alone before the others go in groups
+GROUP_ROWS, GROUP_IMAGES = 64, 512  # at most, unless one row has more
+IMAGE_BYTES = 1 << 16  # of an image in a shard that nobody has read yet: a guess
 END_S = 1.0  # until a thread that listens has ended
 HEAR_S = 10.0  # between two lines of what workers say
 AHEAD = 2000  # rows on the board at most
@@ -88,25 +90,31 @@ class RowBoard:
         return len(self.failed) <= DEVICE_FAILURES
 
 
-def grouped(rows: Iterator[Row]) -> Iterator[Group]:
+def grouped(rows: Iterator[Row], workers: int = 1) -> Iterator[Group]:
     """Rows with their numbers: the first ones alone, so that all workers begin at once; later small ones together."""
+    lone = max(LONE, LONE_PER_WORKER * workers)
     group: Group = []
     images = 0
     for number, row in enumerate(rows):
         group.append((number, to_json(row)))
-        images += GROUP_IMAGES if isinstance(row, UnreadShard) else row.stop - row.start
-        if number < LONE or len(group) >= GROUPED or images >= GROUP_IMAGES or not isinstance(row, LooseSpan):
+        images += _images_in(row)
+        if number < lone or len(group) >= GROUP_ROWS or images >= GROUP_IMAGES:
             yield group
             group, images = [], 0
     if group:
         yield group
 
 
+def _images_in(row: Row) -> int:
+    """About how many images a row has."""
+    return row.shard.size // IMAGE_BYTES if isinstance(row, UnreadShard) else row.stop - row.start
+
+
 class Planning:
     """The driver's thread that plans: puts rows on the board, and no more than `AHEAD` that are not done."""
 
-    def __init__(self, ray: Any, board: Any, rows: Iterator[Row]) -> None:
-        self.ray, self.board, self.rows = ray, board, rows
+    def __init__(self, ray: Any, board: Any, rows: Iterator[Row], workers: int) -> None:
+        self.ray, self.board, self.groups = ray, board, grouped(rows, workers)
         self.error: BaseException | None = None
         self.open = 0
         self.changed = threading.Condition()
@@ -124,7 +132,7 @@ class Planning:
 
     def _run(self) -> None:
         try:
-            for group in grouped(self.rows):
+            for group in self.groups:
                 with self.changed:
                     self.changed.wait_for(lambda: self.open < AHEAD)
                     self.open += len(group)

@@ -83,12 +83,24 @@ def test_a_whole_run_is_measured_next_to_a_loop_of_transformers(tmp_path: Path) 
 
 @pytest.mark.torture
 def test_the_feed_is_measured_with_real_photographs(photos: Path, tmp_path: Path) -> None:
-    make_tar(tmp_path / "in/a.tar", [(path.name, path.read_bytes()) for path in sorted(photos.glob("*.jpg"))])
-    done = run_job("bench.py", "--feed", 10, "--input", tmp_path / "in", code=0)
-    found = re.search(r"feed: ([\d,]+) images/s of 32 .* alone, .*: ([\d,]+) images/s; share ([\d.]+)", done.stdout)
+    for number in range(8):
+        members = [(path.name, path.read_bytes()) for path in sorted(photos.glob("*.jpg"))]
+        make_tar(tmp_path / f"in/{number}.tar", members)
+    done = run_job("bench.py", "--feed", 100, "--input", tmp_path / "in", code=0)
+    found = re.search(
+        r"feed: ([\d,]+) images/s .* for ([\d.]+) s in mid-stream; .* cores: ([\d,]+) images/s; share ([\d.]+)",
+        done.stdout,
+    )
     assert found
     assert all(float(number.replace(",", "")) > 0 for number in found.groups())
-    assert re.search(r"an accelerator of 10 images/s is busy (\d+)% of the time", done.stdout)
+    assert re.search(r"an accelerator of 100 images/s is busy (\d+)% of the time", done.stdout)
+
+
+@pytest.mark.torture
+def test_too_few_images_tell_nothing_of_the_feed(photos: Path, tmp_path: Path) -> None:
+    make_tar(tmp_path / "in/a.tar", [(path.name, path.read_bytes()) for path in sorted(photos.glob("*.jpg"))])
+    done = run_job("bench.py", "--feed", "--input", tmp_path / "in", code=1)
+    assert "the images are too few to tell how fast they pass" in done.stderr
 
 
 def test_a_feed_without_images_is_refused(tmp_path: Path) -> None:
