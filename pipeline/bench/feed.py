@@ -148,7 +148,7 @@ def _in_mid_stream(marks: Iterable[Mark], workers: int = 1) -> Passage:
     if not between:
         raise PipelineError("the images are too few to tell how fast they pass: give some thousands")
     seconds = max(between[-1].at - first.at, 1e-9)
-    busy = sum(mark.predict_s for mark in between) / seconds / workers
+    busy = min(1.0, sum(mark.predict_s for mark in between) / seconds / workers)  # the first of it began before
     return Passage(sum(mark.images for mark in between), seconds, busy)
 
 
