@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 178_956_970  # Pillow's own bound for an error, about 0.5 GB as RGB
 LARGEST_SIDE = (1 << 31) - 1  # the columns hold no more; a broken header may state anything
+COMMON = ("JPEG", "PNG", "WEBP")
 OUTSIDE = {"EPS", "WMF"}  # EPS starts Ghostscript; WMF draws only on Windows
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 JXL_BEGINNINGS = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")
@@ -58,19 +59,17 @@ class Decoded:
 
 
 @cache
-def _learn_heif() -> None:
-    """Let Pillow read HEIC where `pillow-heif`, an extra, is installed."""
+def formats() -> tuple[str, ...]:
+    """Pillow's readable formats that start no outside program, HEIC among them where `pillow-heif` is installed.
+
+    Pillow tries them in this order, some of the rare ones by reading on: that takes as long as opening a JPEG.
+    """
+    Image.init()
     with suppress(ImportError):
         import pillow_heif
 
         pillow_heif.register_heif_opener()
-
-
-def formats() -> list[str]:
-    """Pillow's readable formats that start no outside program, HEIC among them where `pillow-heif` is installed."""
-    Image.init()
-    _learn_heif()
-    return [name for name in Image.ID if name not in OUTSIDE]
+    return (*COMMON, *(name for name in Image.ID if name not in OUTSIDE and name not in COMMON))
 
 
 def extensions() -> frozenset[str]:
