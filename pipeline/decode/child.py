@@ -1,10 +1,10 @@
 """The child's side: a process that decodes one image after the other for its parent, under a memory limit.
 
-The parent sends a pickled `Order`, once; the child answers READY. Then come packets of images: a COUNT, and for each
-image an IMAGE with the length of the file, the buffer and the slot for its pixels (NOWHERE: no place), and where the
-file begins in the inbox, or PIPED, and then the file follows. The inbox is memory that both see, for packets of up to
-ROOM bytes: a pipe costs a page at a time. Its first bytes say which image of a packet the child has begun with, so that
-the parent knows on which one it died.
+The parent sends a pickled `Order`, once; the child answers READY. Then come packets of images: a COUNT; for each image
+an IMAGE with the length of the file, the buffer and the slot for its pixels (NOWHERE: no place), and where the file
+begins in the inbox, or PIPED; and the piped files. The inbox is memory that both see, for packets of up to ROOM bytes:
+a pipe costs a page at a time. Its first bytes say which image of a packet the child has begun with, so that the parent
+knows on which one it died.
 The answer to a packet is a LENGTH, a pickled list of (status, error, width, height, seconds, shapes) per image, and the
 pixels of every shape. Pixels of a fixed size that have a place are written there, and have no shape in the answer.
 Answers come in the packets' order.
@@ -75,8 +75,9 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
     while True:
         answers: list[tuple[object, ...]] = []
         pixels: list[np.ndarray] = []
-        for number in range(*COUNT.unpack(_read(source, COUNT.size))):
-            length, buffer, slot, start = IMAGE.unpack(_read(source, IMAGE.size))
+        (count,) = COUNT.unpack(_read(source, COUNT.size))
+        heads = IMAGE.iter_unpack(_read(source, count * IMAGE.size))
+        for number, (length, buffer, slot, start) in enumerate(heads):
             data = _read(source, length) if start == PIPED else inbox[start : start + length]
             BEGUN.pack_into(inbox, 0, number)
             answer = _decoded(data, order)

@@ -15,8 +15,8 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from pipeline.decode import process
 from pipeline.decode.decode import Decoded, DecodeSettings
@@ -30,20 +30,26 @@ PACKET_IMAGES, PACKET_BYTES = 8, 1 << 19  # at most, unless one image is larger
 STARTS = 6  # attempts to start a child, each after twice the wait before
 FIRST_WAIT_S = 0.2
 
-Done = Callable[[Decoded], None]
+Answers = list[tuple[int, Decoded]]  # by the images' numbers
 
 
 class PoolClosed(Exception):
     """The pool takes no image any more."""
 
 
-@dataclass(frozen=True)
-class Undecoded:
-    """An image to be decoded, and the callback for its answer; `place` says where its pixels go."""
+class Undecoded(NamedTuple):
+    """An image to be decoded; `place` says where its pixels go, `number` which of its owner's images it is."""
 
     data: bytes
     place: Place | None
-    done: Done
+    number: int = 0
+
+
+class Packet(NamedTuple):
+    """Images that one child decodes, one after the other, and the callback for their answers."""
+
+    images: list[Undecoded]
+    done: Callable[[Answers], None]
 
 
 class DecodePool:
@@ -68,7 +74,7 @@ class DecodePool:
         if ring is not None and ring.layout.views != sizes:
             raise ValueError(f"the ring holds views of {ring.layout.views}, the settings make {sizes}")
         self.settings, self.ring, self._failed = settings, ring, failed
-        self._packets: queue.SimpleQueue[list[Undecoded] | None] = queue.SimpleQueue()
+        self._packets: queue.SimpleQueue[Packet | None] = queue.SimpleQueue()
         self._most = HELD * children
         self._held = 0
         self._lock = threading.Lock()
@@ -90,21 +96,19 @@ class DecodePool:
         """Process ids of the children that are there now."""
         return [child.process.pid for keeper in self._keepers if (child := keeper.child) is not None]
 
-    def submit(self, data: bytes, place: Place | None, done: Done) -> None:
+    def submit(self, data: bytes, place: Place | None, done: Callable[[Decoded], None]) -> None:
         """Have an image decoded, in a packet of its own; see `submit_packet`."""
-        self.submit_packet([Undecoded(data, place, done)])
+        self.submit_packet(Packet([Undecoded(data, place)], lambda answers: done(answers[0][1])))
 
-    def submit_packet(self, packet: list[Undecoded]) -> None:
+    def submit_packet(self, packet: Packet) -> None:
         """Have images decoded by one child, one after the other; blocks while the children have enough to do.
 
-        The `done` of each is called once with the answer, from a thread of the pool, in any order; it must be quick and
-        not raise. With a place, pixels of fixed size are there by then, black if the status is not `ok`, and `views`
-        has only what varies in size; without one, `views` has all. Raises PoolClosed, or what ended the pool, also
-        while it blocks.
+        Its `done` is called with the answers, from a thread of the pool: with all at once, or with some at a time if
+        the child dies, each image once in any order. It must be quick and not raise. With a place, pixels of fixed
+        size are there by then, black if the status is not `ok`, and `views` has only what varies in size; without one,
+        `views` has all. Raises PoolClosed, or what ended the pool, also while it blocks.
         """
-        for image in packet:
-            if image.place is not None:
-                self._check(image.place)
+        self._check([image.place for image in packet.images])
         with self._lock:
             while self._held >= self._most and not self._ended():
                 self._changed.wait()
@@ -127,16 +131,16 @@ class DecodePool:
             keeper.join()
         self._keepers.clear()  # they refer to the pool: a reference cycle would keep the ring's memory for long
 
-    def _check(self, place: Place) -> None:
-        number, slot = place
+    def _check(self, places: Sequence[Place | None]) -> None:
         layout = None if self.ring is None else self.ring.layout
-        if layout is None or not (0 <= number < layout.buffers and 0 <= slot < layout.batch):
-            raise ValueError(f"place {place} is not in the ring of this pool ({layout})")
+        for place in filter(None, places):
+            if layout is None or not (0 <= place[0] < layout.buffers and 0 <= place[1] < layout.batch):
+                raise ValueError(f"place {place} is not in the ring of this pool ({layout})")
 
     def _ended(self) -> bool:
         return self._closed.is_set() or self._error is not None
 
-    def next_packet(self, *, wait: bool) -> list[Undecoded] | None:
+    def next_packet(self, *, wait: bool) -> Packet | None:
         """For keepers: images to send to a child; None if there are none, or if none will come."""
         try:
             packet = self._packets.get(block=wait)
@@ -146,15 +150,16 @@ class DecodePool:
             self._packets.put(None)  # the other keepers must see it too
         return packet
 
-    def again(self, packet: list[Undecoded]) -> None:
+    def again(self, packet: Packet) -> None:
         """For keepers: images that another child is to decode."""
         self._packets.put(packet)
 
-    def answer(self, image: Undecoded, answer: Decoded) -> None:
-        """For keepers: the end of an image."""
-        if image.place is not None and self.ring is not None and answer.status != "ok":
-            self.ring.blacken(image.place)
-        image.done(answer)
+    def answer(self, packet: Packet, answers: Sequence[Decoded]) -> None:
+        """For keepers: the end of a packet's images."""
+        for image, answer in zip(packet.images, answers, strict=True):
+            if answer.status != "ok" and image.place is not None and self.ring is not None:
+                self.ring.blacken(image.place)
+        packet.done([(image.number, answer) for image, answer in zip(packet.images, answers, strict=True)])
 
     def packet_done(self) -> None:
         """For keepers: none of a packet's images is with a child any more."""
@@ -182,7 +187,7 @@ class _Keeper(threading.Thread):
         super().__init__(name="decode", daemon=True)  # a process that ends without close() must not wait for us
         self.pool = pool
         self.child: Child | None = None
-        self._sent: deque[list[Undecoded]] = deque()
+        self._sent: deque[Packet] = deque()
         self._interrupted = threading.Event()
         self._lock = threading.Lock()  # between our starting a child and another thread's ending it
 
@@ -215,7 +220,7 @@ class _Keeper(threading.Thread):
         """Have the child hold as many packets as it may; waits for one only while it has none."""
         while len(self._sent) < IN_FLIGHT and (packet := self.pool.next_packet(wait=not self._sent)):
             self._sent.append(packet)
-            child.send([(image.data, image.place) for image in packet])
+            child.send(packet.images)
 
     def _answer(self, child: Child) -> Child:
         """Finish the oldest packet; the child that is there afterwards."""
@@ -223,30 +228,29 @@ class _Keeper(threading.Thread):
             answers = child.receive()
         except (ChildDied, TimeoutError):
             return self._clear_up(child)
-        for image, answer in zip(self._sent.popleft(), answers, strict=True):
-            self.pool.answer(image, answer)
+        self.pool.answer(self._sent.popleft(), answers)
         self.pool.packet_done()
         return child
 
     def _clear_up(self, child: Child) -> Child:
         """Answer the image that the child died on; any child may have the others. Returns the child afterwards."""
         packet = self._sent.popleft()
-        suspect = packet.pop(min(child.begun, len(packet) - 1))
-        if packet:
+        suspect = packet.images.pop(min(child.begun, len(packet.images) - 1))
+        if packet.images:
             self.pool.again(packet)
         else:
             self.pool.packet_done()
         while self._sent:
             self.pool.again(self._sent.popleft())
         answer, child = self._alone(suspect, self._fresh_child())
-        self.pool.answer(suspect, answer)
+        self.pool.answer(Packet([suspect], packet.done), [answer])
         return child
 
     def _alone(self, image: Undecoded, child: Child) -> tuple[Decoded, Child]:
         """The answer to an image that was there when a child died, and the child after it."""
         hung = False
         for _ in range(FRESH_TRIES):
-            child.send([(image.data, image.place)])
+            child.send([image])
             try:
                 return child.receive()[0], child
             except (ChildDied, TimeoutError) as error:

@@ -65,24 +65,25 @@ class Child:
         """Until it would begin with an image at once. Raises ChildDied, or TimeoutError after PATIENCE_S."""
         self._take(LENGTH.size, time.monotonic() + PATIENCE_S)
 
-    def send(self, packet: Sequence[tuple[bytes, Place | None]]) -> None:
-        """Hand over images without waiting; what the pipe does not hold yet follows while `receive` waits.
+    def send(self, images: Sequence[tuple[bytes, Place | None, int]]) -> None:
+        """Hand over a packet without waiting; what the pipe does not hold yet follows while `receive` waits.
 
         At most IN_FLIGHT packets may be without an answer: each has a part of the inbox.
         """
-        pieces = [COUNT.pack(len(packet))]
+        heads, piped = [COUNT.pack(len(images))], []
         start = HEAD + self._turn * ROOM
         stop = start + ROOM
         self._turn = (self._turn + 1) % IN_FLIGHT
-        for data, place in packet:
-            where = place or NOWHERE
-            if start + len(data) > stop:
-                pieces += [IMAGE.pack(len(data), *where, PIPED), data]
+        for data, place, _ in images:
+            length = len(data)
+            if start + length > stop:
+                heads.append(IMAGE.pack(length, *(place or NOWHERE), PIPED))
+                piped.append(data)
                 continue
-            self._inbox[start : start + len(data)] = data
-            pieces.append(IMAGE.pack(len(data), *where, start))
-            start += len(data)
-        self._send(*pieces)
+            self._inbox[start : start + length] = data
+            heads.append(IMAGE.pack(length, *(place or NOWHERE), start))
+            start += length
+        self._send(b"".join(heads), *piped)
 
     @property
     def begun(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import queue
 import threading
 import time
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.decode.decode import Decoded
-from pipeline.decode.pool import PACKET_BYTES, PACKET_IMAGES, Undecoded
+from pipeline.decode.pool import PACKET_BYTES, PACKET_IMAGES, Answers, Packet, Undecoded
 from pipeline.decode.ring import Buffer
 from pipeline.engine.predictor import Answered, joined
 from pipeline.engine.reader import OpenSpan
@@ -102,7 +101,7 @@ class BatchUnderWay:
             if self._packet_bytes + len(data) > PACKET_BYTES or len(self._packet) == PACKET_IMAGES:
                 self._send_packet()
             place = self.buffer.place(slot) if self.buffer is not None else None
-            self._packet.append(Undecoded(data, place, functools.partial(self._decoded, slot)))
+            self._packet.append(Undecoded(data, place, slot))
             self._packet_bytes += len(data)
         else:
             item.data = data
@@ -114,7 +113,7 @@ class BatchUnderWay:
         if packet:
             with self._lock:
                 self._due += len(packet)
-            self.worker.pool.submit_packet(packet)
+            self.worker.pool.submit_packet(Packet(packet, self._decoded))
 
     def _settle(self, slot: int, answer: Decoded) -> None:
         """Count an image that needs no decoding; its slot is black."""
@@ -122,14 +121,15 @@ class BatchUnderWay:
         if self.buffer is not None:
             self.buffer.blacken(slot)
 
-    def _decoded(self, slot: int, answer: Decoded) -> None:
+    def _decoded(self, answers: Answers) -> None:
         """Called by the pool."""
-        self.span.decoded[self.start + slot] = answer
-        self.span.add_seconds("decode", answer.seconds)
-        if answer.status == OK:
-            self.wanted = True
-            self.varying = answer.views
-        self._one_less()
+        for slot, answer in answers:
+            self.span.decoded[self.start + slot] = answer
+            if answer.status == OK:
+                self.wanted = True
+                self.varying = answer.views
+        self.span.add_seconds("decode", sum(answer.seconds for _, answer in answers))
+        self._less(len(answers))
 
     def seal(self) -> None:
         """No more images: the remaining slots are black."""
@@ -137,11 +137,11 @@ class BatchUnderWay:
         if self.buffer is not None:
             for slot in range(self.count, self.worker.spec.bound.batch_size):
                 self.buffer.blacken(slot)
-        self._one_less()
+        self._less(1)
 
-    def _one_less(self) -> None:
+    def _less(self, done: int) -> None:
         with self._lock:
-            self._due -= 1
+            self._due -= done
             over = self._due == 0
         if over:
             self.worker.decoded(self)

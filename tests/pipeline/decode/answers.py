@@ -9,8 +9,8 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
+from pipeline.decode import pool
 from pipeline.decode.decode import Decoded
-from pipeline.decode.pool import Done
 
 KILL, EAT, HANG, WAIT = b"KILL-ME!", b"EAT-MEM!", b"HANG-ON!", b"WAIT-IN!"
 
@@ -23,9 +23,14 @@ class Answers:
         self.found: dict[Hashable, Decoded] = {}
         self._changed = threading.Condition()
 
-    def of(self, name: Hashable) -> Done:
+    def of(self, name: Hashable) -> Callable[[Decoded], None]:
         """What to give to `submit` for the image of that name."""
         return partial(self._take, name)
+
+    def of_packet(self, found: pool.Answers) -> None:
+        """What to give to a packet: its images are called by their numbers."""
+        for number, answer in found:
+            self._take(number, answer)
 
     def _take(self, name: Hashable, answer: Decoded) -> None:
         with self._changed:

@@ -9,7 +9,7 @@ import pytest
 from beit_core import PixelSpec
 from pipeline.decode import process
 from pipeline.decode.decode import DecodeSettings
-from pipeline.decode.pool import FRESH_TRIES, DecodePool, Undecoded
+from pipeline.decode.pool import FRESH_TRIES, DecodePool, Packet, Undecoded
 from pipeline.decode.ring import Ring
 from tests.pipeline.decode.answers import EAT, HANG, KILL, WAIT, Answers, coloured, numbers_of, wait_for
 
@@ -47,9 +47,8 @@ def test_deadly_images_are_found_among_those_that_travel_with_them(answers: Answ
         for start in (0, 8):
             slots = range(start, start + 8)
             files = [KILL if slot in bad else coloured(slot) for slot in slots]
-            pool.submit_packet(
-                [Undecoded(d, buffer.place(s), answers.of(s)) for s, d in zip(slots, files, strict=True)]
-            )
+            images = [Undecoded(d, buffer.place(s), s) for s, d in zip(slots, files, strict=True)]
+            pool.submit_packet(Packet(images, answers.of_packet))
         answers.wait(16)
         assert numbers_of(buffer.views[0]) == [-1 if slot in bad else slot for slot in range(16)]
     assert sorted(answers.order) == list(range(16))  # type: ignore[type-var]
