@@ -19,14 +19,16 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pipeline.decode import process
+from pipeline.decode.child import ROOM
 from pipeline.decode.decode import Decoded, DecodeSettings
 from pipeline.decode.process import IN_FLIGHT, Child, ChildDied
 from pipeline.decode.ring import Place, Ring
 from pipeline.errors import PipelineError
 
 FRESH_TRIES = 2  # deaths of a fresh child, alone with the image, that quarantine it
-HELD = 4  # packets per child that the pool holds before `submit` blocks, until half of them are left
-PACKET_IMAGES, PACKET_BYTES = 8, 1 << 19  # at most, unless one image is larger
+HELD_BYTES = 4 << 20  # of images per child that the pool holds before `submit` blocks, until half of them are left
+PACKET_IMAGES, PACKET_BYTES = 32, ROOM  # at most, unless one image is larger
+PACKETS = 4  # for each child that a ring has places for, at least
 STARTS = 6  # attempts to start a child, each after twice the wait before
 FIRST_WAIT_S = 0.2
 
@@ -52,6 +54,10 @@ class Packet(NamedTuple):
     done: Callable[[Answers], None]
 
 
+def _bytes(packet: Packet) -> int:
+    return sum(len(image.data) for image in packet.images)
+
+
 class DecodePool:
     """`children` processes that decode, each kept by a thread; any number of threads may submit.
 
@@ -74,8 +80,10 @@ class DecodePool:
         if ring is not None and ring.layout.views != sizes:
             raise ValueError(f"the ring holds views of {ring.layout.views}, the settings make {sizes}")
         self.settings, self.ring, self._failed = settings, ring, failed
+        places = PACKET_IMAGES if ring is None else ring.layout.batch * ring.layout.buffers // (PACKETS * children)
+        self.packet_images = max(1, min(PACKET_IMAGES, places))  # of a packet, for no child to be left without one
         self._packets: queue.SimpleQueue[Packet | None] = queue.SimpleQueue()
-        self._most = HELD * children
+        self._most = HELD_BYTES * children
         self._held = 0
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -116,7 +124,7 @@ class DecodePool:
                 raise self._error
             if self._closed.is_set():
                 raise PoolClosed
-            self._held += 1
+            self._held += _bytes(packet)
         self._packets.put(packet)
 
     def close(self) -> None:
@@ -160,12 +168,10 @@ class DecodePool:
             if answer.status != "ok" and image.place is not None and self.ring is not None:
                 self.ring.blacken(image.place)
         packet.done([(image.number, answer) for image, answer in zip(packet.images, answers, strict=True)])
-
-    def packet_done(self) -> None:
-        """For keepers: none of a packet's images is with a child any more."""
         with self._lock:
-            self._held -= 1
-            if self._held == self._most // 2:  # a wake-up per image would cost more than its hand-over
+            before, half = self._held, self._most // 2
+            self._held -= _bytes(packet)
+            if self._held <= half < before:  # a wake-up per packet would cost more than its hand-over
                 self._changed.notify_all()
 
     def fail(self, error: Exception) -> None:
@@ -229,7 +235,6 @@ class _Keeper(threading.Thread):
         except (ChildDied, TimeoutError):
             return self._clear_up(child)
         self.pool.answer(self._sent.popleft(), answers)
-        self.pool.packet_done()
         return child
 
     def _clear_up(self, child: Child) -> Child:
@@ -238,8 +243,6 @@ class _Keeper(threading.Thread):
         suspect = packet.images.pop(min(child.begun, len(packet.images) - 1))
         if packet.images:
             self.pool.again(packet)
-        else:
-            self.pool.packet_done()
         while self._sent:
             self.pool.again(self._sent.popleft())
         answer, child = self._alone(suspect, self._fresh_child())

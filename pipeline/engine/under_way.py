@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.decode.decode import Decoded
-from pipeline.decode.pool import PACKET_BYTES, PACKET_IMAGES, Answers, Packet, Undecoded
+from pipeline.decode.pool import PACKET_BYTES, Answers, Packet, Undecoded
 from pipeline.decode.ring import Buffer
 from pipeline.engine.predictor import Answered, joined
 from pipeline.engine.reader import OpenSpan
@@ -98,7 +98,7 @@ class BatchUnderWay:
         if item.uri in span.source.undone:
             self._settle(slot, KEPT)
         elif isinstance(data, bytes):
-            if self._packet_bytes + len(data) > PACKET_BYTES or len(self._packet) == PACKET_IMAGES:
+            if self._packet_bytes + len(data) > PACKET_BYTES or len(self._packet) == self.worker.pool.packet_images:
                 self._send_packet()
             place = self.buffer.place(slot) if self.buffer is not None else None
             self._packet.append(Undecoded(data, place, slot))

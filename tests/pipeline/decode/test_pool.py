@@ -9,13 +9,14 @@ import pytest
 from beit_core import PixelSpec
 from pipeline.decode import pool as pools
 from pipeline.decode.decode import Decoded, DecodeSettings, decode
-from pipeline.decode.pool import HELD, DecodePool, PoolClosed
+from pipeline.decode.pool import DecodePool, PoolClosed
 from pipeline.decode.ring import Buffer, Ring
 from pipeline.errors import PipelineError
 from tests.pipeline.decode.answers import WAIT, Answers, coloured, numbers_of, wait_for
 
 SIZE = (8, 8)
 SETTINGS = DecodeSettings((PixelSpec(resize=SIZE),))
+HELD = 4  # images of a child, where HELD_BYTES is set to so many
 SLOW = 1200  # pixels a side of a picture that takes a hundred times longer than the others
 
 
@@ -85,6 +86,12 @@ def same(found: tuple[np.ndarray, ...], wanted: tuple[np.ndarray, ...]) -> bool:
     return len(found) == len(wanted) and all(map(np.array_equal, found, wanted))
 
 
+@pytest.fixture
+def few_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "HELD_BYTES", HELD * len(WAIT))
+
+
+@pytest.mark.usefixtures("few_held")
 def test_submit_blocks_while_the_children_have_enough_to_do(gate: Path, answers: Answers) -> None:
     submitted, most = 0, 0
 
@@ -109,7 +116,7 @@ def test_submit_blocks_while_the_children_have_enough_to_do(gate: Path, answers:
     assert most <= HELD
 
 
-@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.usefixtures("nothing_left", "few_held")
 def test_closing_while_all_are_busy_ends_everything(gate: Path, answers: Answers) -> None:
     refused: list[BaseException] = []
 
@@ -162,6 +169,12 @@ def test_an_error_in_what_is_done_with_an_answer_is_not_lost() -> None:
         wait_for(lambda: told)
         with pytest.raises(RuntimeError, match="cannot be written"):
             pool.submit(coloured(1), None, print)
+
+
+@pytest.mark.parametrize(("children", "batch", "images"), [(2, 64, 32), (4, 8, 3), (2, 1, 1)])
+def test_packets_are_so_small_that_each_child_has_one(children: int, batch: int, images: int) -> None:
+    with Ring([SIZE], batch, buffers=6) as ring, DecodePool(SETTINGS, children, ring) as pool:
+        assert pool.packet_images == images
 
 
 def test_places_and_rings_that_do_not_fit_are_refused() -> None:
