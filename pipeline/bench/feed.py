@@ -7,6 +7,7 @@ all cores at once: that is the limit.
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import statistics
 import tempfile
@@ -30,8 +31,8 @@ from pipeline.output.place import Place
 from pipeline.output.receipts import Receipt
 from pipeline.report import FED
 
-TURNS = 3
-BARE_S = 2.0  # of bare decoding in each turn
+TURNS = 5
+BARE_S = 5.0  # of bare decoding before and after each turn
 EDGE = 8  # the first and the last of so many parts of a passage are not measured: starting, and running dry
 
 
@@ -87,15 +88,17 @@ def feed(inputs: Sequence[str], rate: float = 0.0, turns: int = TURNS, ray_addre
         try:
             with ProcessPoolExecutor(cores(), spawn, _hold, (source.files, [PixelSpec()])) as pool:
                 _bare(pool)  # starting is not measured
+                bare.append(_bare(pool))
                 for turn in range(turns):
+                    through.append(way.run(source, Place(f"{folder}/out{turn}"), 0.0))
                     time.sleep(way.settle_s)
                     bare.append(_bare(pool))
-                    through.append(way.run(source, Place(f"{folder}/out{turn}"), 0.0))
             busy = way.run(source, Place(f"{folder}/rate"), rate).busy if rate else 0.0
         finally:
             way.close()
     rates = [passage.images / passage.seconds for passage in through]
-    share = statistics.median(ours / theirs for ours, theirs in zip(rates, bare, strict=True))
+    around = [(before + after) / 2 for before, after in itertools.pairwise(bare)]  # a machine's speed drifts
+    share = statistics.median(ours / theirs for ours, theirs in zip(rates, around, strict=True))
     seconds = min(passage.seconds for passage in through)
     return Feed(way.kind, seconds, statistics.median(rates), statistics.median(bare), share, rate, busy)
 
