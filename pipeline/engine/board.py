@@ -14,7 +14,7 @@ from pipeline.log import say
 from pipeline.plan.rows import Row, UnreadShard, to_json
 from pipeline.spec import JobSpec
 
-LONE, LONE_PER_WORKER = 64, 16  # so many rows, at least, are handed out alone before the others go in groups
+LONE = 16  # rows of each worker that are handed out alone before the others go in groups
 GROUP_ROWS, GROUP_IMAGES = 64, 512  # at most, unless one row has more
 IMAGE_BYTES = 1 << 16  # of an image in a shard that nobody has read yet: a guess
 END_S = 1.0  # until a thread that listens has ended
@@ -92,7 +92,7 @@ class RowBoard:
 
 def grouped(rows: Iterator[Row], workers: int = 1) -> Iterator[Group]:
     """Rows with their numbers: the first ones alone, so that all workers begin at once; later small ones together."""
-    lone = max(LONE, LONE_PER_WORKER * workers)
+    lone = LONE * workers
     group: Group = []
     images = 0
     for number, row in enumerate(rows):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.engine.board import GROUP_IMAGES, GROUP_ROWS, IMAGE_BYTES, LONE, LONE_PER_WORKER, grouped
+from pipeline.engine.board import GROUP_IMAGES, GROUP_ROWS, IMAGE_BYTES, LONE, grouped
 from pipeline.plan.rows import LooseSpan, Row, ShardRef, UnreadShard, to_json
 
 ROWS = 1000
@@ -31,6 +31,6 @@ def shard(size: int) -> Row:
 def test_small_rows_go_together_behind_the_first_ones(row: Row, together: int, workers: int) -> None:
     groups = list(grouped(iter([row] * ROWS), workers))
     assert [pair for group in groups for pair in group] == [(number, to_json(row)) for number in range(ROWS)]
-    lone = max(LONE, LONE_PER_WORKER * workers)
+    lone = LONE * workers
     assert {len(group) for group in groups[:lone]} == {1}
     assert {len(group) for group in groups[lone:-1]} == {together}
