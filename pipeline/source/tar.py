@@ -152,6 +152,8 @@ def _usual_members(tar: tarfile.TarFile) -> Iterator[Member]:
         stream.seek(tar.offset)
         usual = usual_file(stream.read(BLOCK))
         if usual is None:
+            # Tarfile sees whether a file is cut before its next header only where the stream does not stand there.
+            stream.seek(tar.offset - 1)
             return
         offset, (name, size) = tar.offset, usual
         tar.offset += BLOCK * (1 + -(-size // BLOCK))
