@@ -150,10 +150,11 @@ def _usual_members(tar: tarfile.TarFile) -> Iterator[Member]:
     stream = _stream(tar)
     while True:
         stream.seek(tar.offset)
-        usual = usual_file(stream.read(BLOCK))
+        header = stream.read(BLOCK)
+        usual = usual_file(header)
         if usual is None:
-            # Tarfile sees whether a file is cut before its next header only where the stream does not stand there.
-            stream.seek(tar.offset - 1)
+            # Tarfile looks whether the bytes before a header are there only where the stream does not stand at it.
+            stream.seek(tar.offset if header else tar.offset - 1)
             return
         offset, (name, size) = tar.offset, usual
         tar.offset += BLOCK * (1 + -(-size // BLOCK))
