@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 178_956_970  # Pillow's own bound for an error, about 0.5 GB as RGB
 LARGEST_SIDE = (1 << 31) - 1  # the columns hold no more; a broken header may state anything
-COMMON = ("JPEG", "PNG", "WEBP")
+COMMON = {"JPEG", "PNG", "WEBP"}  # tried before the others
 OUTSIDE = {"EPS", "WMF"}  # EPS starts Ghostscript; WMF draws only on Windows
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 JXL_BEGINNINGS = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")
@@ -69,7 +69,8 @@ def formats() -> tuple[str, ...]:
         import pillow_heif
 
         pillow_heif.register_heif_opener()
-    return (*COMMON, *(name for name in Image.ID if name not in OUTSIDE and name not in COMMON))
+    usable = (name for name in Image.ID if name not in OUTSIDE)
+    return tuple(sorted(usable, key=lambda name: name not in COMMON))
 
 
 def extensions() -> frozenset[str]:
