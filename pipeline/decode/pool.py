@@ -21,14 +21,14 @@ from typing import NamedTuple
 from pipeline.decode import process
 from pipeline.decode.child import ROOM
 from pipeline.decode.decode import Decoded, DecodeSettings
-from pipeline.decode.process import IN_FLIGHT, Child, ChildDied
+from pipeline.decode.process import IN_FLIGHT, Child, ChildDied, Undecoded
 from pipeline.decode.ring import Place, Ring
 from pipeline.errors import PipelineError
 
 FRESH_TRIES = 2  # deaths of a fresh child, alone with the image, that quarantine it
 HELD_BYTES = 4 << 20  # of images per child that the pool holds before `submit` blocks, until half of them are left
 PACKET_IMAGES, PACKET_BYTES = 32, ROOM  # at most, unless one image is larger
-PACKETS = 4  # for each child that a ring has places for, at least
+PACKETS = 4  # per child, at least, where the places of a ring allow it: so large may a packet be
 STARTS = 6  # attempts to start a child, each after twice the wait before
 FIRST_WAIT_S = 0.2
 
@@ -37,14 +37,6 @@ Answers = list[tuple[int, Decoded]]  # by the images' numbers
 
 class PoolClosed(Exception):
     """The pool takes no image any more."""
-
-
-class Undecoded(NamedTuple):
-    """An image to be decoded; `place` says where its pixels go, `number` which of its owner's images it is."""
-
-    data: bytes
-    place: Place | None
-    number: int = 0
 
 
 class Packet(NamedTuple):
@@ -81,7 +73,7 @@ class DecodePool:
             raise ValueError(f"the ring holds views of {ring.layout.views}, the settings make {sizes}")
         self.settings, self.ring, self._failed = settings, ring, failed
         places = PACKET_IMAGES if ring is None else ring.layout.batch * ring.layout.buffers // (PACKETS * children)
-        self.packet_images = max(1, min(PACKET_IMAGES, places))  # of a packet, for no child to be left without one
+        self.packet_images = max(1, min(PACKET_IMAGES, places))  # of a packet, at most
         self._packets: queue.SimpleQueue[Packet | None] = queue.SimpleQueue()
         self._most = HELD_BYTES * children
         self._held = 0

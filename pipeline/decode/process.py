@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,14 @@ SMALL = 1 << 12  # bytes read at once of an answer's head
 
 class ChildDied(Exception):
     """The child ended while an answer was due."""
+
+
+class Undecoded(NamedTuple):
+    """An image to be decoded; `place` says where its pixels go, `number` which of its owner's images it is."""
+
+    data: bytes
+    place: Place | None
+    number: int = 0
 
 
 class Child:
@@ -65,7 +73,7 @@ class Child:
         """Until it would begin with an image at once. Raises ChildDied, or TimeoutError after PATIENCE_S."""
         self._take(LENGTH.size, time.monotonic() + PATIENCE_S)
 
-    def send(self, images: Sequence[tuple[bytes, Place | None, int]]) -> None:
+    def send(self, images: Sequence[Undecoded]) -> None:
         """Hand over a packet without waiting; what the pipe does not hold yet follows while `receive` waits.
 
         At most IN_FLIGHT packets may be without an answer: each has a part of the inbox.

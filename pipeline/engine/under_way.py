@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.decode.decode import Decoded
-from pipeline.decode.pool import PACKET_BYTES, Answers, Packet, Undecoded
+from pipeline.decode.pool import PACKET_BYTES, Answers, Packet
+from pipeline.decode.process import Undecoded
 from pipeline.decode.ring import Buffer
 from pipeline.engine.predictor import Answered, joined
 from pipeline.engine.reader import OpenSpan

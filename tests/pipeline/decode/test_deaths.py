@@ -9,7 +9,8 @@ import pytest
 from beit_core import PixelSpec
 from pipeline.decode import process
 from pipeline.decode.decode import DecodeSettings
-from pipeline.decode.pool import FRESH_TRIES, DecodePool, Packet, Undecoded
+from pipeline.decode.pool import FRESH_TRIES, DecodePool, Packet
+from pipeline.decode.process import Undecoded
 from pipeline.decode.ring import Ring
 from tests.pipeline.decode.answers import EAT, HANG, KILL, WAIT, Answers, coloured, numbers_of, wait_for
 

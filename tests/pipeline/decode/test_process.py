@@ -14,7 +14,7 @@ from beit_core import PixelSpec
 from pipeline.decode import process
 from pipeline.decode.child import NICE, ROOM
 from pipeline.decode.decode import DecodeSettings, decode
-from pipeline.decode.process import Child, ChildDied
+from pipeline.decode.process import Child, ChildDied, Undecoded
 from tests.helpers import ROOT
 from tests.pipeline.decode.answers import HANG, coloured, wait_for
 from tests.torture.proof import alive
@@ -57,7 +57,7 @@ def test_files_and_pixels_larger_than_any_pipe_go_both_ways_while_two_are_in_fli
     try:
         child.wait_until_ready()
         for ahead, data in enumerate(files):
-            child.send([(data, None, 0)])
+            child.send([Undecoded(data, None)])
             if ahead:
                 assert_same(child, files[ahead - 1])
         assert_same(child, files[-1])
@@ -77,8 +77,8 @@ def test_a_packet_is_answered_in_its_order_also_where_it_does_not_fit_into_the_i
     child = Child(AS_IT_IS)
     try:
         child.wait_until_ready()
-        child.send([(data, None, 0) for data in files])
-        child.send([(files[2], None, 0)])
+        child.send([Undecoded(data, None) for data in files])
+        child.send([Undecoded(files[2], None)])
         found = child.receive()
         assert [answer.width for answer in found] == [300, None, 20, 500, 301, 302]
         assert np.array_equal(found[4].views[0], decode(files[4], AS_IT_IS.specs).views[0])
@@ -91,11 +91,11 @@ def test_what_was_answered_before_a_death_is_not_lost() -> None:
     child = Child(SMALL)
     try:
         child.wait_until_ready()
-        child.send([(coloured(1), None, 0)])
+        child.send([Undecoded(coloured(1), None)])
         select.select([child.process.stdout], [], [])
         child.process.kill()
         child.process.wait()
-        child.send([(coloured(2), None, 0)])
+        child.send([Undecoded(coloured(2), None)])
         assert child.receive()[0].status == "ok"
         with pytest.raises(ChildDied):
             child.receive()
@@ -120,7 +120,7 @@ def test_a_hanging_child_ends_itself_when_nobody_is_left_to_end_it(monkeypatch: 
     child = Child(SMALL)
     try:
         child.wait_until_ready()
-        child.send([(HANG, None, 0)])
+        child.send([Undecoded(HANG, None)])
         with pytest.raises(TimeoutError):
             child.receive()
         assert child.process.wait(60) == -signal.SIGALRM

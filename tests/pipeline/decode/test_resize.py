@@ -15,7 +15,7 @@ from beit_core import PixelSpec
 from pipeline.decode.child import BYTES_PER_PIXEL, HEADROOM
 from pipeline.decode.decode import DecodeSettings, centre, decode
 from pipeline.decode.pool import DecodePool
-from pipeline.decode.process import Child
+from pipeline.decode.process import Child, Undecoded
 from pipeline.decode.resize import resized
 from tests.helpers import ROOT
 from tests.photos import crop, jpegs, originals
@@ -172,10 +172,10 @@ def test_a_child_that_has_imported_torch_still_has_a_limit(photos: list[bytes]) 
     try:
         child.wait_until_ready()
         before = limit_of(child)
-        child.send([(coloured(1), None, 0)])
+        child.send([Undecoded(coloured(1), None)])
         assert child.receive()[0].status == "ok"
         assert limit_of(child) == before
-        child.send([(photos[0], None, 0)])
+        child.send([Undecoded(photos[0], None)])
         assert child.receive()[0].status == "ok"
         room = HEADROOM + (BYTES_PER_PIXEL << 20)
         assert before < limit_of(child) < taken_by(child) + room + (64 << 20)
@@ -198,7 +198,7 @@ def test_a_picture_at_the_limit_is_resized_within_the_memory_allowed() -> None:
     Image.new("RGBA", (6000, 5000), (9, 8, 7, 255)).save(sink, "PNG", compress_level=1)
     child = Child(DecodeSettings((PixelSpec(resize=(224, 224)),), max_pixels=30_000_000))
     try:
-        child.send([(sink.getvalue(), None, 0)])
+        child.send([Undecoded(sink.getvalue(), None)])
         child.wait_until_ready()
         (answer,) = child.receive()
         assert (answer.status, answer.error) == ("ok", None)
