@@ -26,8 +26,8 @@ OWNERS = {
     "huggingface_hub": ("pipeline/hub.py",),
     "pillow_heif": ("pipeline/decode/decode.py",),
     "PIL": (
-        *("pipeline/decode/decode.py", "pipeline/images.py", "pipeline/masks.py", "pipeline/page/*.py"),
-        "pipeline/bench/*.py",
+        *("pipeline/decode/decode.py", "pipeline/decode/resize.py", "pipeline/images.py", "pipeline/masks.py"),
+        *("pipeline/page/*.py", "pipeline/bench/*.py"),
     ),
 }
 # What the models are made of; everything else is foreign to them.

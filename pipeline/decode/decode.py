@@ -214,7 +214,7 @@ def fit(rgb: Image.Image, spec: PixelSpec, full_size: tuple[int, int], *, exact:
     elif exact or not can_resize(before, size, spec.resample):
         pixels = np.asarray(rgb.resize((size[1], size[0]), Image.Resampling(spec.resample)))
     else:
-        pixels = resized(np.asarray(rgb), size, spec.resample)
+        pixels = resized(rgb, size, spec.resample)
     return pixels if spec.crop is None else centre(pixels, spec.crop)
 
 

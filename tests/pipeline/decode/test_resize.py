@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 from PIL import Image
 
@@ -66,7 +67,7 @@ def differences(before: tuple[int, int], size: tuple[int, int], resample: int) -
     """|torch - Pillow| of photographs, (N, *size, 3)."""
     found = []
     for picture in pictures(before):
-        pixels = resized(np.array(picture), size, resample)
+        pixels = resized(picture, size, resample)
         found.append(np.abs(pixels.astype(int) - by_pillow(picture, size, resample)))
     return np.stack(found)
 
@@ -129,6 +130,22 @@ def cropped(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
 def test_centre_crops_are_pillows(size: tuple[int, int]) -> None:
     picture = Image.fromarray(np.random.default_rng(0).integers(1, 256, (11, 13, 3), np.uint8))
     assert np.array_equal(centre(np.asarray(picture), size), np.asarray(cropped(picture, size)))
+
+
+@pytest.mark.parametrize("resample", [BILINEAR, BICUBIC])
+def test_pictures_that_pillow_keeps_in_pieces_give_the_same_bytes(resample: int) -> None:
+    whole = list(pictures(PHOTO))
+    size = Image.core.get_block_size()
+    Image.core.set_block_size(1 << 16)
+    try:
+        pieces = [picture.copy() for picture in whole]
+    finally:
+        Image.core.set_block_size(size)
+    for picture, in_pieces in zip(whole, pieces, strict=True):
+        with pytest.raises(ValueError, match="contiguous"):
+            pyarrow.array(in_pieces)
+        wanted = resized(picture, (224, 224), resample)
+        assert np.array_equal(resized(in_pieces, (224, 224), resample), wanted)
 
 
 @pytest.fixture(scope="module")
