@@ -191,12 +191,9 @@ def _start_over(place: Place) -> None:
     """Delete an output of ours; what makes it ours goes last, so that after a crash the same command does the rest."""
     with place.writing():
         storage.delete(place.success_file)
-        for folder in (place.data, place.plan, place.runs):
+        for folder in (place.data, place.plan, place.runs):  # they may be links to another disk
             storage.delete_below(folder)
-        for entry in list(storage.listing(place.root)):
-            if entry.uri != place.bound_file:
-                storage.delete(entry.uri)
-        storage.delete_below(place.root)
+        storage.delete_below(place.root, last=place.bound_file)
 
 
 def _auto_span_size(request: Request, device: Device) -> SpanSize:

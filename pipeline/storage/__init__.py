@@ -94,9 +94,9 @@ def delete(uri: str) -> None:
     store_for(uri).delete(uri)
 
 
-def delete_below(prefix: str) -> None:
-    """Delete every object below a prefix, and the folders they leave empty."""
-    store_for(prefix).delete_below(prefix)
+def delete_below(prefix: str, last: str = "") -> None:
+    """Delete every object below a prefix, `last` after all others, and the folders they leave empty."""
+    store_for(prefix).delete_below(prefix, last)
 
 
 def is_folder(uri: str) -> bool:

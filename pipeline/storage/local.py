@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -92,11 +91,15 @@ class Local(Store):
         """Delete the file, if it is there."""
         Path(_path_of(uri)).unlink(missing_ok=True)
 
-    def delete_below(self, prefix: str) -> None:
-        """Delete the folder with all that is in it."""
-        for entry in list(self.listing(prefix)):
-            self.delete(entry.uri)
-        shutil.rmtree(prefix, ignore_errors=True)
+    def delete_below(self, prefix: str, last: str = "") -> None:
+        """Delete the folder with all that is in it. Links in it are deleted, and what they lead to stays."""
+        for folder, folders, files in os.walk(prefix, topdown=False):
+            paths = [os.path.join(folder, name) for name in files + folders]
+            for path in sorted(paths, key=lambda path: path == last):
+                if os.path.islink(path) or not os.path.isdir(path):
+                    Path(path).unlink(missing_ok=True)
+            with suppress(OSError):  # a link, or somebody has just written there
+                os.rmdir(folder)
 
     def is_folder(self, uri: str) -> bool:
         """Whether there is a folder of exactly that name."""

@@ -31,9 +31,9 @@ class Remote(Store):
         self.put(uri, data)
         return True
 
-    def delete_below(self, prefix: str) -> None:
+    def delete_below(self, prefix: str, last: str = "") -> None:
         """Delete every object below a prefix."""
-        for entry in list(self.listing(prefix)):
+        for entry in sorted(self.listing(prefix), key=lambda entry: entry.uri == last):
             self.delete(entry.uri)
 
     def is_folder(self, uri: str) -> bool:

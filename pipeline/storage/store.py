@@ -71,8 +71,8 @@ class Store(Protocol):
     def delete(self, uri: str) -> None:
         """Delete one object; one that is not there is no error."""
 
-    def delete_below(self, prefix: str) -> None:
-        """Delete every object below a prefix, and the folders they leave empty."""
+    def delete_below(self, prefix: str, last: str = "") -> None:
+        """Delete every object below a prefix, `last` after all others, and the folders they leave empty."""
 
     def is_folder(self, uri: str) -> bool:
         """Whether it is a folder of exactly that name; False where there are only keys."""

@@ -135,6 +135,27 @@ def test_deleting_below_deletes_nothing_beside(root: str) -> None:
     assert not storage.is_folder(f"{root}/a")
 
 
+def test_deleting_below_deletes_what_is_to_go_last_too(root: str) -> None:
+    for name in ("a/z", "a/b/y", "a/x"):
+        storage.put(f"{root}/{name}", b"x")
+    storage.delete_below(f"{root}/a", last=f"{root}/a/x")
+    assert uris(root) == []
+
+
+def test_deleting_below_leaves_what_links_lead_to(tmp_path: Path) -> None:
+    for folder in ("out", "photos"):
+        (tmp_path / folder).mkdir()
+    photo = tmp_path / "photos" / "a.jpg"
+    photo.write_bytes(b"x")
+    (tmp_path / "out" / "photos").symlink_to(photo.parent)
+    (tmp_path / "out" / "a.jpg").symlink_to(photo)
+    (tmp_path / "out" / "dangling").symlink_to(tmp_path / "none")
+    (tmp_path / "linked").symlink_to(tmp_path / "out")
+    storage.delete_below(str(tmp_path / "linked"))
+    assert not list((tmp_path / "out").iterdir())
+    assert photo.read_bytes() == b"x"
+
+
 def test_a_stream_can_be_sought(root: str) -> None:
     data = bytes(range(256)) * 50
     storage.put(f"{root}/x", data)
