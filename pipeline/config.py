@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,6 +11,8 @@ from pipeline.engine import cluster
 from pipeline.errors import ConfigError
 from pipeline.output.lease import IfRunning
 from pipeline.source.naming import INPUT_FORMATS
+
+MOST = 1 << 50  # of whatever a flag counts; larger numbers are for no clock and no index
 
 
 @dataclass(frozen=True)
@@ -90,18 +93,8 @@ class RunConfig:
             cluster.check_form(self.ray_address, cluster.FLAG)
         if self.local and self.ray_address:
             raise ConfigError("--local uses no Ray: leave out either --local or --ray-address")
-        for name, value in (("batch-size", self.batch_size), ("span-size", self.span_size)):
-            if value < 0:
-                raise ConfigError(f"--{name} {value}: give a number above 0, or leave it out for auto")
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"--limit {self.limit}: give a number above 0")
-        if not 0 <= self.max_failed <= 1:
-            raise ConfigError(f"--max-failed {self.max_failed}: give a share between 0 and 1, such as 0.01")
-        if self.max_pixels < 1:
-            raise ConfigError(f"--max-pixels {self.max_pixels}: give a number above 0")
+        self._check_numbers()
         self._check_gpus()
-        if self.patience < 1:
-            raise ConfigError(f"--patience {self.patience}: give a number of seconds above 0")
         self.worker_range()
         self._check_tags()
 
@@ -118,10 +111,28 @@ class RunConfig:
             if keys.count(key) > 1:
                 raise ConfigError(f"--tag {given}: {key} is given twice")
 
+    def _check_numbers(self) -> None:
+        for name, value in (("batch-size", self.batch_size), ("span-size", self.span_size)):
+            if value < 0:
+                raise ConfigError(f"--{name} {value}: give a number above 0, or leave it out for auto")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"--limit {self.limit}: give a number above 0")
+        if not 0 <= self.max_failed <= 1:
+            raise ConfigError(f"--max-failed {self.max_failed}: give a share between 0 and 1, such as 0.01")
+        if self.max_pixels < 1:
+            raise ConfigError(f"--max-pixels {self.max_pixels}: give a number above 0")
+        if self.patience < 1:
+            raise ConfigError(f"--patience {self.patience}: give a number of seconds above 0")
+        for name in ("batch_size", "span_size", "limit", "max_pixels", "patience"):
+            if (getattr(self, name) or 0) > MOST:
+                raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: give at most {MOST}")
+
     def _check_gpus(self) -> None:
         given = f"--gpus-per-worker {self.gpus_per_worker:g}"
-        if self.gpus_per_worker <= 0:
+        if not 0 < self.gpus_per_worker < math.inf:
             raise ConfigError(f"{given}: give a number above 0, such as 1 or 0.5")
+        if self.gpus_per_worker > 1 and self.gpus_per_worker % 1:
+            raise ConfigError(f"{given}: Ray gives out whole GPUs or a part of one; give 0.5, 1 or 2")
         if self.gpus_per_worker != 1 and (self.local or self.device == "cpu"):
             other = "--local uses one GPU at most" if self.local else "--device cpu uses none"
             raise ConfigError(f"{given}: {other}; leave out either of them")

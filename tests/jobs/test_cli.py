@@ -75,6 +75,9 @@ def test_an_abbreviated_flag_is_an_error(tmp_path: Path) -> None:
         (["--tag", "night"], "--tag night: give KEY=VALUE"),
         (["--tag", "a=1", "b=2", "--tag", "a=3"], "a is given twice"),
         (["--gpus-per-worker", "2"], "--gpus-per-worker 2: --local uses one GPU at most"),
+        (["--gpus-per-worker", "nan"], "--gpus-per-worker nan: give a number above 0"),
+        (["--gpus-per-worker", "1.5"], "--gpus-per-worker 1.5: Ray gives out whole GPUs"),
+        (["--limit", "99999999999999999999"], "--limit 99999999999999999999: give at most"),
     ],
 )
 def test_flags_that_cannot_work_are_named(flags: list[str], said: str, tmp_path: Path) -> None:
