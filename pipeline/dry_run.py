@@ -6,13 +6,14 @@ import itertools
 import os
 import resource
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import request as requests
+from pipeline.engine.cluster import address_of
 from pipeline.log import answer
 from pipeline.output.bound import SpanSize
 from pipeline.output.columns import OK
@@ -53,6 +54,9 @@ def dry_run(request: Request) -> int:
     from pipeline.engine.span_decoder import SpanDecoder
     from pipeline.engine.span_predictor import SpanPredictor
 
+    if not request.config.local and address_of(request.config.ray_address):
+        # The cluster's devices are not this machine's.
+        request = replace(request, config=replace(request.config, device="auto"))
     config = request.config
     device = device_here(request.trial)
     spec = requests.propose(request, lambda: device)

@@ -2,7 +2,6 @@
 
     PipelineError                exit 1
     ├── ConfigError              exit 2: the command cannot work; nothing was written
-    │   └── SourceTooLong        exit 2: more loose images than a driver can plan; what was finished by then stays
     ├── TooManyFailures          exit 3: the run finished, but too many images failed
     ├── StorageError             exit 1: the output cannot be written, or the source cannot be listed any more
     │   ├── CredentialsLost      exit 1: the storage no longer accepts our credentials, in mid-run
@@ -26,10 +25,6 @@ class ConfigError(PipelineError):
     """The command cannot work as given: a bad flag, no input, no permission, a foreign model or output."""
 
     exit_code = 2
-
-
-class SourceTooLong(ConfigError):
-    """The inputs hold more loose images than one process can plan."""
 
 
 class TooManyFailures(PipelineError):

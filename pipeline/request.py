@@ -48,7 +48,7 @@ class Request:
     def trial(self) -> Trial:
         """What has to be found out about a device."""
         model, config = model_files.name_for_workers(self.config.model, self.card.path), self.config
-        return Trial(self.task, model, config.device, config.dtype, config.batch_size)
+        return Trial(self.task, model, config.device, config.dtype, config.batch_size, bool(config.compile))
 
     @property
     def model(self) -> ReportedModel:
@@ -156,12 +156,14 @@ def _resolved(request: Request, there: Bound | None, device: Callable[[], Device
         found = device()
         span_size = SpanSize.fixed(config.span_size) if config.span_size else _auto_span_size(request, found)
         dtype, batch_size = found.dtype, config.batch_size or min(found.batch_size, span_size.least)
+        cpu_class = found.cpu_class
         compiled = bool(compiled)  # auto: CPUs are faster without, no GPU has been measured (docs/performance.md)
     else:
         dtype = there.dtype if config.dtype == "auto" else config.dtype
         batch_size = config.batch_size or there.batch_size
         span_size = SpanSize.fixed(config.span_size) if config.span_size else there.span_size
         compiled = there.compile if compiled is None else compiled
+        cpu_class = there.cpu_class
     return Bound(
         schema=SCHEMA,
         task=request.task.name,
@@ -175,6 +177,7 @@ def _resolved(request: Request, there: Bound | None, device: Callable[[], Device
         image_column=config.image_column,
         span_size=span_size,
         versions=versions(),
+        cpu_class=cpu_class,
     )
 
 
@@ -219,6 +222,12 @@ def _spec(request: Request, bound: Bound) -> JobSpec:
         schema=request.schema,
         patience=config.patience,
     )
+
+
+def warn_of_cpu(bound: Bound, here: Device) -> None:
+    """Say so where another kind of CPU than before will answer."""
+    if here.cpu_class != bound.cpu_class and here.cpu_class and bound.cpu_class:
+        warn(f"the output was begun on CPUs with {bound.cpu_class}, here is {here.cpu_class}; last bits may differ")
 
 
 def _warn_of_versions(then: Mapping[str, str], now: Mapping[str, str]) -> None:

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
 
 from pipeline import request as requests
@@ -17,7 +18,7 @@ from pipeline.config import RunConfig
 from pipeline.dry_run import dry_run
 from pipeline.engine.cluster import address_of
 from pipeline.engine.engine import Engine, InProcess
-from pipeline.errors import ConfigError, ObjectUnreadable, PipelineError, SourceTooLong, StorageError, TooManyFailures
+from pipeline.errors import ConfigError, ObjectUnreadable, PipelineError, StorageError, TooManyFailures
 from pipeline.log import answer, hush, phase, say
 from pipeline.output.bound import read_bound
 from pipeline.output.lease import check_overwrite, lease
@@ -31,9 +32,9 @@ from pipeline.plan.rows import Row
 from pipeline.progress import Progress
 from pipeline.report import RunReport, fed, run_id
 from pipeline.request import Request
-from pipeline.source.naming import Listing
+from pipeline.source.naming import Listing, Source
 from pipeline.source.passed import told
-from pipeline.spec import JobSpec
+from pipeline.spec import Device, JobSpec, Trial
 from pipeline.task import AnyTask
 
 ENDING_S = 1.0  # Ray ends its workers within that, also in the middle of a write; `ray job stop` gives 3 s in all
@@ -73,6 +74,7 @@ class LateEngine:
     def __init__(self, config: RunConfig, report: RunReport) -> None:
         self.config, self.report = config, report
         self.running: Engine | None = None
+        self.found: Device | None = None
 
     def start(self) -> Engine:
         """Start it, or return the running one."""
@@ -85,6 +87,17 @@ class LateEngine:
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else the shell has it ignored
                 signal.signal(signal.SIGINT, _stop)
         return self.running
+
+    def device(self, trial: Trial) -> Device:
+        """The device of a worker; raises ConfigError where it cannot do what is asked."""
+        self.found = self.start().device(trial)
+        return self.found
+
+    def ready(self, spec: JobSpec) -> Engine:
+        """The engine, once it is known that it can do what the output is bound to; raises ConfigError if it cannot."""
+        if self.found is None:
+            requests.warn_of_cpu(spec.bound, self.device(spec.trial))
+        return self.start()
 
     def about(self) -> dict[str, object]:
         """What a report says of it."""
@@ -135,7 +148,7 @@ def _run(request: Request, engine: LateEngine, report: RunReport) -> int:
     config = request.config
     if config.overwrite:
         check_overwrite(request.place)
-    spec = requests.begin(request, lambda: engine.start().device(request.trial))
+    spec = requests.begin(request, lambda: engine.device(request.trial))
     with lease(spec.place, report.run, config.if_running) as is_to_work:
         if not is_to_work:
             answer(f"{report.task}: another run works on {spec.place.root}: left to it (--if-running exit)")
@@ -151,7 +164,8 @@ def work_under_lease(request: Request, spec: JobSpec, engine: LateEngine, report
     for number in range(ROUNDS):
         listing = request.sources.listing(ahead=True)
         retry_failed = config.retry_failed and number == 0
-        planner = Planner(spec.place, ledger, Order(spec.bound.span_size, spec.wanted, config.limit, retry_failed))
+        order = Order(spec.bound.span_size, spec.wanted, config.limit, retry_failed)
+        planner = Planner(spec.place, ledger, order, before_writing=partial(engine.ready, spec))
         _work(spec, planner, listing, engine, report)
         for facts in report.facts.values():
             ledger.note(facts)
@@ -175,13 +189,14 @@ def _work(spec: JobSpec, planner: Planner, listing: Listing, engine: LateEngine,
     """Execute what the planner yields; the first row starts the engine, and removes `_SUCCESS`."""
     before = report.images
     with Progress(report.task) as progress:
-        rows = _watched(planner.rows(progress.listing(listing)), progress)
+        rows = _watched(planner.rows(progress.listing(_listed(listing))), progress)
         first = next(rows, None)
         if first is None:
             return
+        ready = engine.ready(spec)  # what cannot work is said before anything is written
         with spec.place.writing():
             storage.delete(spec.place.success_file)
-        for receipt in engine.start().execute(spec, itertools.chain([first], rows)):
+        for receipt in ready.execute(spec, itertools.chain([first], rows)):
             report.add(receipt)
             progress.advance(receipt.facts)
             report.metrics.planned(before + progress.total)
@@ -189,16 +204,18 @@ def _work(spec: JobSpec, planner: Planner, listing: Listing, engine: LateEngine,
     storage.sweep(spec.place.root)  # workers may have been killed while they wrote
 
 
-def _watched(rows: Iterator[Row], progress: Progress) -> Iterator[Row]:
+def _listed(listing: Listing) -> Iterator[Source]:
     try:
-        for row in rows:
-            progress.expect(row)
-            yield row
-        progress.planning = False
-    except SourceTooLong:
-        raise
+        yield from listing
     except ConfigError as error:  # the source could be listed when the run was checked
         raise StorageError(f"{error}; nothing finished is lost, the same command continues") from error
+
+
+def _watched(rows: Iterator[Row], progress: Progress) -> Iterator[Row]:
+    for row in rows:
+        progress.expect(row)
+        yield row
+    progress.planning = False
 
 
 def _exit_code(found: Audit, config: RunConfig) -> int:

@@ -30,23 +30,36 @@ class JobSpec:
     schema: pa.Schema
     patience: int = 600
 
+    @property
+    def trial(self) -> Trial:
+        """Whether a device can compute what the output is bound to."""
+        return Trial(self.task, self.model, self.device, self.bound.dtype, self.bound.batch_size, self.bound.compile)
+
 
 @dataclass(frozen=True)
 class Trial:
-    """What to find out about a device: the task with its model, `--device`, `--dtype` and `--batch-size` (0: auto)."""
+    """What to find out about a device: the task with its model, and flags.
+
+    They are `--device`, `--dtype`, `--batch-size` (0: auto) and `--compile`.
+    """
 
     task: AnyTask
     model: str
     device: str
     dtype: str
     batch_size: int
+    compile: bool = False
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device as the driver needs to know it: its kind and name, the dtype it computes in, images per step."""
+    """A device as the driver needs to know it: its kind and name, the dtype it computes in, images per step.
+
+    `cpu_class` is what answers of a CPU depend on in their last bits, empty for others.
+    """
 
     kind: str
     name: str
     dtype: str
     batch_size: int
+    cpu_class: str = ""

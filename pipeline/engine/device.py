@@ -36,13 +36,31 @@ Placed = TypeVar("Placed", nn.Module, Tensor)
 
 
 def device_kind(wanted: str = "auto") -> str:
-    """`cuda` where this process may use a GPU that works and `--device` lets it, else `cpu`."""
-    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+    """`cuda` where this process may use a GPU that works and `--device` lets it, else `cpu`.
+
+    Raises ConfigError for `gpu` where there is none.
+    """
+    if wanted != "cpu" and torch.cuda.is_available():
+        return "cuda"
+    if wanted == "gpu":
+        raise ConfigError("--device gpu: this machine has no GPU that works")
+    return "cpu"
 
 
 def device_name(kind: str) -> str:
     """The device's name, for reports."""
     return str(torch.cuda.get_device_name()) if kind == "cuda" else "cpu"
+
+
+def cpu_class() -> str:
+    """What decides how this CPU rounds: its bfloat16 instructions, or else the vectors that torch uses."""
+    native = _native_bfloat16()
+    return native[0] if native else str(torch.backends.cpu.get_cpu_capability())
+
+
+def _native_bfloat16() -> list[str]:
+    can = torch.cpu.get_capabilities()
+    return [name for name in NATIVE_BFLOAT16 if can.get(name)]
 
 
 def resolve_dtype(wanted: str, kind: str) -> str:
@@ -52,8 +70,7 @@ def resolve_dtype(wanted: str, kind: str) -> str:
         if wanted == "bfloat16" and not native:
             raise ConfigError(f"--dtype bfloat16: {device_name(kind)} only emulates it; give float16 or float32")
     else:
-        can = torch.cpu.get_capabilities()
-        native = any(can.get(name) for name in NATIVE_BFLOAT16)
+        native = bool(_native_bfloat16())
         if wanted == "bfloat16" and not native:
             raise ConfigError("--dtype bfloat16: this CPU only emulates it, slower than float32; give float32")
         if wanted == "float16":

@@ -10,7 +10,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline.config import RunConfig
-from pipeline.errors import ConfigError
 from pipeline.log import phase
 from pipeline.metrics import Sink
 from pipeline.output.receipts import Receipt
@@ -48,7 +47,7 @@ class Engine(Protocol):
         """Where else the figures of a run go."""
 
     def device(self, trial: Trial) -> Device:
-        """The device of a worker that will predict; raises ConfigError where it cannot compute what `--dtype` says."""
+        """The device of a worker that will predict; raises ConfigError where it cannot do what is asked."""
 
     def execute(self, spec: JobSpec, rows: Iterator[Row]) -> Iterator[Receipt]:
         """Receipts as spans are finished, in any order."""
@@ -81,10 +80,7 @@ class InProcess:
         """See `Engine`."""
         from pipeline.engine.loading import device_here  # here: a run that finds nothing to do needs no torch
 
-        found = device_here(trial)
-        if self.config.device == "gpu" and found.kind == "cpu":
-            raise ConfigError("--device gpu: this machine has no GPU that works")
-        return found
+        return device_here(trial)
 
     def execute(self, spec: JobSpec, rows: Iterator[Row]) -> Iterator[Receipt]:
         """Receipts as spans are finished; threads of this process pull the rows."""

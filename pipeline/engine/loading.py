@@ -7,19 +7,29 @@ import json
 import numpy as np
 
 from pipeline import model_files
-from pipeline.engine.device import auto_batch_size, device_kind, device_name, free_memory, resolve_dtype
+from pipeline.engine.device import (
+    auto_batch_size,
+    can_compile,
+    cpu_class,
+    device_kind,
+    device_name,
+    free_memory,
+    resolve_dtype,
+)
 from pipeline.engine.predictor import Predictor
-from pipeline.errors import PipelineError
+from pipeline.errors import ConfigError, PipelineError
 from pipeline.spec import Device, JobSpec, Trial
 
 
 def device_here(trial: Trial) -> Device:
-    """This process's device, and what `auto` means on it.
+    """This process's device, and what `auto` means on it; raises ConfigError where it cannot do what is asked.
 
     On an accelerator a batch is tried, as the memory that a model needs shows in no formula.
     """
     kind = device_kind(trial.device)
     dtype = resolve_dtype(trial.dtype, kind)
+    if trial.compile and not can_compile(kind):
+        raise ConfigError("--compile: there is no C++ compiler (g++, clang++ or c++); install one, or leave it out")
     card = model_files.read(trial.model)
     batch_size = trial.batch_size or auto_batch_size(trial.task.views(card)[0].size, kind, dtype)
     if kind != "cpu" and not trial.batch_size and batch_size > 1:
@@ -27,7 +37,7 @@ def device_here(trial: Trial) -> Device:
         batch_size = fitting(predictor)
         del predictor
         free_memory(kind)
-    return Device(kind, device_name(kind), dtype, batch_size)
+    return Device(kind, device_name(kind), dtype, batch_size, cpu_class() if kind == "cpu" else "")
 
 
 def fitting(predictor: Predictor) -> int:

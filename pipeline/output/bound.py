@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 
 from pipeline import storage
 from pipeline.command import again
@@ -13,6 +13,7 @@ from pipeline.errors import ConfigError, ObjectUnreadable
 from pipeline.output.place import Place
 
 SCHEMA = 3  # of the output's layout; an output of another one is refused
+UNBOUND = ("versions", "cpu_class")  # noted, for a warning
 NEW_OUTPUT = "choose another --output, or --overwrite to start over"
 
 
@@ -52,9 +53,10 @@ class SpanSize:
 
 @dataclass(frozen=True)
 class Bound:
-    """Everything that decides which rows an output holds and what they say; `versions` only lead to a warning.
+    """Everything that decides which rows an output holds and what they say.
 
-    `settings` are the task's, as JSON values. `image_column` counts when it is None, too.
+    Other `versions` and another `cpu_class` (empty: answers are not a CPU's) only lead to a warning. `settings` are the
+    task's, as JSON values. `image_column` counts when it is None, too.
     """
 
     schema: int
@@ -69,6 +71,7 @@ class Bound:
     image_column: str | None
     span_size: SpanSize
     versions: Mapping[str, str]
+    cpu_class: str = ""
 
     def to_json(self) -> dict[str, object]:
         """The content of `_run.json`."""
@@ -79,19 +82,19 @@ class Bound:
         """The inverse; raises ValueError that says what is wrong."""
         if not isinstance(raw, dict) or "task" not in raw:
             raise ValueError("its _run.json names no task")
-        missing = [field.name for field in fields(Bound) if field.name not in raw]
+        missing = [field.name for field in fields(Bound) if field.name not in raw and field.default is MISSING]
         if missing:
             raise ValueError(f"its _run.json lacks {', '.join(missing)}")
-        known = {field.name: raw[field.name] for field in fields(Bound)}
+        known = {field.name: raw[field.name] for field in fields(Bound) if field.name in raw}
         model = {field.name: raw["model"].get(field.name, "") for field in fields(BoundModel)}
         size = SpanSize(**raw["span_size"])
         return Bound(**{**known, "keep": tuple(raw["keep"]), "model": BoundModel(**model), "span_size": size})
 
     def durable(self) -> dict[str, object]:
-        """What the files of spans repeat: what decides answers, without library versions and the model's name."""
+        """What the files of spans repeat: what decides answers, without versions, CPU class and the model's name."""
         content = self.to_json()
         model = {name: value for name, value in asdict(self.model).items() if name != "name"}
-        return {name: value for name, value in content.items() if name != "versions"} | {"model": model}
+        return {name: value for name, value in content.items() if name not in UNBOUND} | {"model": model}
 
     def check_same(self, there: Bound, place: Place) -> None:
         """Raise ConfigError for the first difference to what an output is bound to already."""

@@ -7,7 +7,7 @@ names of all spans.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -57,8 +57,16 @@ class PlannedSpan:
 class LoosePlan:
     """The loose images of an output: planned ones, new ones that wait for their part, and changed ones."""
 
-    def __init__(self, place: Place, ledger: Ledger, span_size: SpanSize, forgotten: Forgotten) -> None:
+    def __init__(
+        self,
+        place: Place,
+        ledger: Ledger,
+        span_size: SpanSize,
+        forgotten: Forgotten,
+        before_writing: Callable[[], object],
+    ) -> None:
         self.place, self.ledger, self.span_size, self.forgotten = place, ledger, span_size, forgotten
+        self.before_writing = before_writing
         self.parts: list[Entry] = []
         self.spans: dict[str, PlannedSpan] = {}
         self.images = 0  # planned
@@ -130,7 +138,7 @@ class LoosePlan:
         """
         taken = list(itertools.islice(self.fresh.values(), min(most, self.part_size)))
         spans = list(self._cut(taken))
-        if not files.write_part(self.place, len(self.parts), spans):
+        if not self._write(spans):
             self.learn(files.listing(self.place).parts)
             uris = list(self.fresh)
             for uri, is_known in zip(uris, self.known.hold(uris), strict=True):
@@ -143,6 +151,11 @@ class LoosePlan:
         for span, _ in spans:
             self.issued.add(span.name)
             yield self.row(self.spans[span.name])
+
+    def _write(self, spans: list[tuple[PartSpan, pa.Table]], *, changes: bool = False) -> bool:
+        """Whether the next part is written; False where another run has written it."""
+        self.before_writing()
+        return files.write_part(self.place, len(self.parts), spans, changes=changes)
 
     def _cut(self, images: list[LooseImage]) -> Iterator[tuple[PartSpan, pa.Table]]:
         """Spans of these images, with their rows in the part."""
@@ -169,7 +182,7 @@ class LoosePlan:
                 span, rows = self._as_changed(planned, rows, row)
                 spans.append((span, rows))
                 row = span.stop
-            mine = files.write_part(self.place, len(self.parts), spans, changes=True)
+            mine = self._write(spans, changes=True)
             self.learn(files.listing(self.place).parts)
             self.changed = {} if mine else {u: v for u, v in self.changed.items() if self.latest.get(u) != v}
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from pipeline.errors import SourceTooLong
+from pipeline.errors import ConfigError
 from pipeline.output.bound import SpanSize
 from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
@@ -34,12 +34,17 @@ class Order:
 
 
 class Planner:
-    """Plans one pass over the sources. `loose` and `shards` say at any moment what the output should hold by then."""
+    """Plans one pass over the sources. `loose` and `shards` say at any moment what the output should hold by then.
 
-    def __init__(self, place: Place, ledger: Ledger, order: Order) -> None:
+    `before_writing` is called before each part of the plan is written; what it raises ends the planning.
+    """
+
+    def __init__(
+        self, place: Place, ledger: Ledger, order: Order, before_writing: Callable[[], object] = lambda: None
+    ) -> None:
         self.place, self.order = place, order
         self.forgotten = Forgotten()
-        self.loose = LoosePlan(place, ledger, order.span_size, self.forgotten)
+        self.loose = LoosePlan(place, ledger, order.span_size, self.forgotten, before_writing)
         self.shards = ShardPlan(ledger, order.span_size.shard, self.forgotten, retry_failed=order.retry_failed)
         self.in_shards = 0  # images of shards, where --limit has them counted: planned by earlier runs, and by this one
 
@@ -71,9 +76,9 @@ class Planner:
         yield from self.loose.unfinished(retry_failed=self.order.retry_failed)
 
     def _check_size(self) -> None:
-        """Raise SourceTooLong before a driver runs out of memory in the middle of a listing."""
+        """Raise ConfigError before a driver runs out of memory in the middle of a listing."""
         if self.loose.images + len(self.loose.fresh) > MOST_LOOSE:
-            raise SourceTooLong(
+            raise ConfigError(
                 f"--input: more than {MOST_LOOSE:,} loose images are more than one output can plan: put images into "
                 "shards (tars of 100 MB to 1 GB), or their URIs into Parquet files, which are shards too"
             )
