@@ -195,10 +195,11 @@ def attend_by_heads(q_BHNh: Tensor, k_BHNh: Tensor, v_BHNh: Tensor, bias_1HNN: T
     mixed_BNHh = q_BHNh.new_empty(B, N, H, h)
     bias_HNN = q_BHNh.new_zeros(H, 1, 1) if bias_1HNN is None else bias_1HNN[0]
     group = max(1, CACHED_SCORES // N**2)
-    for image in range(B):
-        for first in range(0, H, group):
-            heads = slice(first, first + group)
+    for first in range(0, H, group):
+        heads = slice(first, first + group)
+        bias_gNN = bias_HNN[heads].float()
+        for image in range(B):
             scores_gNN = q_BHNh[image, heads] @ k_BHNh[image, heads].transpose(-2, -1)
-            scores_gNN = torch.add(bias_HNN[heads].float(), scores_gNN, alpha=h**-0.5).softmax(-1)
+            scores_gNN = torch.add(bias_gNN, scores_gNN, alpha=h**-0.5).softmax(-1)
             mixed_BNHh[image, :, heads] = (scores_gNN.to(v_BHNh.dtype) @ v_BHNh[image, heads]).transpose(0, 1)
     return mixed_BNHh.transpose(1, 2)

@@ -48,9 +48,13 @@ class Block(nn.Module):
     def forward(self, tokens_BND: Tensor, bias_1HNN: Tensor | None) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
         mixed_BND = self.attention(self.norm1(tokens_BND), bias_1HNN)
-        tokens_BND = tokens_BND + (mixed_BND if self.scale1 is None else self.scale1 * mixed_BND)
-        grown_BND = self.mlp(self.norm2(tokens_BND))
-        return tokens_BND + (grown_BND if self.scale2 is None else self.scale2 * grown_BND)
+        tokens_BND = added(tokens_BND, mixed_BND, self.scale1)
+        return added(tokens_BND, self.mlp(self.norm2(tokens_BND)), self.scale2)
+
+
+def added(stream_BND: Tensor, branch_BND: Tensor, scale_D: Tensor | None) -> Tensor:
+    """The stream with a branch added, scaled per channel if there is a scale; in one pass over memory."""
+    return stream_BND + branch_BND if scale_D is None else torch.addcmul(stream_BND, scale_D, branch_BND)
 
 
 class Beit(nn.Module):
