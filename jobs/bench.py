@@ -17,6 +17,7 @@ from _cli import Parser, run_simple
 
 from pipeline.bench.bench import STEPS, Wish, bench
 from pipeline.bench.feed import feed
+from pipeline.target import Target
 
 
 def main(flags: argparse.Namespace) -> int:
@@ -24,13 +25,14 @@ def main(flags: argparse.Namespace) -> int:
     if flags.feed is not None:
         print(feed(flags.input, flags.feed, ray_address=flags.ray_address))
         return 0
+    to = flags.json and Target.of(flags.json, "--json")
     steps, against_hf = tuple(flags.steps), flags.against == "hf"
     wish = Wish(flags.model, tuple(flags.input), steps, against_hf, flags.batch_size, flags.compile, flags.ray_address)
     with tempfile.TemporaryDirectory() as work:
         report = bench(wish, Path(__file__).with_name("embed.py"), Path(work))
     print(report)
-    if flags.json:
-        Path(flags.json).write_text(json.dumps(report.to_json(), indent=1))
+    if to:
+        to.put(json.dumps(report.to_json(), indent=1))
     return 0
 
 

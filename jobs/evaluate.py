@@ -16,6 +16,7 @@ from _cli import Parser, run_simple
 
 from pipeline.compare import compare
 from pipeline.evaluate import evaluate
+from pipeline.target import Target
 
 
 def main(flags: argparse.Namespace) -> int:
@@ -23,12 +24,13 @@ def main(flags: argparse.Namespace) -> int:
     if flags.against is None:
         print(evaluate(flags.output, flags.truth, flags.ignore))
         return 0
+    to = flags.to and Target.of(flags.to, "--to")
     found = compare(flags.output, flags.against)
     print("\n".join(found.lines()))
-    if flags.to is not None:
+    if to:
         from pipeline.page import flips
 
-        print(f"pictures: {flips.write(found, flags.output, flags.against, flags.to)}")
+        print(f"pictures: {flips.write(found, flags.output, flags.against, to)}")
     return 0
 
 

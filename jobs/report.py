@@ -44,6 +44,7 @@ def main(flags: argparse.Namespace) -> int:
         from pipeline.output.place import Place
         from pipeline.plan.verify import verify
 
+        page.target_of(Place.of(flags.output), flags.to)  # before every row is read
         verified = verify(Place.of(flags.output))
         print(verified_line(verified))
     decoder = None

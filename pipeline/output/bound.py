@@ -159,7 +159,7 @@ def _content(place: Place) -> object:
             "listed and written: give another, or yourself these rights"
         ) from error
     except (OSError, ObjectUnreadable) as error:
-        raise ConfigError(f"--output {place.root}: cannot be read ({_cause(error)})") from error
+        raise ConfigError(f"--output {place.root}: cannot be read ({storage.cause(error)})") from error
     except ValueError as error:
         raise place.not_ours("its _run.json is not JSON") from error
 
@@ -184,13 +184,9 @@ def bind(place: Place, resolve: Callable[[Bound | None], Bound]) -> Bound:
             if storage.create(place.bound_file, json.dumps(wanted.to_json(), indent=1, ensure_ascii=False).encode()):
                 return wanted
         except (OSError, ObjectUnreadable) as error:
-            raise ConfigError(f"--output {place.root}: cannot be written ({_cause(error)})") from error
+            raise ConfigError(f"--output {place.root}: cannot be written ({storage.cause(error)})") from error
     resolve(there).check_same(there, place)
     return there
-
-
-def _cause(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _short(value: object) -> str:

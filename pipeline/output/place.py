@@ -110,5 +110,5 @@ class Place:
         try:
             yield
         except (OSError, ObjectUnreadable) as error:
-            reason = getattr(error, "strerror", None) or str(error)
+            reason = storage.cause(error)
             raise StorageError(f"{self.root} cannot be written ({reason}); finished spans are safe") from error

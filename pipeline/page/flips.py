@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from pipeline import storage
 from pipeline.compare import Comparison, Labels
 from pipeline.decode.decode import extensions
 from pipeline.errors import ConfigError
@@ -15,13 +14,14 @@ from pipeline.page.pictures import Pictured, thumbnails
 from pipeline.page.sample import THUMBNAIL
 from pipeline.page.style import document
 from pipeline.source.item import Wanted
+from pipeline.target import Target
 
 
-def write(found: Comparison, new: str, old: str, to: str) -> str:
-    """Write the page to a file or URI, and return that; raises ConfigError where no labels were compared."""
+def write(found: Comparison, new: str, old: str, to: Target) -> str:
+    """Write the page, and say where it is; raises ConfigError where no labels were compared."""
     if not isinstance(found.difference, Labels):
         raise ConfigError("--to shows changed labels, and these outputs have none")
-    target, flips = storage.absolute(to), found.difference.flips
+    flips = found.difference.flips
     endings = frozenset(ending.removeprefix(".") for ending in extensions())
     wanted = Wanted(endings, bound_of(Place.of(new)).image_column)
     pictures = thumbnails([Pictured(flip.uri, flip.source) for flip in flips], THUMBNAIL, wanted)
@@ -39,5 +39,4 @@ def write(found: Comparison, new: str, old: str, to: str) -> str:
     counts = joined(html("<p>{}</p>", line) for line in found.lines() if not line.startswith(" "))
     lead = "Those of which the new output is surest; the old label comes first."
     parts = [section("counts", "Both outputs", "", counts), section("flips", "Changed labels", lead, sheet(cards))]
-    storage.put(target, document(title, header, parts, Markup()).encode("utf-8", "replace"))
-    return target
+    return to.put(document(title, header, parts, Markup()))

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from pipeline import storage
 from pipeline.output.place import Place
 from pipeline.page import accuracy, embed, label, segment, tokens
 from pipeline.page.drift import drift
@@ -20,6 +19,7 @@ from pipeline.page.sample import Account, Decoder, Sample, read_account, take_sa
 from pipeline.page.script import DIGEST, SCRIPT
 from pipeline.page.style import document
 from pipeline.page.survey import read_survey
+from pipeline.target import Target
 
 if TYPE_CHECKING:
     from pipeline.plan.verify import Verification
@@ -46,12 +46,16 @@ def write(
     """
     place = Place.of(output)
     account = read_account(place)
-    target = storage.absolute(to) if to else place.page_file
+    target = target_of(place, to)
     survey = read_survey(place, truth)
     sample = replace(take_sample(place, SAMPLED, account.bound.image_column, survey), decoder=decoder)
     text = render(account, sample, verified)
-    storage.put(target, text.encode("utf-8", "replace"))
-    return target
+    return target.put(text)
+
+
+def target_of(place: Place, to: str | None) -> Target:
+    """Where the page goes; raises ConfigError where it cannot be written."""
+    return Target.of(to, "--to") if to else Target.of(place.page_file, advice="give --to FILE")
 
 
 def render(account: Account, sample: Sample, verified: Verification | None = None) -> str:

@@ -20,20 +20,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import copy_context
 from typing import BinaryIO
 
-from pipeline.errors import ObjectUnreadable, StorageError
+from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable, StorageError
 from pipeline.storage.patience import be_patient, quick
 from pipeline.storage.registry import store_for
 from pipeline.storage.store import MISSING, Entry, Store
 from pipeline.storage.uris import SCHEME, absolute, is_relative, join, named_in
 
 __all__ = [
-    "MISSING", "PARALLEL", "SCHEME", "Entry", "Store", "absolute", "be_patient", "check_access", "create", "delete",
-    "delete_below", "is_folder", "is_half_written", "is_local", "is_relative", "join", "listing", "named_in",
-    "open_stream", "put", "quick", "read", "read_many", "reason", "replace", "stat", "store_for", "sweep", "try_read",
-    "unfit",
+    "MISSING", "PARALLEL", "SCHEME", "Entry", "Store", "absolute", "be_patient", "cause", "check_access", "check_put",
+    "checking", "create", "delete", "delete_below", "is_folder", "is_half_written", "is_local", "is_relative", "join",
+    "listing", "named_in", "open_stream", "put", "quick", "read", "read_many", "reason", "replace", "stat",
+    "store_for", "sweep", "try_read", "unfit",
 ]  # fmt: skip
 
 PARALLEL = 16  # requests in flight per process when many small objects are wanted
@@ -62,6 +63,11 @@ def stat(uri: str) -> Entry | None:
 def check_access(uri: str) -> None:
     """Raise CredentialsLost where there are no credentials or they are refused; the object may be missing."""
     store_for(uri).check_access(uri)
+
+
+def check_put(uri: str) -> None:
+    """Raise what `put` would raise, as far as that shows without a file of that name; nothing is left behind."""
+    store_for(uri).check_put(uri)
 
 
 def read(uri: str, start: int | None = None, stop: int | None = None, version: str = "") -> bytes:
@@ -124,6 +130,27 @@ def reason(error: Exception) -> str:
         IsADirectoryError: "it is a folder",
     }
     return known.get(type(error), f"cannot be read ({type(error).__name__})")
+
+
+def cause(error: Exception) -> str:
+    """Why something cannot be done, in the words of the system, for who has given the command."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+@contextmanager
+def checking(what: str) -> Iterator[None]:
+    """Around a command's first look at a place, before anything has begun: what stands in its way is exit 2, at once.
+
+    Raises ConfigError, which begins with `what`, for all that a store raises; of what may pass only throttling is
+    waited for.
+    """
+    try:
+        with quick():
+            yield
+    except CredentialsLost as error:
+        raise ConfigError(str(error)) from error
+    except (OSError, ObjectUnreadable) as error:
+        raise ConfigError(f"{what}: {cause(error)}") from error
 
 
 def try_read(uri: str) -> bytes | Exception:

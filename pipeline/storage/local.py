@@ -5,10 +5,12 @@ A file name may be any bytes, a URI is text: `\xNN` in a URI stands for a byte t
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -53,6 +55,16 @@ class Local(Store):
         """Paths need no credentials, but the rights to get there."""
         with suppress(FileNotFoundError, NotADirectoryError):
             os.stat(_path_of(uri))
+
+    def check_put(self, uri: str) -> None:
+        """Write a nameless file where the first folder is that there is already."""
+        if os.path.isdir(uri):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), uri)
+        folder = os.path.dirname(uri)
+        while not os.path.lexists(folder):
+            folder = os.path.dirname(folder)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
 
     def read(self, uri: str, start: int | None = None, stop: int | None = None, version: str = "") -> bytes:
         """The file's bytes as they are now, whatever the version."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 from typing import BinaryIO
@@ -17,6 +18,11 @@ class Remote(Store):
 
     def check_access(self, uri: str) -> None:
         """Not checked in general."""
+
+    def check_put(self, uri: str) -> None:
+        """Ask for the object: whoever may write it may not have the right to read it."""
+        with contextlib.suppress(PermissionError):
+            self.stat(uri)
 
     def open_stream(self, entry: Entry, *, pinned: bool = False) -> BinaryIO:
         """Ranged reads, one block ahead of the reader."""

@@ -47,6 +47,9 @@ class Store(Protocol):
         Raises PermissionError on a disk where a folder above may not be looked into.
         """
 
+    def check_put(self, uri: str) -> None:
+        """Raise what `put` would raise, as far as that shows without a file of that name; nothing is left behind."""
+
     def read(self, uri: str, start: int | None = None, stop: int | None = None, version: str = "") -> bytes:
         """All bytes of an object, or those of [start, stop); on S3 only of this version, if one is given."""
 

@@ -30,6 +30,29 @@ def test_page_goes_where_to_says(examples: Examples, tmp_path: Path) -> None:
     assert not (output / "report.html").exists()
 
 
+@pytest.mark.parametrize(
+    "words", [["report.py", "{}"], ["report.py", "{}", "--verify"], ["evaluate.py", "{}", "--against", "{}"]]
+)
+def test_a_page_that_cannot_be_written_is_refused_at_first(
+    words: list[str], examples: Examples, tmp_path: Path
+) -> None:
+    output = examples.copy("label", tmp_path / "out")
+    (tmp_path / "file").write_text("x")
+    job, *flags = [word.format(output) for word in words]
+    done = run_job(job, *flags, "--to", tmp_path / "file/page.html", code=2)
+    said = f"{job}: --to {tmp_path}/file/page.html cannot be written, name a file elsewhere: Not a directory\n"
+    assert done.stderr.endswith(said)
+    assert (done.stdout, done.stderr.count("\n")) == ("", 1)
+
+
+def test_an_output_that_takes_no_page(examples: Examples, tmp_path: Path) -> None:
+    output = examples.copy("label", tmp_path / "out")
+    (output / "report.html").mkdir()
+    assert (
+        "report.html cannot be written, give --to FILE: Is a directory" in run_job("report.py", output, code=2).stderr
+    )
+
+
 def test_verify_that_finds_harm_exits_1(examples: Examples, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = examples.copy("label", tmp_path)
     span = min(output.glob("data/*.parquet"))

@@ -32,6 +32,12 @@ def test_every_step_stands_beside_its_limit_and_the_reference(tmp_path: Path) ->
     assert str(report).endswith(report.verdict)
 
 
+def test_figures_that_cannot_be_kept_are_refused_before_they_are_measured(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    done = run_job("bench.py", "--json", tmp_path / "file/figures.json", code=2, timeout=60)
+    assert f"--json {tmp_path}/file/figures.json cannot be written, name a file elsewhere: Not a dir" in done.stderr
+
+
 def test_rates_and_ratios_are_those_of_the_seconds() -> None:
     found = figure("step", "second", 10, {OURS: [1, 2, 4], LIMIT: [1, 1, 1], REFERENCE: [4, 4, 4]})
     assert (found.ours, found.limit, found.reference) == (5, 10, 2.5)

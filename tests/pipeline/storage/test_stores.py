@@ -49,6 +49,22 @@ def test_what_is_put_is_read(root: str) -> None:
     assert storage.read(f"{root}/empty") == b""
 
 
+def test_whether_a_name_can_be_put_is_asked_without_a_trace(root: str) -> None:
+    storage.check_put(f"{root}/deep/er/x")
+    storage.put(f"{root}/x", b"older")
+    storage.check_put(f"{root}/x")
+    assert uris(root) == [f"{root}/x"]
+    assert storage.read(f"{root}/x") == b"older"
+
+
+def test_where_a_disk_takes_no_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for name in (f"{tmp_path}/file/x", str(tmp_path), "/proc/x/y"):
+        with pytest.raises(OSError, match="directory"):
+            storage.check_put(name)
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
 def test_what_is_not_there(root: str) -> None:
     assert uris(f"{root}/none") == []
     assert storage.stat(f"{root}/none") is None
