@@ -16,7 +16,7 @@ import argparse
 from _cli import Parser, run_simple
 
 import beit_core
-from pipeline import model_files
+from pipeline import model_files, storage
 
 
 def main(flags: argparse.Namespace) -> int:
@@ -29,7 +29,9 @@ def main(flags: argparse.Namespace) -> int:
         pool_of=flags.pool_of,
         resampling=flags.resampling,
     )
-    card = beit_core.convert(model_files.fetch(flags.source, "SOURCE"), flags.dest, choices, say=print)
+    with storage.checking(f"SOURCE {flags.source}"):
+        source = model_files.fetch(flags.source, "SOURCE")
+    card = beit_core.convert(source, flags.dest, choices, say=print)
     pixels = card.pixels.size or f"shorter side {card.pixels.resize}"
     print(f"{flags.dest}: {card.name}, a {card.head} with {card.semantics} semantics")
     print(f"pixels {pixels}, {len(card.labels)} labels, fingerprint {card.fingerprint}")

@@ -19,7 +19,7 @@ from pipeline.copies.parts import ChangedError, Copy, Part
 from pipeline.copies.rows import IMAGE, Pictured, rows
 from pipeline.copies.survey import Gap, Job, Survey, survey
 from pipeline.copies.writer import Chunk, files
-from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable, StorageError
+from pipeline.errors import ConfigError, ObjectUnreadable, StorageError
 from pipeline.log import say
 from pipeline.output.bound import Bound, bound_of
 from pipeline.output.place import Place
@@ -48,7 +48,7 @@ def compact(output: str, dest: str, rows_per_file: int, *, images: bool = False)
     destination that is another's or lies inside the output.
     """
     place, read = Place.of(output), rows
-    with storage.quick():
+    with storage.checking(dest):
         bound, copy = _checked(place, dest, images=images, most=rows_per_file)
     if images:
         read = Pictured(bound.image_column).rows
@@ -69,11 +69,12 @@ def said_of_copy(dest: str) -> tuple[str, bool] | None:
 
     Raises ConfigError where its output is none any more.
     """
-    copy = Copy.at(dest)
-    if copy is None:
-        return None
-    place = Place(copy.output)
-    bound_of(place)
+    with storage.checking(dest):
+        copy = Copy.at(dest)
+        if copy is None:
+            return None
+        place = Place(copy.output)
+        bound_of(place)
     spans = dict(place.spans())
     found = survey(spans, copy.parts())
     news = _news(found, spans)
@@ -105,16 +106,11 @@ def _checked(place: Place, dest: str, *, images: bool, most: int) -> tuple[Bound
         raise ConfigError(f"{dest}: {unfit}")
     if storage.is_local(root) and storage.stat(root) is not None:
         raise ConfigError(f"{dest} is a file: give a folder")
-    try:
-        bound, copy = bound_of(place), Copy(root, place.root, images)
-        if images and IMAGE in bound.keep:
-            raise ConfigError(f"--images: {place.root} has a column {IMAGE} already, from --keep {IMAGE}")
-        copy.begin()
-        storage.sweep(root)
-    except CredentialsLost as error:
-        raise ConfigError(str(error)) from error
-    except (OSError, ObjectUnreadable) as error:
-        raise ConfigError(f"{dest}: {storage.reason(error)}") from error
+    bound, copy = bound_of(place), Copy(root, place.root, images)
+    if images and IMAGE in bound.keep:
+        raise ConfigError(f"--images: {place.root} has a column {IMAGE} already, from --keep {IMAGE}")
+    copy.begin()
+    storage.sweep(root)
     return bound, copy
 
 

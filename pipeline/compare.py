@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from pipeline import masks, storage
 from pipeline.errors import ConfigError
 from pipeline.evaluate import Pixels, columns_of
+from pipeline.output.bound import output_of
 from pipeline.output.columns import OK
 from pipeline.output.place import Place
 from pipeline.output.span_file import META
@@ -159,7 +160,7 @@ def compare(new: str, old: str) -> Comparison:
     Spans of the same name are joined as they pass. Rows of others, as of another `--span-size`, are kept in memory.
     Raises ConfigError where the outputs have no comparable column in common.
     """
-    places = Place.of(new), Place.of(old)
+    places = output_of(new), output_of(old)
     shared = set(columns_of(places[0], new)) & set(columns_of(places[1], old))
     kind = next((kind for kind in KINDS if shared.issuperset(kind.columns)), None)
     if kind is None:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline import masks, storage
 from pipeline.errors import ConfigError
+from pipeline.output.bound import output_of
 from pipeline.output.columns import OK
 from pipeline.output.place import Place
 
@@ -46,7 +47,7 @@ def evaluate(output: str, truth: str, ignore: int = 255) -> Accuracy | Overlap:
 
     Pixels whose true class is `ignore` do not count. Raises ConfigError when there is nothing to compare.
     """
-    place = Place.of(output)
+    place = output_of(output)
     batches = _batches(place, truth)
     first = next(batches, None)
     if first is None:

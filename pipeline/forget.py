@@ -52,8 +52,10 @@ class Found:
 
 def forget(wish: Wish) -> int:
     """Do it; returns the exit code. Raises ConfigError, with nothing forgotten, or StorageError."""
-    place, named = Place.of(wish.output), _named(wish)
-    bound_of(place)
+    place = Place.of(wish.output)
+    with storage.checking(wish.output):
+        named = _named(wish)
+        bound_of(place)
     if wish.dry_run:
         found = _find(wish, Inventory.of(place), named)
         answer(f"images that would be forgotten: {len(found.images):,} (--dry-run)")

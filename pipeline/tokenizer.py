@@ -12,7 +12,7 @@ import numpy as np
 import beit_core
 from beit_core import ModelCard
 from beit_core.block_masks import block_masks
-from pipeline import model_files
+from pipeline import model_files, storage
 from pipeline.command import job
 from pipeline.errors import ConfigError
 
@@ -80,7 +80,8 @@ def decoder(tokenizer: str) -> Callable[[np.ndarray], np.ndarray]:
 
     Raises ConfigError for a folder that is no dVAE or has no decoder.
     """
-    dvae = beit_core.load_dvae(_read(tokenizer))
+    with storage.checking(f"--tokenizer {tokenizer}"):
+        dvae = beit_core.load_dvae(_read(tokenizer))
     if dvae.decoder is None:
         raise ConfigError(f"--tokenizer {tokenizer} has no decoder: convert decoder.pkl together with encoder.pkl")
 

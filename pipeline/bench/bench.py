@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from beit_core import ModelCard, load_card
-from pipeline import model_files
+from pipeline import model_files, storage
 from pipeline.bench.cost import decode_cost
 from pipeline.bench.feed import feed
 from pipeline.bench.made import make_model, make_tars, photo
@@ -82,7 +82,8 @@ def bench(wish: Wish, job: Path, work: Path) -> Report:
     """
     if wish.against_hf:
         _need_transformers()
-    card = model_files.read(wish.model) if wish.model else load_card(make_model(work / "model"))
+    with storage.checking(f"--model {wish.model}"):
+        card = model_files.read(wish.model) if wish.model else load_card(make_model(work / "model"))
     about = {
         "machine": f"{cores()} cores of {_processor()}",
         "model": wish.model or "BEiT-base with random weights",

@@ -69,12 +69,12 @@ class Copy:
     def at(dest: str) -> Copy | None:
         """The copy in a folder, None where there is none. Raises ConfigError for one of another version."""
         root = storage.absolute(dest).rstrip("/")
-        if storage.stat(storage.join(root, MARK)) is None:
-            return None
         try:
             raw = json.loads(storage.read(storage.join(root, MARK)))
             if raw["schema"] == MARK_SCHEMA:
                 return Copy(root, raw["output"], raw["images"])
+        except (FileNotFoundError, NotADirectoryError):
+            return None
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{dest}: its {MARK} is damaged, choose another folder") from error
         raise ConfigError(

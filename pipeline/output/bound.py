@@ -147,6 +147,15 @@ def is_ours(place: Place) -> bool:
     return isinstance(raw, dict) and "task" in raw
 
 
+def output_of(name: str) -> Place:
+    """The output that a user names, of whatever layout; raises ConfigError for what is none of ours."""
+    place = Place.of(name)
+    with storage.checking(name):
+        if not is_ours(place):
+            raise place.not_ours("it has no _run.json of theirs")
+    return place
+
+
 def _content(place: Place) -> object:
     """`_run.json` as it stands, None where there is none."""
     try:

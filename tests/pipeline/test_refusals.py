@@ -8,7 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.bench.bench import Wish as BenchWish
+from pipeline.bench.bench import bench
+from pipeline.compact import compact, said_of_copy
+from pipeline.compare import compare
 from pipeline.errors import ConfigError
+from pipeline.evaluate import evaluate
+from pipeline.forget import Wish, forget
+from pipeline.tokenizer import decoder
 from tests.flow import DIGITS, make_tar, png, run_here
 from tests.helpers import rows, run_job
 from tests.pipeline.source.test_archives import make_tar_gz, make_zip
@@ -232,6 +239,44 @@ def test_a_bucket_or_prefix_that_is_not_there(source: str, match: str, output: P
 def test_wrong_keys(weed: Weed, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with s3_client(weed.env | {"AWS_SECRET_ACCESS_KEY": "wrongwrongwrong1"}, monkeypatch):
         refused("credentials", "s3://inb/x/", output)
+
+
+# What begins with a look at an output; a copy of it, or a model, may lie in another bucket.
+LOOKS: dict[str, Callable[[str, str], object]] = {
+    "report": lambda output, _: said_of_copy(output),
+    "evaluate": lambda output, _: evaluate(output, "cls"),
+    "evaluate --against": lambda output, here: compare(here, output),
+    "forget": lambda output, _: forget(Wish(output, None)),
+    "forget --dry-run": lambda output, _: forget(Wish(output, None, dry_run=True)),
+    "forget --uris": lambda output, here: forget(Wish(here, f"{output}/uris.txt")),
+    "compact": lambda output, here: compact(here, output, 100),
+    "bench": lambda output, here: bench(BenchWish(f"{output}/"), Path(), Path(here)),
+    "report --tokenizer": lambda output, _: decoder(f"{output}/"),
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("finished") / "out"
+    assert run_here(SHARDS, output, limit=3) == 0
+    return output
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_wrong_keys_and_a_dead_endpoint_beside_the_tasks(
+    look: str, weed: Weed, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = {"AWS_SECRET_ACCESS_KEY": "wrongwrongwrong1"}
+    dead = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    for env, said in ((wrong, "refuses the credentials .* check the AWS keys"), (dead, "check the address .* network")):
+        with s3_client(weed.env | env, monkeypatch), pytest.raises(ConfigError, match=said):
+            LOOKS[look]("s3://outb/looked-at", str(finished))
+
+
+def test_a_published_file_behind_wrong_keys(weed: Weed, tmp_path: Path) -> None:
+    env = weed.env | {"AWS_SECRET_ACCESS_KEY": "wrongwrongwrong1"}
+    done = run_job("convert.py", "s3://inb/model/", tmp_path / "model", env=env, code=2, timeout=60)
+    assert "convert.py: S3 refuses the credentials (SignatureDoesNotMatch): check the AWS keys" in done.stderr
 
 
 def test_an_output_bucket_one_may_only_read(weed: Weed, monkeypatch: pytest.MonkeyPatch) -> None:
