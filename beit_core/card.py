@@ -10,7 +10,7 @@ import beit_core
 
 from .config import DVAE, PREFIXES, BeitConfig, BiasResampling, DvaeConfig, PoolOf, Semantics
 from .errors import CheckpointError
-from .files import digest, find_weights, read_json, tensor_names
+from .files import digest, find_weights, reaching, read_json, tensor_names
 from .pixels import LANCZOS, PixelSpec
 from .published import TRAINED_EPS, Color, Preset, find_preset, name_of
 from .schema import CARD, CONFIG, NEEDED_OF_CARD, check
@@ -71,11 +71,12 @@ def load_card(path: str | Path, semantics: Semantics | None = None) -> ModelCard
     Raises CheckpointError, in one sentence, when the model cannot be used.
     """
     source = Path(path)
-    if not source.exists():
-        raise CheckpointError(f"model {source} does not exist")
-    raw = read_json(source / CONFIG_FILE) if source.is_dir() else beit_core.config_of_file(source)
-    weights, card = find_weights(source), describe(source, raw, Known(semantics=semantics))
-    return replace(card, fingerprint=digest(weights, json.dumps(_meaning(card), sort_keys=True)))
+    with reaching(source):
+        if not source.exists():
+            raise CheckpointError(f"model {source} does not exist")
+        raw = read_json(source / CONFIG_FILE) if source.is_dir() else beit_core.config_of_file(source)
+        weights, card = find_weights(source), describe(source, raw, Known(semantics=semantics))
+        return replace(card, fingerprint=digest(weights, json.dumps(_meaning(card), sort_keys=True)))
 
 
 def _meaning(card: ModelCard) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from .card import CARD_FILE, CONFIG_FILE, PROCESSOR_FILE, Known, ModelCard, desc
 from .checkpoint import BUILDERS, fitting
 from .config import BiasResampling, PoolOf, Semantics
 from .errors import CheckpointError
-from .files import read_json
+from .files import reaching, read_json
 from .names import for_transformers
 from .published import TRAINED_EPS, find_preset, preset_named, presets
 from .shapes import infer_config
@@ -57,10 +57,12 @@ def convert(
     tensor fits. Raises CheckpointError.
     """
     path, target, choices = Path(source), Path(dest), choices or Choices()
-    if not path.exists():
-        raise CheckpointError(f"{path} does not exist")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise CheckpointError(f"{target} is not an empty folder: choose another destination")
+    with reaching(path):
+        if not path.exists():
+            raise CheckpointError(f"{path} does not exist")
+    with reaching(target, "written"):
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise CheckpointError(f"{target} is not an empty folder: choose another destination")
     weights = read_weights(path)
     known = _known(path, weights, choices)
     raw = _config(path, weights, known, choices)
@@ -68,7 +70,9 @@ def convert(
     fitting(lambda: BUILDERS[card.head](card), weights, str(path))
     for remark in (*weights.remarks, *_remarks(card, weights, raw)):
         say(remark)
-    _write(target, _saved_names(weights.tensors, raw), _files(card, raw))
+    tensors = _saved_names(weights.tensors, raw)
+    with reaching(target, "written"):
+        _write(target, tensors, _files(card, raw))
     return load_card(target)
 
 

@@ -2,8 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from .errors import CheckpointError
 from .schema import INDEX, check
@@ -12,6 +16,17 @@ WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")
 WEIGHT_FILES = (*(file for name in WHOLE_FILES for file in (name, f"{name}.index.json")), "flax_model.msgpack")
 MOST_HEADER = 100_000_000  # bytes, the format's own limit
 HALVES = ("encoder.pkl", "decoder.pkl")  # of the tokenizer, as DALL-E published it
+
+
+@contextmanager
+def reaching(path: Path, can_be: str = "read") -> Iterator[None]:
+    """Within the block, what the system says against a file is a CheckpointError."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        file = getattr(error, "filename", None)
+        raise CheckpointError(f"{path} cannot be {can_be}: {reason}{f' ({file})' if file else ''}") from error
 
 
 def find_weights(source: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import names
 from .errors import CheckpointError, CheckpointMismatch
-from .files import find_weights
+from .files import find_weights, reaching
 from .formats import Content, read_tensors
 
 Origin = Literal["hf", "unilm", "dvae"]
@@ -60,7 +60,8 @@ def read_weights(source: Path) -> Weights:
 
     Refused are files that are not weights, hold more than tensors, are damaged, or are of no known origin.
     """
-    contents = {path.name: read_tensors(path) for path in find_weights(source)}
+    with reaching(source):
+        contents = {path.name: read_tensors(path) for path in find_weights(source)}
     averaged = [file for file, content in contents.items() if content.wrapper == "model_ema"]
     remarks = [f"{file} holds averaged weights alone (model_ema): they are used" for file in averaged]
     rows = [row for content in contents.values() for row in _unwrapped(content)]

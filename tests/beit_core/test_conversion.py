@@ -187,6 +187,22 @@ def test_files_that_are_no_weights_say_so(tmp_path: Path) -> None:
             convert(tmp_path / name, tmp_path / "new")
 
 
+@pytest.mark.parametrize("name", ["mute.pth", "mute.msgpack", "mute.safetensors"])
+def test_files_that_cannot_be_read_say_so(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).symlink_to("/proc/self/mem")  # opens, and fails when it is read
+    with pytest.raises(
+        CheckpointError, match=rf"{name} (cannot be read|is not a readable).*(Input/output|No such dev)"
+    ):
+        convert(tmp_path / name, tmp_path / "new")
+
+
+def test_a_place_that_takes_no_folder_says_so(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for dest, reason in ((tmp_path / "file/new", "File exists"), (Path("/proc/x/new"), "No such file or directory")):
+        with pytest.raises(CheckpointError, match=f"{dest} cannot be written: {reason}"):
+            convert(tiny_model("classifier"), dest)
+
+
 def test_what_cannot_be_known_must_be_said(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
     folder = tiny_model("classifier")
     tensors = as_unilm(full_names(folder))

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -32,12 +33,15 @@ def refused(*args: object, env: dict[str, str] | None = None) -> str:
         ({"input": "shut"}, r"--input \S+/shut: Permission denied \(\S+/shut\)"),
         ({"input": "shut/a.png"}, r"--input \S+/shut/a.png: Permission denied \(\S+/shut/a.png\)"),
         ({"model": "shut"}, r"--model \S+/shut: \S+/shut/config.json cannot be read: Permission denied"),
+        ({"model": "mute"}, r"--model (\S+/mute): \1 cannot be read: Permission denied \(\1/model.safetensors\)"),
         ({"output": "shut/out"}, r"--output \S+/shut/out: access to its _run.json is denied; .*"),
     ],
 )
 def test_what_one_may_not_look_into_is_named(names: dict[str, str], said: str, tmp_path: Path) -> None:
     (tmp_path / "shut").mkdir()
-    (tmp_path / "shut").chmod(0)
+    shutil.copytree(MODEL, tmp_path / "mute")
+    for name in ("shut", "mute/model.safetensors"):
+        (tmp_path / name).chmod(0)
     places = {"input": INPUT, "output": str(tmp_path / "out"), "model": MODEL}
     places |= {flag: str(tmp_path / name) for flag, name in names.items()}
     words = [sys.executable, "jobs/label.py", "--local", *(f"--{flag}={value}" for flag, value in places.items())]
