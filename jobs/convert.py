@@ -17,6 +17,7 @@ from _cli import Parser, run_simple
 
 import beit_core
 from pipeline import model_files, storage
+from pipeline.errors import ConfigError
 
 
 def main(flags: argparse.Namespace) -> int:
@@ -29,13 +30,22 @@ def main(flags: argparse.Namespace) -> int:
         pool_of=flags.pool_of,
         resampling=flags.resampling,
     )
+    dest = _folder(flags.dest)
     with storage.checking(f"SOURCE {flags.source}"):
         source = model_files.fetch(flags.source, "SOURCE")
-    card = beit_core.convert(source, flags.dest, choices, say=print)
+    card = beit_core.convert(source, dest, choices, say=print)
     pixels = card.pixels.size or f"shorter side {card.pixels.resize}"
     print(f"{flags.dest}: {card.name}, a {card.head} with {card.semantics} semantics")
     print(f"pixels {pixels}, {len(card.labels)} labels, fingerprint {card.fingerprint}")
     return 0
+
+
+def _folder(dest: str) -> str:
+    """The path of DEST; raises ConfigError for one that is on no disk."""
+    path = storage.absolute(dest)
+    if not storage.is_local(path):
+        raise ConfigError(f"DEST {dest}: models are written to a disk; name a folder, and copy it there afterwards")
+    return path
 
 
 if __name__ == "__main__":

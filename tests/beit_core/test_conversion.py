@@ -260,3 +260,7 @@ def test_the_job_converts_and_refuses_a_full_folder(tiny_model: Callable[..., Pa
     done = run_job("convert.py", folder, tmp_path / "new", code=2)
     assert "is not an empty folder" in done.stderr
     assert "Traceback" not in done.stderr
+    run_job("convert.py", folder, f"file://{tmp_path}/there", code=0)
+    assert load_card(tmp_path / "there").fingerprint == load_card(tmp_path / "new").fingerprint
+    done = run_job("convert.py", folder, "s3://bucket/m", code=2)
+    assert "convert.py: DEST s3://bucket/m: models are written to a disk; name a folder, and copy" in done.stderr
