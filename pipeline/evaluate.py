@@ -16,6 +16,8 @@ from pipeline.output.bound import output_of
 from pipeline.output.columns import OK
 from pipeline.output.place import Place
 
+PNGS = "a column of PNG files whose pixels are class ids, such as --keep mask.png keeps"
+
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -60,6 +62,9 @@ def evaluate(output: str, truth: str, ignore: int = 255) -> Accuracy | Overlap:
         raise ConfigError(f"{output} has no column {truth}: run the job with --keep {truth}; it has {has}")
     if "labels" in names:
         return _accuracy([first, *batches], truth)
+    kind = first.schema.field(truth).type
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        raise ConfigError(f"--truth {truth}: a column of {kind}; of masks the truth is {PNGS}")
     return _overlap([first, *batches], truth, ignore)
 
 
@@ -78,7 +83,7 @@ def _batches(place: Place, truth: str) -> Iterator[pa.Table]:
         with storage.open_stream(entry) as stream:
             file = pq.ParquetFile(stream)
             names = file.schema_arrow.names
-            yield file.read([name for name in ("status", "label_ids", "labels", "mask", truth) if name in names])
+            yield file.read([name for name in ("uri", "status", "label_ids", "labels", "mask", truth) if name in names])
 
 
 def _rows(tables: list[pa.Table], columns: list[str]) -> Iterator[tuple[Any, ...]]:
@@ -93,18 +98,24 @@ def _accuracy(tables: list[pa.Table], truth: str) -> Accuracy:
         wanted = str(true).strip()
         ranks = [str(i) == wanted or label == wanted for i, label in zip(ids, labels, strict=True)]
         images, top1, top5 = images + 1, top1 + any(ranks[:1]), top5 + any(ranks[:5])
+    if not images:
+        raise ConfigError(f"--truth {truth}: no image has both an answer and a truth, so there is nothing to compare")
     return Accuracy(images, top1, top5)
 
 
 def _overlap(tables: list[pa.Table], truth: str, ignore: int) -> Overlap:
     pixels = Pixels()
-    for mask, true in _rows(tables, ["mask", truth]):
-        found, wanted = masks.read_mask(mask).reshape(-1), masks.read_mask(true).reshape(-1)
+    for uri, mask, true in _rows(tables, ["uri", "mask", truth]):
+        try:
+            found, wanted = masks.read_mask(mask), masks.read_mask(true)
+        except ValueError as error:
+            raise ConfigError(f"--truth {truth} of {uri}: {error}; of masks the truth is {PNGS}") from error
         if found.shape != wanted.shape:
-            raise ConfigError(
-                f"a mask has {found.size} pixels and its ground truth {wanted.size}: they must have the same size"
-            )
+            sizes = " and ".join(f"{width} x {height}" for height, width in (found.shape, wanted.shape))
+            raise ConfigError(f"--truth {truth} of {uri}: mask and truth are {sizes}, and must have the same size")
         pixels.add(found, wanted, ignore)
+    if not pixels.counts.any():
+        raise ConfigError(f"--truth {truth}: no image has an answer and a true class other than --ignore {ignore}")
     return pixels.overlap()
 
 

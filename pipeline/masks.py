@@ -75,8 +75,17 @@ def to_png(mask: np.ndarray, palette: Sequence[Color]) -> bytes:
 
 
 def read_mask(source: bytes | Mapping[str, object]) -> np.ndarray:
-    """The class ids (height, width) of a row that has a `mask`, or of the mask's own bytes."""
-    return np.asarray(_open(source))
+    """The class ids (height, width) of a row that has a `mask`, or of the mask's own bytes.
+
+    Raises ValueError for a row without one, and for bytes that are no PNG of class ids.
+    """
+    try:
+        mask = np.asarray(_open(source))
+    except OSError as error:  # Pillow's, of other kinds of files and of damaged ones
+        raise ValueError("it is no PNG, or damaged") from error
+    if mask.ndim != 2:
+        raise ValueError("it is a picture of colours, not of class ids")
+    return mask
 
 
 def overlay(
