@@ -15,6 +15,8 @@ from pipeline.output.place import Place
 SCHEMA = 3  # of the output's layout; an output of another one is refused
 UNBOUND = ("versions", "cpu_class")  # noted, for a warning
 NEW_OUTPUT = "choose another --output, or --overwrite to start over"
+# What the parts of `_run.json` are that are no words.
+KINDS = {"settings": dict, "model": dict, "batch_size": int, "keep": list, "span_size": dict, "versions": dict}
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,14 @@ class SpanSize:
     def fixed(images: int) -> SpanSize:
         """What `--span-size` says: the same for all spans."""
         return SpanSize(images, images, images)
+
+    @staticmethod
+    def from_json(raw: Mapping[str, object]) -> SpanSize:
+        """As it stands in `_run.json`; raises ValueError for anything else."""
+        match raw:
+            case {"shard": int(shard), "least": int(least), "most": int(most)}:
+                return SpanSize(shard, least, most)
+        raise ValueError("its _run.json is damaged, in span_size")
 
     @property
     def flag(self) -> int | str:
@@ -85,9 +95,12 @@ class Bound:
         missing = [field.name for field in fields(Bound) if field.name not in raw and field.default is MISSING]
         if missing:
             raise ValueError(f"its _run.json lacks {', '.join(missing)}")
+        damaged = [name for name, kind in KINDS.items() if not isinstance(raw[name], kind)]
+        if damaged:
+            raise ValueError(f"its _run.json is damaged, in {', '.join(damaged)}")
         known = {field.name: raw[field.name] for field in fields(Bound) if field.name in raw}
         model = {field.name: raw["model"].get(field.name, "") for field in fields(BoundModel)}
-        size = SpanSize(**raw["span_size"])
+        size = SpanSize.from_json(raw["span_size"])
         return Bound(**{**known, "keep": tuple(raw["keep"]), "model": BoundModel(**model), "span_size": size})
 
     def durable(self) -> dict[str, object]:
@@ -132,7 +145,7 @@ def read_bound(place: Place) -> Bound | None:
     raw = _content(place)
     if raw is None:
         return None
-    schema = raw.get("schema") if isinstance(raw, dict) and "task" in raw else SCHEMA
+    schema = raw["schema"] if isinstance(raw, dict) and _is_ours(raw) else SCHEMA
     if schema != SCHEMA:
         raise ConfigError(f"{place.root} has layout {schema}, this version writes layout {SCHEMA}: {NEW_OUTPUT}")
     try:
@@ -144,7 +157,14 @@ def read_bound(place: Place) -> Bound | None:
 def is_ours(place: Place) -> bool:
     """Whether a `_run.json` of these jobs is there, of whatever layout; raises ConfigError as `read_bound` does."""
     raw = _content(place)
-    return isinstance(raw, dict) and "task" in raw
+    return isinstance(raw, dict) and _is_ours(raw)
+
+
+def _is_ours(raw: Mapping[str, object]) -> bool:
+    """Whether it has what all layouts have in common and no other tool's file has: --overwrite deletes what is ours."""
+    model = raw.get("model")
+    has_model = isinstance(model, dict) and {"fingerprint", "semantics"} <= model.keys()
+    return has_model and isinstance(raw.get("schema"), int) and isinstance(raw.get("task"), str)
 
 
 def output_of(name: str) -> Place:
