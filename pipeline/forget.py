@@ -85,7 +85,7 @@ def _named(wish: Wish) -> frozenset[str] | None:
     if wish.uris is None:
         return None
     try:
-        lines = storage.read(storage.absolute(wish.uris)).decode().split("\n")
+        lines = storage.read(storage.absolute(wish.uris)).decode("utf-8-sig").split("\n")
     except (OSError, ObjectUnreadable) as error:
         raise ConfigError(f"--uris {wish.uris}: {storage.reason(error)}") from error
     except UnicodeDecodeError as error:

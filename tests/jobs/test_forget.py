@@ -141,6 +141,12 @@ def test_the_same_uris_again_and_unknown_ones(
     assert (tree_bytes(output / "data"), tree_bytes(output / "plan")) == before
 
 
+def test_a_list_may_begin_with_a_byte_order_mark(source: Path, some: list[str], tmp_path: Path) -> None:
+    assert run_on(source, tmp_path / "out") == 0
+    forget_uris(tmp_path / "out", f"\ufeff{some[0]}", *some[1:])
+    assert uris_of(tmp_path / "out").isdisjoint(some)
+
+
 def test_failed_rows_are_done_again_without_the_forgotten(source: Path, some: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out"
     (source / "3.png").write_bytes(b"none")
