@@ -113,6 +113,8 @@ def run_simple(
 def _parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Flags from the command line, which override those of `--config FILE` (JSON, names without leading dashes)."""
     raw = [part for word in sys.argv[1:] for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
+    if raw.count("--config") > 1:
+        parser.error("--config is given twice: put all flags into one file")
     if "--config" in raw[:-1]:
         place = raw.index("--config")
         name, raw = raw[place + 1], [*raw[:place], *raw[place + 2 :]]

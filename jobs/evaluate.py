@@ -15,6 +15,7 @@ import argparse
 from _cli import Parser, run_simple
 
 from pipeline.compare import compare
+from pipeline.errors import ConfigError
 from pipeline.evaluate import evaluate
 from pipeline.target import Target
 
@@ -22,6 +23,10 @@ from pipeline.target import Target
 def main(flags: argparse.Namespace) -> int:
     """Print what was found, a line each."""
     if flags.against is None:
+        if flags.to is not None:
+            raise ConfigError(
+                f"--to {flags.to} shows what differs between two outputs: give --against OLD, or leave it out"
+            )
         print(evaluate(flags.output, flags.truth, flags.ignore))
         return 0
     to = flags.to and Target.of(flags.to, "--to")

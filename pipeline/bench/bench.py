@@ -80,6 +80,8 @@ def bench(wish: Wish, job: Path, work: Path) -> Report:
     Raises ConfigError where transformers is asked for and not there, or an input has no image, PipelineError where the
     whole run fails.
     """
+    if wish.batch < 0:
+        raise ConfigError(f"--batch-size {wish.batch}: give a number above 0, or leave it out for auto")
     if wish.against_hf:
         _need_transformers()
     with storage.checking(f"--model {wish.model}"):

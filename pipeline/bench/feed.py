@@ -8,6 +8,7 @@ all cores at once: that is the limit.
 from __future__ import annotations
 
 import itertools
+import math
 import multiprocessing
 import statistics
 import tempfile
@@ -26,7 +27,7 @@ from pipeline.config import RunConfig
 from pipeline.decode.decode import decode
 from pipeline.engine.engine import cores, work_in_threads
 from pipeline.engine.worker import Worker
-from pipeline.errors import PipelineError
+from pipeline.errors import ConfigError, PipelineError
 from pipeline.output.place import Place
 from pipeline.output.receipts import Receipt
 from pipeline.report import FED
@@ -77,8 +78,10 @@ class Feed:
 def feed(inputs: Sequence[str], rate: float = 0.0, turns: int = TURNS, ray_address: str | None = None) -> Feed:
     """Measure with these inputs, or with JPEGs made for it, in this process or with the workers of a Ray cluster.
 
-    Raises ConfigError where there is no image.
+    `rate` is that of the accelerator to simulate, 0 for none. Raises ConfigError where there is no image.
     """
+    if not 0 <= rate < math.inf:
+        raise ConfigError(f"--feed {rate:g}: give the accelerator's images per second, or no number")
     with tempfile.TemporaryDirectory() as folder:
         source = Source.of(inputs or [make_tars(Path(folder, "made"))])
         through: list[Passage] = []

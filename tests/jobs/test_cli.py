@@ -122,6 +122,13 @@ def test_a_flag_of_many_values_may_be_repeated(tmp_path: Path) -> None:
     assert report["tags"] == {"night": "1", "by": "me=you", "empty": ""}
 
 
+def test_a_second_file_of_flags_is_refused(tmp_path: Path) -> None:
+    for name in ("a.json", "b.json"):
+        (tmp_path / name).write_text("{}")
+    said = refused("--config", tmp_path / "a.json", f"--config={tmp_path}/b.json")
+    assert "label.py: --config is given twice: put all flags into one file" in said
+
+
 def names_of(shard: Path) -> list[str]:
     with tarfile.open(shard) as tar:
         return tar.getnames()

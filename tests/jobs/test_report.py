@@ -45,6 +45,11 @@ def test_a_page_that_cannot_be_written_is_refused_at_first(
     assert (done.stdout, done.stderr.count("\n")) == ("", 1)
 
 
+def test_a_page_of_what_differs_needs_two_outputs(tmp_path: Path) -> None:
+    done = run_job("evaluate.py", tmp_path / "out", "--to", tmp_path / "page.html", code=2)
+    assert f"--to {tmp_path}/page.html shows what differs between two outputs: give --against OLD" in done.stderr
+
+
 def test_an_output_that_takes_no_page(examples: Examples, tmp_path: Path) -> None:
     output = examples.copy("label", tmp_path / "out")
     (output / "report.html").mkdir()

@@ -1,6 +1,7 @@
 """The bench runs on a small model, next to the reference."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import torch
 from beit_core import load_card, load_model
 from pipeline.bench.bench import Wish, bench
 from pipeline.bench.end_to_end import steady
+from pipeline.bench.feed import feed
 from pipeline.bench.made import make_tars
 from pipeline.bench.products import products_of
 from pipeline.bench.timing import LIMIT, OURS, REFERENCE, figure, in_turns
-from pipeline.errors import PipelineError
+from pipeline.errors import ConfigError, PipelineError
 from tests.flow import DIGITS, make_tar
 from tests.helpers import ROOT, run_job
 
@@ -36,6 +38,14 @@ def test_figures_that_cannot_be_kept_are_refused_before_they_are_measured(tmp_pa
     (tmp_path / "file").write_text("x")
     done = run_job("bench.py", "--json", tmp_path / "file/figures.json", code=2, timeout=60)
     assert f"--json {tmp_path}/file/figures.json cannot be written, name a file elsewhere: Not a dir" in done.stderr
+
+
+@pytest.mark.parametrize("rate", [-5.0, math.nan, math.inf])
+def test_numbers_that_measure_nothing_are_refused(rate: float, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"--feed {rate:g}: give the accelerator's images per second, or no number"):
+        feed([], rate)
+    with pytest.raises(ConfigError, match="--batch-size -1: give a number above 0"):
+        bench(Wish(batch=-1), ROOT / "jobs/embed.py", tmp_path)
 
 
 def test_rates_and_ratios_are_those_of_the_seconds() -> None:
