@@ -21,7 +21,7 @@ from beit_core import CheckpointError
 from pipeline.command import called_by_command, program, version
 from pipeline.config import RunConfig
 from pipeline.errors import DEVICE_FAILURES, ConfigError, DeviceFailed, PipelineError
-from pipeline.log import log_as_json, say
+from pipeline.log import is_json, log_as_json, say
 from pipeline.task import AnyTask
 
 FAILED = "BEIT_DEVICE_FAILURES"  # in the environment of a process that another one has become
@@ -53,7 +53,10 @@ class Parser(argparse.ArgumentParser):
         flags = [flag.lstrip("-") for action in self._actions for flag in action.option_strings]
         close = difflib.get_close_matches(wrong.lstrip("-"), flags, 1) if wrong.startswith("-") else []
         advice = f"; did you mean --{close[0]}?" if close else "; --help lists the flags"
-        self.exit(2, f"{self.prog}: {message}{advice}\n")
+        said = f"{self.prog}: {message}{advice}"
+        if is_json():
+            say(said, "error")
+        self.exit(2, None if is_json() else f"{said}\n")
 
 
 def main(task: type[AnyTask], doc: str | None) -> NoReturn:
@@ -64,7 +67,6 @@ def main(task: type[AnyTask], doc: str | None) -> NoReturn:
         from pipeline.run import run
 
         given = vars(flags)
-        log_as_json(flags.log_json)
         config = RunConfig(**_pick(RunConfig, given))
         failures = int(os.environ.get(FAILED, "0"))
         if failures:
@@ -113,12 +115,14 @@ def run_simple(
 def _parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Flags from the command line, which override those of `--config FILE` (JSON, names without leading dashes)."""
     raw = [part for word in sys.argv[1:] for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
+    log_as_json("--log-json" in raw)  # before anything can be wrong with the flags
     if raw.count("--config") > 1:
         parser.error("--config is given twice: put all flags into one file")
     if "--config" in raw[:-1]:
         place = raw.index("--config")
         name, raw = raw[place + 1], [*raw[:place], *raw[place + 2 :]]
         raw = [*_from_file(parser, name, {word.partition("=")[0] for word in raw}), *raw]
+        log_as_json("--log-json" in raw)
     known = {flag for action in parser._actions for flag in action.option_strings}
     for flag in (word.partition("=")[0] for word in raw if word.startswith("--")):
         if flag not in known:

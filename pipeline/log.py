@@ -36,6 +36,11 @@ def log_as_json(wanted: bool) -> None:
     _form.json = wanted
 
 
+def is_json() -> bool:
+    """Whether this process's lines are JSON objects."""
+    return _form.json
+
+
 def for_people() -> bool:
     """Whether somebody watches a terminal."""
     return not _form.json and sys.stderr.isatty()

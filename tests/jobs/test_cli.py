@@ -61,6 +61,21 @@ def test_a_flag_that_resembles_none_is_told_where_they_are_listed(tmp_path: Path
     assert said.strip() == "label.py: unrecognized arguments: --tokenizer; --help lists the flags"
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--log-json", "--tpo-k", "3"], "unrecognized arguments: --tpo-k; did you mean --top-k?"),
+        (["--log-json", "--config", "away"], "--config away: not a readable JSON object"),
+        (["--config", "{}/config.json"], "the following arguments are required"),
+    ],
+)
+def test_what_is_wrong_with_flags_is_an_object_too(flags: list[str], said: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"log_json": true}')
+    error = json.loads(refused(*(flag.format(tmp_path) for flag in flags)))
+    assert error["level"] == "error"
+    assert error["message"].startswith(f"label.py: {said}")
+
+
 def test_an_abbreviated_flag_is_an_error(tmp_path: Path) -> None:
     assert "--out" in refused("--input", INPUT, "--out", tmp_path / "o", "--model", MODEL)
 
