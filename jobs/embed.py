@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from _cli import main
 
+import numpy as np
 import pyarrow as pa
 
 import beit_core
 from pipeline.errors import ConfigError
-from pipeline.task import Batch, Columns, Task, other_job
+from pipeline.task import Batch, Columns, Encoded, Task, other_job
 
 if TYPE_CHECKING:
     from beit_core.heads import Embedder
@@ -55,7 +56,17 @@ class Embed(Task["Embedder"]):
         vectors_BD = model(batch.pixels).float()
         if self.unit_length:
             vectors_BD = vectors_BD / vectors_BD.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-        return {"embedding": vectors_BD.half() if self.embedding_type == "float16" else vectors_BD}
+        if self.embedding_type == "float32":
+            return {"embedding": vectors_BD}
+        return {"embedding": vectors_BD.half(), "finite": vectors_BD.isfinite().all(1)}
+
+    def encode(self, card: beit_core.ModelCard, columns: Columns) -> Encoded:  # noqa: ARG002 - of any card
+        if "finite" not in columns:
+            return Encoded(columns)
+        fits = np.isfinite(np.asarray(columns["embedding"])).all(1)
+        beyond = np.asarray(columns["finite"]) & ~fits
+        advice = "the vector has numbers beyond float16; try --embedding-type float32"
+        return Encoded(columns, [advice if one else None for one in beyond])
 
 
 if __name__ == "__main__":

@@ -209,7 +209,7 @@ class Predictor:
             if isinstance(values, np.ndarray) and values.dtype.kind == "f":
                 # Half precision overflows, damaged weights yield NaN.
                 for bad in np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1)):
-                    errors[bad] = f"the model's {name} is not finite; try --dtype float32"
+                    errors[bad] = errors[bad] or f"the model's {name} is not finite; try --dtype float32"
         return Answered(columns, errors)
 
 
