@@ -18,7 +18,6 @@ from pipeline.source.format import BEGINNING, FORMATS, format_by_content
 from pipeline.source.item import NoImage, Wanted
 from pipeline.source.naming import LISTED, Listing, LooseImage, Shard, Source, Sources, check_listed_types
 from pipeline.source.passed import HOW_TO_READ, PHOTOS, counted
-from pipeline.source.patterns import MAGIC
 
 LOOK = 1000  # sources looked at; one more shows whether there are more
 LOOK_INTO = 8  # shards looked into until one has an image
@@ -36,14 +35,13 @@ class FirstLook:
 def look(config: RunConfig, place: Place) -> FirstLook:
     """The beginning of the listing. Raises ConfigError if there is nothing, or the output lies in an input."""
     for given in config.input:
-        root = storage.absolute(given).rstrip("/") + "/"
-        if (place.root + "/").startswith(root) and not MAGIC.search(root):
+        if storage.is_below(place.root, storage.absolute(given)):
             raise ConfigError(
                 f"--output {place.root} lies below --input {given}: the next run would read its own result"
             )
     endings = extensions() | (PHOTOS if config.unreadable == "row" else frozenset())
     wanted = Wanted(frozenset(ending.removeprefix(".") for ending in endings), config.image_column, config.keep)
-    sources = Sources(config.input, config.input_format, endings, wanted)
+    sources = Sources(config.input, config.input_format, endings, wanted, place.root)
     listing = sources.listing()
     first = list(itertools.islice(listing, LOOK + 1))
     if not first:

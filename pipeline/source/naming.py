@@ -65,6 +65,7 @@ class Sources:
     format: str  # one of INPUT_FORMATS
     extensions: frozenset[str]  # of what is taken for an image, lower case, with the dot
     wanted: Wanted = field(default=Wanted(frozenset()))  # of a list's columns
+    output: str = ""  # what lies there is the result of runs, and no source
 
     def listing(self, *, ahead: bool = False) -> Listing:
         """A new listing; with `ahead` of several remote prefixes at the same time, in the same order."""
@@ -87,6 +88,7 @@ class Listing:
         self.passed = PassedBy()
         self.empty: list[str] = []
         self.tables = False
+        self.folder = "", False  # the last one met, and whether it is the output or lies there
 
     def __iter__(self) -> Iterator[Source]:
         try:
@@ -167,7 +169,9 @@ class Listing:
             key = entry.uri[len(root) :]
             shard, is_image = self._shard(entry.uri), self._is_image(entry.uri)
             as_list = named and self.format == "auto" and not shard and not is_image and _ending(entry.uri) in LISTS
-            if self.format == "list" or as_list:
+            if self._is_result(entry.uri):
+                self.passed.note("of this output")
+            elif self.format == "list" or as_list:
                 yield from self._listed(entry, entry.uri)
             elif any(part.startswith(".") for part in key.split("/")):
                 self.passed.note("hidden")
@@ -177,6 +181,12 @@ class Listing:
                 yield LooseImage(entry, key)
             else:
                 self.passed.note(_ending(entry.uri))
+
+    def _is_result(self, uri: str) -> bool:
+        folder = uri.rpartition("/")[0]
+        if self.sources.output and folder != self.folder[0]:
+            self.folder = folder, storage.is_below(folder, self.sources.output)
+        return self.folder[1]
 
     def _shard(self, uri: str) -> str | None:
         found = format_of(uri)

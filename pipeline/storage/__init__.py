@@ -31,10 +31,10 @@ from pipeline.storage.store import MISSING, Entry, Store
 from pipeline.storage.uris import SCHEME, absolute, is_relative, join, named_in
 
 __all__ = [
-    "MISSING", "PARALLEL", "SCHEME", "Entry", "Store", "absolute", "be_patient", "cause", "check_access", "check_put",
-    "checking", "create", "delete", "delete_below", "is_folder", "is_half_written", "is_local", "is_relative", "join",
-    "listing", "named_in", "open_stream", "put", "quick", "read", "read_many", "reason", "replace", "stat",
-    "store_for", "sweep", "try_read", "unfit",
+    "MISSING", "PARALLEL", "SCHEME", "Entry", "Store", "absolute", "be_patient", "cause", "check_access",
+    "check_put", "checking", "create", "delete", "delete_below", "is_below", "is_folder", "is_half_written",
+    "is_local", "is_relative", "join", "listing", "named_in", "open_stream", "put", "quick", "read", "read_many",
+    "reason", "replace", "stat", "store_for", "sweep", "try_read", "unfit",
 ]  # fmt: skip
 
 PARALLEL = 16  # requests in flight per process when many small objects are wanted
@@ -108,6 +108,11 @@ def delete_below(prefix: str, last: str = "") -> None:
 def is_folder(uri: str) -> bool:
     """Whether it is a folder of exactly that name; False where there are only keys."""
     return store_for(uri).is_folder(uri)
+
+
+def is_below(uri: str, folder: str) -> bool:
+    """Whether an object or folder lies in a folder-like place or is that place, whatever links lead there."""
+    return store_for(uri).is_below(uri, folder)
 
 
 def is_half_written(uri: str) -> bool:

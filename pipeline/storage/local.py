@@ -117,6 +117,10 @@ class Local(Store):
         """Whether there is a folder of exactly that name."""
         return os.path.isdir(uri)
 
+    def is_below(self, uri: str, folder: str) -> bool:
+        """Whether it does with all links looked through."""
+        return (os.path.realpath(uri) + "/").startswith(os.path.realpath(folder).rstrip("/") + "/")
+
     def is_half_written(self, uri: str) -> bool:
         """Whether its name is one that only unfinished files have."""
         return HALF_WRITTEN.search(uri) is not None

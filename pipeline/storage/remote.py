@@ -46,6 +46,10 @@ class Remote(Store):
         """There are none."""
         return False
 
+    def is_below(self, uri: str, folder: str) -> bool:
+        """Their names say so: there are no links."""
+        return (uri.rstrip("/") + "/").startswith(folder.rstrip("/") + "/")
+
     def is_half_written(self, uri: str) -> bool:
         """Objects appear whole."""
         return False

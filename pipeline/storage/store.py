@@ -80,6 +80,9 @@ class Store(Protocol):
     def is_folder(self, uri: str) -> bool:
         """Whether it is a folder of exactly that name; False where there are only keys."""
 
+    def is_below(self, uri: str, folder: str) -> bool:
+        """Whether an object or folder lies in a folder-like place or is that place, whatever links lead there."""
+
     def is_half_written(self, uri: str) -> bool:
         """Whether it is a file that `put` or `create` leaves when its process dies; False where they leave none."""
 

@@ -127,6 +127,9 @@ def test_an_output_full_of_other_files_is_left_alone(output: Path) -> None:
 def test_an_output_below_its_own_input(tmp_path: Path) -> None:
     make_tar(tmp_path / "in/s.tar", [("a.png", png(1))])
     refused("read its own result", tmp_path / "in", tmp_path / "in/out")
+    (tmp_path / "link").symlink_to("in")
+    refused("read its own result", tmp_path / "link", tmp_path / "in/out")
+    refused("read its own result", tmp_path / "in", tmp_path / "link/out")
 
 
 def test_a_column_to_keep_that_would_clash_or_does_not_exist(output: Path, tmp_path: Path) -> None:

@@ -153,6 +153,26 @@ def test_names_in_a_list_are_relative_to_the_list(folder: Path) -> None:
     assert [source.entry.uri for source in sources] == [f"{folder}/{ODD[0]}"]
 
 
+@pytest.mark.parametrize("given", ["in/**", "in/*/**", "{other,in}/", "link/**"])
+def test_a_run_never_reads_its_own_result(given: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "other").mkdir()
+    for number in range(6):
+        make_tar(tmp_path / f"in/{number}/s.tar", [("x.png", png(number))])
+    (tmp_path / "link").symlink_to("in")
+    for _ in range(3):
+        assert run_here(tmp_path / given, tmp_path / "in/out", "brightness") == 0
+    assert len(keys(tmp_path / "in/out")) == 6
+    assert " x of this output" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("s3_env")
+def test_nor_on_s3(weed: Weed) -> None:
+    weed.fs().call_s3("put_object", Bucket="inb", Key="own/a.png", Body=png(1))
+    for _ in range(2):
+        assert run_here("s3://inb/own/**", "s3://inb/own/out", "brightness") == 0
+    assert rows("inb/own/out", weed.fs())["uri"].to_pylist() == ["s3://inb/own/a.png"]
+
+
 def test_braces_name_many_shards(tmp_path: Path) -> None:
     for number in range(12):
         make_tar(tmp_path / f"s-{number:03d}.tar", [("x.png", png(number))])

@@ -75,6 +75,14 @@ def test_what_is_not_there(root: str) -> None:
     assert str(storage.try_read(f"{root}/none")) == "not found"
 
 
+def test_what_lies_below_a_place(root: str) -> None:
+    assert storage.is_below(f"{root}/a/b", root)
+    assert storage.is_below(f"{root}/a", f"{root}/a/")
+    assert storage.is_below(f"{root}/a/", f"{root}/a")
+    assert not storage.is_below(root, f"{root}/a")
+    assert not storage.is_below(f"{root}/ab", f"{root}/a")
+
+
 def test_a_name_is_created_once(root: str) -> None:
     assert storage.create(f"{root}/x", b"first")
     assert not storage.create(f"{root}/x", b"second")
