@@ -1,4 +1,8 @@
-"""Lists of images: a URI a line, or a table (.csv, .tsv) with a column of them."""
+"""Lists of images: a URI a line, or a table (.csv, .tsv) with a column of them.
+
+Names are verbatim, with the spaces around them. In a list without columns a line that begins with `#` is a comment; an
+image of such a name is listed as `./#1.png`, or by its whole URI.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from dataclasses import dataclass
 from pipeline.errors import ConfigError
 from pipeline.source.columns import URI_NAMES, known_column
 from pipeline.source.item import Wanted
+from pipeline.source.passed import PassedBy
 
 LISTS = {".txt", ".csv", ".tsv"}
 PLAIN = ".txt"  # a URI a line, no columns
@@ -35,13 +40,15 @@ class Form:
     header: tuple[str, ...] | None
 
 
-def listed(lines: Iterator[str], ending: str, wanted: Wanted, endings: Collection[str]) -> Iterator[Listed]:
+def listed(
+    lines: Iterator[str], ending: str, wanted: Wanted, endings: Collection[str], passed: PassedBy
+) -> Iterator[Listed]:
     """The images of a list, in order. Raises ConfigError if the image column is ambiguous or a wanted one is missing.
 
-    `endings` are those of image files, with the dot.
+    `endings` are those of image files, with the dot. Comments are counted in `passed`.
     """
     if ending == PLAIN:
-        return map(Listed, _uncommented(lines))
+        return map(Listed, _uncommented(lines, passed))
     head = list(itertools.islice(lines, LOOKED_AT))
     delimiter = _delimiter(head, "\t" if ending == ".tsv" else ",")
     seen = list(_filled(csv.reader(head, delimiter=delimiter)))
@@ -64,10 +71,12 @@ def _filled(rows: Iterable[list[str]]) -> Iterator[list[str]]:
     return filter(any, rows)
 
 
-def _uncommented(lines: Iterable[str]) -> Iterator[str]:
-    for line in map(str.strip, lines):
-        if line and not line.startswith("#"):
-            yield line
+def _uncommented(lines: Iterable[str], passed: PassedBy) -> Iterator[str]:
+    for line in lines:
+        if line.startswith("#"):
+            passed.note("comment")
+        elif line.strip():
+            yield line.rstrip("\r\n")
 
 
 def _delimiter(head: list[str], usual: str) -> str:

@@ -199,7 +199,8 @@ class Listing:
         try:
             with io.TextIOWrapper(storage.open_stream(entry), "utf-8-sig", newline="") as lines:
                 self.tables |= _ending(entry.uri) != PLAIN
-                for line in listed(lines, _ending(entry.uri), self.sources.wanted, self.extensions | PHOTOS):
+                endings = self.extensions | PHOTOS
+                for line in listed(lines, _ending(entry.uri), self.sources.wanted, endings, self.passed):
                     if line.kept:
                         check_listed_types(self.sources.wanted)
                     yield LooseImage(_listed_entry(storage.named_in(entry.uri, line.name)), line.name, line.kept)

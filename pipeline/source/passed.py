@@ -1,4 +1,4 @@
-"""Files of a folder that are neither image nor shard: photos of kinds that cannot be read here, and all others."""
+"""What a listing meets that is neither image nor shard: photos of kinds that cannot be read here, and all else."""
 
 from __future__ import annotations
 

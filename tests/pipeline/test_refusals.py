@@ -41,7 +41,7 @@ def test_input_that_is_not_there(output: Path, tmp_path: Path) -> None:
     refused("--input .*/nowhere does not exist", [SHARDS, tmp_path / "nowhere"], output)
     refused(r"--input .*/nowhere/a\.png does not exist", tmp_path / "nowhere/a.png", output)
     (tmp_path / "list.txt").write_text("# nothing yet\n")
-    refused("--input: .*/list.txt is an empty list$", tmp_path / "list.txt", output)
+    refused("--input: .*/list.txt is an empty list, only other files .1 x comment.$", tmp_path / "list.txt", output)
     refused(r"--input: no file matches .*/\*\.tar$", tmp_path / "*.tar", output)
     (tmp_path / "empty").mkdir()
     refused("--input: .*/empty holds no image and no shard; no file matches", [tmp_path / "empty", "*.jgp"], output)

@@ -9,6 +9,7 @@ import pytest
 from pipeline.errors import ConfigError
 from pipeline.source.item import Wanted
 from pipeline.source.lists import Listed, listed
+from pipeline.source.passed import PassedBy
 from tests.flow import make_tar, png, run_here
 from tests.helpers import rows
 
@@ -17,7 +18,7 @@ ENDINGS = {".png", ".jpg"}
 
 def read(text: str, ending: str = ".csv", column: str | None = None, keep: tuple[str, ...] = ()) -> list[Listed]:
     wanted = Wanted(frozenset(), column, keep)
-    return list(listed(iter(text.splitlines(keepends=True)), ending, wanted, ENDINGS))
+    return list(listed(iter(text.splitlines(keepends=True)), ending, wanted, ENDINGS, PassedBy()))
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,18 @@ def test_long_tables_are_read_to_their_end() -> None:
 def test_names_without_an_ending_are_images_where_there_is_one_column() -> None:
     assert [one.name for one in read("001\n002\n")] == ["001", "002"]
     assert read("") == []
+
+
+def test_names_of_a_plain_list_are_verbatim_and_its_comments_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [" a.png", "b.png ", "#1.png", "\tc.png"]
+    for name in names:
+        (tmp_path / name).write_bytes(png(1))
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf a.png\r\nb.png \n# chosen\n \t\n\n./#1.png\n#1.png\n\tc.png")
+    assert run_here(tmp_path / "list.txt", tmp_path / "out", "brightness") == 0
+    assert rows(tmp_path / "out")["uri"].to_pylist() == sorted(str(tmp_path / name) for name in names)
+    assert "not images, passed by: 2 x comment\n" in capsys.readouterr().out
 
 
 def test_the_flag_names_the_column_and_others_are_kept() -> None:
