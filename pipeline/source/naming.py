@@ -18,7 +18,7 @@ from pipeline.errors import ConfigError, ObjectUnreadable
 from pipeline.source.ahead import AT_ONCE, Ahead
 from pipeline.source.format import FORMATS, format_of
 from pipeline.source.item import Item, Remote, Wanted
-from pipeline.source.lists import LISTS, PLAIN, listed
+from pipeline.source.lists import LISTS, PLAIN, Listed, listed
 from pipeline.source.passed import PHOTOS, PassedBy
 from pipeline.source.patterns import MAGIC, glob_regex, glob_root
 from pipeline.storage import Entry
@@ -201,15 +201,24 @@ class Listing:
                 self.tables |= _ending(entry.uri) != PLAIN
                 endings = self.extensions | PHOTOS
                 for line in listed(lines, _ending(entry.uri), self.sources.wanted, endings, self.passed):
-                    if line.kept:
-                        check_listed_types(self.sources.wanted)
-                    yield LooseImage(_listed_entry(storage.named_in(entry.uri, line.name)), line.name, line.kept)
+                    yield self._named(storage.named_in(entry.uri, line.name), line)
         except ConfigError as error:
             raise ConfigError(f"--input {given}: {error}") from error
         except (UnicodeDecodeError, csv.Error) as error:
             raise ConfigError(f"--input {given}: the list is no UTF-8 text with a URI a line ({error})") from error
         except (ObjectUnreadable, OSError) as error:
             raise ConfigError(f"--input {given}: the list cannot be read ({storage.reason(error)})") from error
+
+    def _named(self, uri: str, line: Listed) -> Source:
+        """What a line of a list names: a shard by its ending, else an image."""
+        shard = format_of(uri)
+        if shard and line.kept:
+            raise ConfigError(f"--keep: {uri} is a shard, whose images bring their own columns; name it in a .txt list")
+        if shard:
+            return Shard(_stat(uri, uri) or Entry(uri, 0, storage.MISSING), shard)
+        if line.kept:
+            check_listed_types(self.sources.wanted)
+        return LooseImage(_listed_entry(uri), line.name, line.kept)
 
 
 def check_listed_types(wanted: Wanted) -> None:

@@ -119,6 +119,28 @@ def test_a_list_beside_shards(table: Path, tmp_path: Path) -> None:
         run_here([tmp_path / "p.parquet", table], tmp_path / "other", keep=("cls",))
 
 
+def test_shards_in_a_list_are_read(tmp_path: Path) -> None:
+    make_tar(tmp_path / "s.tar", [("x.png", png(5)), ("y.png", png(6))])
+    pq.write_table(pa.table({"image": [png(1)]}), tmp_path / "p.parquet")
+    (tmp_path / "a.png").write_bytes(png(1))
+    (tmp_path / "list.txt").write_text("gone.zip\ns.tar\na.png\np.parquet\ns.tar\n")
+    for _ in range(2):
+        assert run_here(tmp_path / "list.txt", tmp_path / "out", "brightness", max_failed=1.0) == 0
+    found = {Path(row["uri"]).name: (row["status"], row["error"]) for row in rows(tmp_path / "out").to_pylist()}
+    good = dict.fromkeys(["s.tar#x.png", "s.tar#y.png", "a.png", "p.parquet#0"], ("ok", None))
+    assert found == {**good, "gone.zip": ("fetch_error", "the zip cannot be read on: not found")}
+
+
+def test_columns_of_a_list_do_not_go_along_with_a_shard(tmp_path: Path) -> None:
+    make_tar(tmp_path / "s.tar", [("x.png", png(5)), ("x.cls", b"3")])
+    (tmp_path / "list.csv").write_text("path,cls\ns.tar,7\n")
+    with pytest.raises(ConfigError, match=r"list\.csv: --keep: .*s\.tar is a shard, .* name it in a \.txt list"):
+        run_here(tmp_path / "list.csv", tmp_path / "out", "brightness", keep=("cls",))
+    (tmp_path / "list.txt").write_text("s.tar\n")
+    assert run_here(tmp_path / "list.txt", tmp_path / "out", "brightness", keep=("cls",)) == 0
+    assert rows(tmp_path / "out")["cls"].to_pylist() == ["3"]
+
+
 def test_a_list_without_the_column_is_refused_before_anything_is_written(table: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"list\.csv: --keep label: no such column; its columns: id, image_url, cls"):
         run_here(table, tmp_path / "out", keep=("label",))
