@@ -175,7 +175,8 @@ def _items(
         content = _content(cell, kind, shard)
         if key is None:
             key = content.uri if kind == "uri" and isinstance(content, Remote) else number
-        yield Item(f"{shard}#{number}", str(key), content, values, offset=number)
+        name = key.decode("utf-8", "backslashreplace") if isinstance(key, bytes) else str(key)
+        yield Item(f"{shard}#{number}", name, content, values, offset=number)
 
 
 def _content(cell: object, kind: Kind, shard: str) -> bytes | Remote | Exception:

@@ -95,6 +95,15 @@ def test_parquet_in_every_shape(tmp_path: Path) -> None:
     assert [keys[f"bytes.parquet#{row}"] for row in range(3)] == ["p", "1", "r"]
 
 
+def test_keys_of_bytes_are_text(tmp_path: Path) -> None:
+    keys = ["k1", "ü", r"caf\xe9", "3"]
+    pq.write_table(
+        pa.table({"key": [b"k1", "ü".encode(), b"caf\xe9", None], "image": [png(1)] * 4}), tmp_path / "k.parquet"
+    )
+    assert run_here(tmp_path / "k.parquet", tmp_path / "out", "brightness", image_column="image") == 0
+    assert rows(tmp_path / "out")["key"].to_pylist() == keys
+
+
 MEASURE = """
 import sys
 from pipeline import storage
