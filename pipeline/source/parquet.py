@@ -181,16 +181,12 @@ def _items(
 
 def _content(cell: object, kind: Kind, shard: str) -> bytes | Remote | Exception:
     """What a cell of the image column holds or points to."""
-    if kind == "uri":
-        named = isinstance(cell, str) and cell != ""
-        return (
-            Remote(storage.named_in(shard, str(cell)), named=True) if named else ObjectUnreadable("the row has no URI")
-        )
-    if isinstance(cell, dict):
-        path, cell = cell.get("path"), cell.get("bytes")
-        if cell is None and path and (path.startswith("/") or "://" in path):
-            return Remote(path)
-    return cell if isinstance(cell, bytes) else ObjectUnreadable("the row has no image bytes")
+    data, name = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, cell)
+    if isinstance(data, bytes):
+        return data
+    if isinstance(name, str) and name:
+        return Remote(storage.named_in(shard, name), named=True)
+    return ObjectUnreadable("the row has no URI" if kind == "uri" else "the row has no image bytes")
 
 
 def _cells(file: pq.ParquetFile, group: int, column: str, rows: list[int]) -> Iterator[tuple[int, object]]:

@@ -95,6 +95,23 @@ def test_parquet_in_every_shape(tmp_path: Path) -> None:
     assert [keys[f"bytes.parquet#{row}"] for row in range(3)] == ["p", "1", "r"]
 
 
+def test_a_path_without_bytes_is_named_as_in_a_column_of_uris(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/a.png").write_bytes(png(1))
+    names = ["pictures/a.png", "gone.png", f"{tmp_path}/pictures/a.png", "", None]
+    struct = pa.array(
+        [{"bytes": None, "path": name} for name in names], pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    )
+    pq.write_table(pa.table({"image": struct, "url": names}), tmp_path / "p.parquet")
+    errors = {}
+    for column in ("image", "url"):
+        output = tmp_path / f"{column}-out"
+        assert run_here(tmp_path / "p.parquet", output, "brightness", image_column=column, max_failed=1.0) == 0
+        errors[column] = rows(output)["error"].to_pylist()
+    assert errors["image"][:3] == errors["url"][:3] == [None, f"{tmp_path}/gone.png: not found", None]
+    assert errors["image"][3:] == ["the row has no image bytes"] * 2
+
+
 def test_keys_of_bytes_are_text(tmp_path: Path) -> None:
     keys = ["k1", "ü", r"caf\xe9", "3"]
     pq.write_table(
