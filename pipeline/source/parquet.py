@@ -16,6 +16,8 @@ from pipeline.storage import Entry
 from pipeline.storage.ranged import Meter, Ranges
 
 Kind = Literal["bytes", "struct", "uri"]
+BYTES = pa.binary(), pa.large_binary(), pa.binary_view()
+TEXTS = pa.string(), pa.large_string(), pa.string_view()
 AT_ONCE: dict[Kind, int] = {"uri": 64, "struct": 16, "bytes": 16}  # rows held in memory at a time
 LARGE, PIECE = 64 << 20, 1 << 20  # bytes of a row group that is read piece by piece, and of such a piece
 BUFFER = 1 << 18  # bytes per request where single rows are picked
@@ -46,9 +48,11 @@ def _likely_column(kinds: dict[str, Kind]) -> str | None:
 def _kind(type_: pa.DataType) -> Kind | None:
     if pa.types.is_struct(type_):
         return "struct" if type_.get_field_index("bytes") >= 0 else None
-    if pa.types.is_binary(type_) or pa.types.is_large_binary(type_):
+    if pa.types.is_dictionary(type_):  # a categorical of pandas
+        type_ = type_.value_type
+    if type_ in BYTES:
         return "bytes"
-    return "uri" if pa.types.is_string(type_) or pa.types.is_large_string(type_) else None
+    return "uri" if type_ in TEXTS else None
 
 
 def schema_of(entry: Entry) -> pa.Schema:

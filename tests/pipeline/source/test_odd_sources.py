@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -93,6 +94,20 @@ def test_parquet_in_every_shape(tmp_path: Path) -> None:
     }  # fmt: skip
     keys = dict(zip(names, table["key"].to_pylist(), strict=True))
     assert [keys[f"bytes.parquet#{row}"] for row in range(3)] == ["p", "1", "r"]
+
+
+@pytest.mark.parametrize(
+    "of", [lambda type_: pa.dictionary(pa.int8(), type_), lambda type_: f"{type_}_view"], ids=["categorical", "view"]
+)
+@pytest.mark.parametrize("values", [["a.png", "a.png"], [png(1), png(2)]], ids=["uris", "bytes"])
+def test_categoricals_and_views_are_columns_of_images(
+    tmp_path: Path, values: list[object], of: Callable[[pa.DataType], object]
+) -> None:
+    (tmp_path / "a.png").write_bytes(png(1))
+    plain = pa.array(values)
+    pq.write_table(pa.table({"image": plain.cast(of(plain.type))}), tmp_path / "p.parquet")
+    assert run_here(tmp_path / "p.parquet", tmp_path / "out", "brightness") == 0
+    assert rows(tmp_path / "out")["status"].to_pylist() == ["ok", "ok"]
 
 
 def test_a_path_without_bytes_is_named_as_in_a_column_of_uris(tmp_path: Path) -> None:
