@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.decode.decode import Decoded
-from pipeline.output.columns import BASE, OK, to_array
+from pipeline.output.columns import BASE, OK, kept_array, to_array
 from pipeline.output.receipts import DeviceUsed, Receipt
 from pipeline.output.span_file import SpanFacts, counted, write_span
 from pipeline.source.item import Item
@@ -51,7 +51,7 @@ class DecodedSpan:
         """From the images and what decoding gave, in order."""
         rows = _base_rows(images)
         for name, type_ in spec.wanted.types.items():
-            rows = rows.append_column(pa.field(name, type_), pa.array([i.kept.get(name) for i, _ in images], type_))
+            rows = rows.append_column(pa.field(name, type_), kept_array([i.kept.get(name) for i, _ in images], type_))
         todo = np.array([answer.status == OK for _, answer in images], bool)
         return DecodedSpan(facts, rows, todo, np.array([a is KEPT for _, a in images], bool), before, seconds)
 

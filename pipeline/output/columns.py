@@ -41,3 +41,19 @@ def to_array(values: Sequence[object] | np.ndarray, valid: np.ndarray, type_: pa
         return pa.FixedSizeListArray.from_arrays(items, type=type_, mask=mask)
     rows = values.tolist() if isinstance(values, np.ndarray) else values
     return pa.array([row if good else None for row, good in zip(rows, valid, strict=True)], type_)
+
+
+def kept_array(values: Sequence[object], type_: pa.DataType) -> pa.Array:
+    """One column of kept values: an entry per row, either Python's or an array of one value, which stays as it is.
+
+    Arrays for a dictionary hold its values. The words of a whole shard have no place in every span.
+    """
+    encoded = pa.types.is_dictionary(type_)
+    plain = type_.value_type if encoded else type_
+    cells = [value if isinstance(value, pa.Array) else pa.array([value], plain) for value in values]
+    column = pa.concat_arrays(cells) if cells else pa.array([], plain)
+    if not encoded:
+        return column
+    words = column.dictionary_encode()
+    indices = words.indices.cast(type_.index_type)
+    return pa.DictionaryArray.from_arrays(indices, words.dictionary, ordered=type_.ordered)

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipeline.errors import ConfigError
 from pipeline.source.passed import PHOTOS
 
-Kept = Mapping[str, object]  # values kept beside an image, by column
+Kept = Mapping[str, object]  # values kept beside an image, by column: Python's, or arrays of one value
 
 
 @dataclass(frozen=True)

@@ -172,15 +172,19 @@ def _items(
     names = batch.schema.names
     key_name = next((name for name in KEY_NAMES if name in names), None)
     keys = batch.column(key_name).to_pylist() if key_name else [None] * len(batch)
-    kept = {name: batch.column(name).to_pylist() for name in keep if name in names}
+    kept = {name: _unencoded(batch.column(name)) for name in keep if name in names}
     for index, (key, cell) in enumerate(zip(keys, batch.column(column).to_pylist(), strict=True)):
         number = row + index
-        values = {name: values[index] for name, values in kept.items()}
+        values = {name: column.slice(index, 1) for name, column in kept.items()}
         content = _content(cell, kind, shard)
         if key is None:
             key = content.uri if kind == "uri" and isinstance(content, Remote) else number
         name = key.decode("utf-8", "backslashreplace") if isinstance(key, bytes) else str(key)
         yield Item(f"{shard}#{number}", name, content, values, offset=number)
+
+
+def _unencoded(column: pa.Array) -> pa.Array:
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
 def _content(cell: object, kind: Kind, shard: str) -> bytes | Remote | Exception:

@@ -127,6 +127,28 @@ def test_a_path_without_bytes_is_named_as_in_a_column_of_uris(tmp_path: Path) ->
     assert errors["image"][3:] == ["the row has no image bytes"] * 2
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([1, 2, None], pa.time64("ns")),
+        pa.array([1 << 62, None, -1], pa.timestamp("us", "UTC")),
+        pa.array([[1], None, [2, None]], pa.list_(pa.duration("ns"))),
+        pa.array([{"at": 1, "more": [b"x"]}, None, {"at": 2, "more": None}],
+                 pa.struct({"at": pa.timestamp("ns"), "more": pa.list_(pa.binary())})),
+        pa.array(["a", None, "b"]).cast(pa.dictionary(pa.int8(), pa.string())),
+        pa.array([[1.5, 2.5], None, [0.0, 1.0]], pa.list_(pa.float32(), 2)),
+    ],
+    ids=lambda column: str(column.type)[:12],
+)  # fmt: skip
+def test_kept_values_stay_as_they_are(tmp_path: Path, column: pa.Array) -> None:
+    table = pa.table({"image": [png(1), b"junk", png(2)], "kept": column})
+    pq.write_table(table, tmp_path / "p.parquet")
+    assert run_here(tmp_path / "p.parquet", tmp_path / "out", "brightness", keep=("kept",), max_failed=1.0) == 0
+    found = rows(tmp_path / "out")["kept"].combine_chunks()
+    assert found.type == column.type
+    assert found.equals(column)
+
+
 def test_keys_of_bytes_are_text(tmp_path: Path) -> None:
     keys = ["k1", "ü", r"caf\xe9", "3"]
     pq.write_table(
