@@ -24,6 +24,9 @@ LARGEST_MEMBER = 1 << 30  # bytes; a larger "image" would exhaust the worker's m
 LOOKED_AT = 1000  # members, to tell which endings there are
 TEXT = {"cls", "cls2", "txt", "json", "caption", "text"}  # kept members that are strings; others are binary
 
+# What an error shows to be wrong with the bytes of an archive; None where it is about something else.
+Damage = Callable[[Exception], str | None]
+
 
 @dataclass(frozen=True)
 class Member:
@@ -34,29 +37,35 @@ class Member:
     read: Callable[[], bytes | Exception]
 
 
-def samples(members: Iterable[Member], wanted: Wanted, passed: Counter[str]) -> Iterator[Item]:
+def samples(members: Iterable[Member], wanted: Wanted, passed: Counter[str], damage: Damage) -> Iterator[Item]:
     """The images of an archive; the kept members of a sample go with each of its images.
 
-    Photos that cannot be read here are counted in `passed`, by ending.
+    Photos that cannot be read here are counted in `passed`, by ending. Of a sample that damage cuts off there are the
+    images before it; of one that could be read later on there is nothing, as its kept members may be still to come.
     """
     images: list[Item] = []
     kept: dict[str, object] = {}
     current: str | None = None
     start = 0
-    for member in members:
-        match = SAMPLE.fullmatch(member.name)
-        if match is None:
-            continue
-        key, ending = match.groups()
-        if key != current:
-            yield from _flush(images, kept, start)
-            images, kept, current, start = [], {}, key, member.offset
-        if wanted.is_image(ending):
-            images.append(Item(member.name, key, member.read()))
-        elif wanted.passes_photo(ending):
-            passed[f".{ending.lower()}"] += 1
-        if ending in wanted.keep:
-            kept[ending] = _kept(member, ending)
+    try:
+        for member in members:
+            match = SAMPLE.fullmatch(member.name)
+            if match is None:
+                continue
+            key, ending = match.groups()
+            if key != current:
+                yield from _flush(images, kept, start)
+                images, kept, current, start = [], {}, key, member.offset
+            if wanted.is_image(ending):
+                images.append(Item(member.name, key, member.read()))
+            elif wanted.passes_photo(ending):
+                passed[f".{ending.lower()}"] += 1
+            if ending in wanted.keep:
+                kept[ending] = _kept(member, ending)
+    except Exception as error:
+        if damage(error) is not None:
+            yield from _flush([item for item in images if isinstance(item.data, bytes)], kept, start)
+        raise
     yield from _flush(images, kept, start)
 
 
@@ -85,13 +94,10 @@ def from_position(items: Iterator[Item], shard: Entry, at: Position) -> Iterator
         yield item
 
 
-def until_failure(
-    items: Iterator[Item], shard: Entry, at: Position, kind: str, damage: Callable[[Exception], str | None]
-) -> Iterator[Item]:
+def until_failure(items: Iterator[Item], shard: Entry, at: Position, kind: str, damage: Damage) -> Iterator[Item]:
     """The images from a position on; where reading fails, an item for the shard ends them (see `ShardFormat.items`).
 
-    `kind` is what messages call the archive. `damage` says what an error shows to be wrong with its bytes, None
-    where the error is about something else.
+    `kind` is what messages call the archive.
     """
     last = (at.offset, at.skip - 1)
     try:

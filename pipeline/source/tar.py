@@ -78,7 +78,7 @@ def read(opening: Opening, shard: Entry, wanted: Wanted, at: Position) -> Iterat
     def images() -> Iterator[Item]:
         with opening() as stream:
             for archive in archives(stream, at.offset):
-                yield from samples.samples(archive, wanted, at.passed)
+                yield from samples.samples(archive, wanted, at.passed, _damage)
 
     return samples.until_failure(images(), shard, at, "tar", _damage)
 

@@ -50,7 +50,7 @@ class Zip:
 
         def images() -> Iterator[Item]:
             with storage.open_stream(shard, pinned=True) as stream:
-                yield from samples.samples(members(stream, at.offset), wanted, at.passed)
+                yield from samples.samples(members(stream, at.offset), wanted, at.passed, _damage)
 
         return samples.until_failure(images(), shard, at, "zip", _damage)
 

@@ -188,7 +188,7 @@ def test_repeated_member_names_are_counted_on_when_a_later_span_is_rebuilt(repea
     assert tree_bytes(repeated / "out/data") == before
 
 
-@pytest.fixture(params=[600, 0], ids=["middle of a member", "between members"])
+@pytest.fixture(params=[540, 0], ids=["middle of a member", "between members"])
 def cut_tar(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A folder with a tar that is cut off behind its fifth image, `in/s.tar`, and its output, `out`."""
     path = make_tar(tmp_path / "in/s.tar", [(f"{i}.png", png(i)) for i in range(10)])
@@ -206,6 +206,27 @@ def test_a_cut_tar_gives_its_images_and_a_row_that_says_so(cut_tar: Path) -> Non
 
 def test_a_cut_tar_is_judged_alike_when_it_is_finished(cut_tar: Path) -> None:
     assert run_here(cut_tar / "in", cut_tar / "out", "brightness") == 3
+
+
+def test_a_cut_sample_keeps_its_complete_images(tmp_path: Path) -> None:
+    """Spans of four: the last begins within the sample that is cut, and ends with the tar's own row."""
+    endings = ("png", "jpg", "webp", "gif", "bmp")
+    path = make_tar(tmp_path / "in/s.tar", [(f"{key}.{ending}", png(1)) for key in "ab" for ending in endings])
+    path.write_bytes(path.read_bytes()[: 1024 * 9 + 540])
+    for _ in range(2):
+        assert run_here(tmp_path / "in", tmp_path / "out", "brightness", max_failed=1.0, span_size=4) == 0
+    before = tree_bytes(tmp_path / "out")
+    table = rows(tmp_path / "out")
+    whole = [f"{path}#{key}.{ending}" for key in "ab" for ending in endings][:9]
+    assert table["uri"].to_pylist() == [str(path), *sorted(whole)]
+    assert table["status"].to_pylist() == ["decode_error", *["ok"] * 9]
+    for file in (tmp_path / "out/data").iterdir():
+        file.unlink()
+        assert run_here(tmp_path / "in", tmp_path / "out", "brightness", max_failed=1.0, span_size=4) == 0
+        after = tree_bytes(tmp_path / "out")
+        assert {name: after[name] for name in before if name.startswith(("data", "plan"))} == {
+            name: data for name, data in before.items() if name.startswith(("data", "plan"))
+        }
 
 
 def test_a_link_in_a_tar_is_a_row_with_a_reason(tmp_path: Path) -> None:

@@ -62,6 +62,9 @@ def test_a_cut_gives_a_prefix_and_a_reason(tmp_path: Path, listed: list, form: i
     cut = data.draw(st.integers(0, len(whole)))
     before, after = told(read(tmp_path / "s.tar", whole)), read(tmp_path / "s.tar", whole[:cut])
     good = [line for line, item in zip(told(after), after, strict=True) if isinstance(item.data, bytes)]
+    with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
+        there = [m for m in tar if m.isreg() and WANTED.is_image(m.name.rpartition("/")[2].partition(".")[2])]
+    assert len(good) == sum(member.offset_data + member.size <= cut for member in there)
     assert all(line in before for line in good)
     assert good == [line for line in before if line in good]
     last = after[-1] if after else None
