@@ -93,6 +93,9 @@ class RunConfig:
             cluster.check_form(self.ray_address, cluster.FLAG)
         if self.local and self.ray_address:
             raise ConfigError("--local uses no Ray: leave out either --local or --ray-address")
+        for name, given in (("input", self.input), ("output", (self.output,))):
+            if "" in given:
+                raise ConfigError(f'--{name} "": it is empty, as of a variable that is not set: give a path or a URI')
         self._check_numbers()
         self._check_gpus()
         self.worker_range()

@@ -36,8 +36,8 @@ def join(base: str, *parts: str) -> str:
 
 
 def named_in(file: str, name: str) -> str:
-    """The URI for a name in this file: a URI or absolute path as it is, else relative to the file."""
-    whole = SCHEME.match(name) or name.startswith(("/", "~"))
+    """The URI for a name in this file: a URI, absolute path or `~/path` as it is, else relative to the file."""
+    whole = SCHEME.match(name) or name.startswith(("/", "~/"))
     return absolute(name if whole else file[: file.rfind("/") + 1] + name)
 
 

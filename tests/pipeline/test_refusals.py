@@ -47,6 +47,12 @@ def test_input_that_is_not_there(output: Path, tmp_path: Path) -> None:
     refused("--input: .*/empty holds no image and no shard; no file matches", [tmp_path / "empty", "*.jgp"], output)
 
 
+def test_a_name_that_is_empty(output: Path) -> None:
+    refused('^--input "": it is empty', "", output)
+    refused('^--input "": it is empty', [SHARDS, ""], output)
+    refused('^--output "": it is empty', SHARDS, "")
+
+
 def test_an_input_that_adds_nothing_is_told(output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_here([SHARDS, tmp_path / "*.tar"], output, limit=3) == 0
     assert f"--input: no file matches {tmp_path}/*.tar" in capsys.readouterr().err

@@ -56,10 +56,12 @@ def test_names_without_an_ending_are_images_where_there_is_one_column() -> None:
 def test_names_of_a_plain_list_are_verbatim_and_its_comments_are_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = [" a.png", "b.png ", "#1.png", "\tc.png"]
+    names = [" a.png", "b.png ", "#1.png", "\tc.png", "~d.png"]
     for name in names:
         (tmp_path / name).write_bytes(png(1))
-    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf a.png\r\nb.png \n# chosen\n \t\n\n./#1.png\n#1.png\n\tc.png")
+    (tmp_path / "list.txt").write_bytes(
+        b"\xef\xbb\xbf a.png\r\nb.png \n# chosen\n \t\n\n./#1.png\n#1.png\n\tc.png\n~d.png"
+    )
     assert run_here(tmp_path / "list.txt", tmp_path / "out", "brightness") == 0
     assert rows(tmp_path / "out")["uri"].to_pylist() == sorted(str(tmp_path / name) for name in names)
     assert "not images, passed by: 2 x comment\n" in capsys.readouterr().out
