@@ -121,8 +121,10 @@ class ShardPlan:
         if not wanted:
             return
         content = files.read_shard_entry(entry)
-        if content.repeated_names:
-            # What a repeated member is called depends on all before it, so the whole shard is walked again.
+        last = content.spans[-1]
+        # What a repeated member is called depends on all before it, so the whole shard is walked again. So it is for a
+        # last span of one row, which may be the shard's own: only at the end of such a walk is that row expected.
+        if content.repeated_names or (last.images == 1 and span_name(entry.name, last.start) in wanted):
             yield self._unread(shard)
             return
         forgotten = self._forgotten(shard)

@@ -208,13 +208,13 @@ def test_a_cut_tar_is_judged_alike_when_it_is_finished(cut_tar: Path) -> None:
     assert run_here(cut_tar / "in", cut_tar / "out", "brightness") == 3
 
 
-def test_a_cut_sample_keeps_its_complete_images(tmp_path: Path) -> None:
-    """Spans of four: the last begins within the sample that is cut, and ends with the tar's own row."""
+@pytest.mark.parametrize("span_size", [4, 3], ids=["the last span begins in the sample", "the last row alone"])
+def test_a_cut_sample_keeps_its_complete_images(span_size: int, tmp_path: Path) -> None:
     endings = ("png", "jpg", "webp", "gif", "bmp")
     path = make_tar(tmp_path / "in/s.tar", [(f"{key}.{ending}", png(1)) for key in "ab" for ending in endings])
     path.write_bytes(path.read_bytes()[: 1024 * 9 + 540])
     for _ in range(2):
-        assert run_here(tmp_path / "in", tmp_path / "out", "brightness", max_failed=1.0, span_size=4) == 0
+        assert run_here(tmp_path / "in", tmp_path / "out", "brightness", max_failed=1.0, span_size=span_size) == 0
     before = tree_bytes(tmp_path / "out")
     table = rows(tmp_path / "out")
     whole = [f"{path}#{key}.{ending}" for key in "ab" for ending in endings][:9]
@@ -222,7 +222,7 @@ def test_a_cut_sample_keeps_its_complete_images(tmp_path: Path) -> None:
     assert table["status"].to_pylist() == ["decode_error", *["ok"] * 9]
     for file in (tmp_path / "out/data").iterdir():
         file.unlink()
-        assert run_here(tmp_path / "in", tmp_path / "out", "brightness", max_failed=1.0, span_size=4) == 0
+        assert run_here(tmp_path / "in", tmp_path / "out", "brightness", max_failed=1.0, span_size=span_size) == 0
         after = tree_bytes(tmp_path / "out")
         assert {name: after[name] for name in before if name.startswith(("data", "plan"))} == {
             name: data for name, data in before.items() if name.startswith(("data", "plan"))
