@@ -48,10 +48,12 @@ def kept_array(values: Sequence[object], type_: pa.DataType) -> pa.Array:
 
     Arrays for a dictionary hold its values. The words of a whole shard have no place in every span.
     """
+    if not any(isinstance(value, pa.Array) for value in values):
+        return pa.array(values, type_)
     encoded = pa.types.is_dictionary(type_)
     plain = type_.value_type if encoded else type_
     cells = [value if isinstance(value, pa.Array) else pa.array([value], plain) for value in values]
-    column = pa.concat_arrays(cells) if cells else pa.array([], plain)
+    column = pa.concat_arrays(cells)
     if not encoded:
         return column
     words = column.dictionary_encode()
