@@ -15,25 +15,26 @@ from pathlib import Path
 
 from _cli import Parser, run_simple
 
-from pipeline.bench.bench import STEPS, Wish, bench
+from pipeline.bench.bench import STEPS, Report, Wish, bench
 from pipeline.bench.feed import feed
 from pipeline.target import Target
 
 
 def main(flags: argparse.Namespace) -> int:
     """Print a table, a line per step."""
-    if flags.feed is not None:
-        print(feed(flags.input, flags.feed, ray_address=flags.ray_address))
-        return 0
     to = flags.json and Target.of(flags.json, "--json")
+    found = _all(flags) if flags.feed is None else feed(flags.input, flags.feed, ray_address=flags.ray_address)
+    print(found)
+    if to:
+        to.put(json.dumps(found.to_json(), indent=1))
+    return 0
+
+
+def _all(flags: argparse.Namespace) -> Report:
     steps, against_hf = tuple(flags.steps), flags.against == "hf"
     wish = Wish(flags.model, tuple(flags.input), steps, against_hf, flags.batch_size, flags.compile, flags.ray_address)
     with tempfile.TemporaryDirectory() as work:
-        report = bench(wish, Path(__file__).with_name("embed.py"), Path(work))
-    print(report)
-    if to:
-        to.put(json.dumps(report.to_json(), indent=1))
-    return 0
+        return bench(wish, Path(__file__).with_name("embed.py"), Path(work))
 
 
 if __name__ == "__main__":

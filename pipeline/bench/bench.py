@@ -20,7 +20,7 @@ from pipeline.bench.cost import decode_cost
 from pipeline.bench.feed import feed
 from pipeline.bench.made import make_model, make_tars, photo
 from pipeline.bench.nothing import Source
-from pipeline.bench.timing import Figure, Spread
+from pipeline.bench.timing import Figure
 from pipeline.engine.engine import cores
 from pipeline.errors import ConfigError
 
@@ -123,8 +123,7 @@ def _model(wish: Wish, card: ModelCard, report: Report) -> None:
 
 def _feed(wish: Wish, report: Report) -> None:
     fed = feed(wish.inputs, ray_address=wish.ray_address)
-    share = Spread(fed.share, fed.share, fed.share)
-    report.figures.append(Figure(f"images fed through {fed.way}", "second", fed.through, fed.bare, share))
+    report.figures.append(Figure(f"images fed through {fed.way}", "second", fed.through, fed.bare, fed.share))
 
 
 def _run(wish: Wish, card: ModelCard, job: Path, work: Path, report: Report) -> None:

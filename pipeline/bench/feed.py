@@ -16,13 +16,14 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from beit_core import PixelSpec
 from pipeline.bench.made import make_tars
 from pipeline.bench.nothing import Source
+from pipeline.bench.timing import Spread
 from pipeline.config import RunConfig
 from pipeline.decode.decode import decode
 from pipeline.engine.engine import cores, work_in_threads
@@ -57,19 +58,23 @@ class Feed:
     seconds: float
     through: float
     bare: float
-    share: float
+    share: Spread
     rate: float
     busy: float
 
     def __str__(self) -> str:
         said = (
             f"feed: {self.through:,.0f} images/s through {self.way}, for {self.seconds:.1f} s in mid-stream; decoding "
-            f"alone, on {cores()} cores: {self.bare:,.0f} images/s; share {self.share:.2f}"
+            f"alone, on {cores()} cores: {self.bare:,.0f} images/s; share {self.share}"
         )
         if not self.rate:
             return said
         verdict = "it is fed" if self.busy >= FED else f"decode-bound: {self._cores_missing()} more cores would feed it"
         return f"{said}\nan accelerator of {self.rate:,.0f} images/s is busy {self.busy:.0%} of the time: {verdict}"
+
+    def to_json(self) -> dict[str, object]:
+        """Its figures, by name."""
+        return {**asdict(self), "share": self.share._asdict()}
 
     def _cores_missing(self) -> int:
         return max(1, round(self.rate / (self.through / cores())) - cores())
@@ -101,7 +106,8 @@ def feed(inputs: Sequence[str], rate: float = 0.0, turns: int = TURNS, ray_addre
             way.close()
     rates = [passage.images / passage.seconds for passage in through]
     around = [(before + after) / 2 for before, after in itertools.pairwise(bare)]  # a machine's speed drifts
-    share = statistics.median(ours / theirs for ours, theirs in zip(rates, around, strict=True))
+    shares = sorted(ours / theirs for ours, theirs in zip(rates, around, strict=True))
+    share = Spread(shares[0], statistics.median(shares), shares[-1])
     seconds = min(passage.seconds for passage in through)
     return Feed(way.kind, seconds, statistics.median(rates), statistics.median(bare), share, rate, busy)
 

@@ -102,7 +102,10 @@ def test_the_feed_is_measured_with_real_photographs(photos: Path, tmp_path: Path
     for number in range(8):
         members = [(path.name, path.read_bytes()) for path in sorted(photos.glob("*.jpg"))]
         make_tar(tmp_path / f"in/{number}.tar", members)
-    done = run_job("bench.py", "--feed", 100, "--input", tmp_path / "in", code=0)
+    done = run_job("bench.py", "--feed", 100, "--input", tmp_path / "in", "--json", tmp_path / "feed.json", code=0)
+    figures = json.loads((tmp_path / "feed.json").read_text())
+    assert 0 < figures["share"]["least"] <= figures["share"]["median"] <= figures["share"]["greatest"]
+    assert figures["rate"] == 100
     found = re.search(
         r"feed: ([\d,]+) images/s .* for ([\d.]+) s in mid-stream; .* cores: ([\d,]+) images/s; share ([\d.]+)",
         done.stdout,
