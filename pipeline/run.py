@@ -17,9 +17,9 @@ from pipeline.command import job
 from pipeline.config import RunConfig
 from pipeline.dry_run import dry_run
 from pipeline.engine.cluster import address_of
-from pipeline.engine.engine import Engine, InProcess
 from pipeline.errors import ConfigError, ObjectUnreadable, PipelineError, StorageError, TooManyFailures
-from pipeline.log import answer, hush, phase, say
+from pipeline.late_engine import LateEngine
+from pipeline.log import answer, hush, say
 from pipeline.output.bound import read_bound
 from pipeline.output.lease import check_overwrite, lease
 from pipeline.output.ledger import Ledger
@@ -30,11 +30,11 @@ from pipeline.plan.planner import Order, Planner
 from pipeline.plan.prune import prune
 from pipeline.plan.rows import Row
 from pipeline.progress import Progress
-from pipeline.report import RunReport, fed, run_id
+from pipeline.report import RunReport, run_id
 from pipeline.request import Request
 from pipeline.source.naming import Listing, Source
 from pipeline.source.passed import told
-from pipeline.spec import Device, JobSpec, Trial
+from pipeline.spec import JobSpec
 from pipeline.task import AnyTask
 
 ENDING_S = 1.0  # Ray ends its workers within that, also in the middle of a write; `ray job stop` gives 3 s in all
@@ -50,7 +50,7 @@ def run(config: RunConfig, task: AnyTask) -> int:
         if config.dry_run:
             return dry_run(request)
         report = RunReport(run_id(), task.name, config.tags, request.model)
-        engine = LateEngine(config, report)
+        engine = LateEngine(config, report, _take_signals)
         try:
             return _run(request, engine, report)
         except KeyboardInterrupt:
@@ -66,66 +66,6 @@ def run(config: RunConfig, task: AnyTask) -> int:
             ) from error
         finally:
             engine.close()
-
-
-class LateEngine:
-    """The engine, started when first needed: a run that finds nothing to do starts no Ray."""
-
-    def __init__(self, config: RunConfig, report: RunReport) -> None:
-        self.config, self.report = config, report
-        self.running: Engine | None = None
-        self.found: Device | None = None
-
-    def start(self) -> Engine:
-        """Start it, or return the running one."""
-        if self.running is None:
-            self.running = InProcess(self.config) if self.config.local else _on_ray(self.config)
-            if self.running.sink is not None:
-                self.report.metrics.also_to(self.running.sink)
-            say(f"{self.report.task}: {self.running.layout}")
-            signal.signal(signal.SIGTERM, _stop)  # Ray has put its own handler there, which aborts
-            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else the shell has it ignored
-                signal.signal(signal.SIGINT, _stop)
-        return self.running
-
-    def device(self, trial: Trial) -> Device:
-        """The device of a worker; raises ConfigError where it cannot do what is asked."""
-        self.found = self.start().device(trial)
-        return self.found
-
-    def ready(self, spec: JobSpec) -> Engine:
-        """The engine, once it is known that it can do what the output is bound to; raises ConfigError if it cannot."""
-        if self.found is None:
-            requests.warn_of_cpu(spec.bound, self.device(spec.trial))
-        return self.start()
-
-    def about(self) -> dict[str, object]:
-        """What a report says of it."""
-        if self.running is None:
-            return {"mode": "none", "workers": 0, "decoders": 0}
-        return {"mode": self.running.mode, "workers": self.running.workers, "decoders": self.running.decoders}
-
-    def busy(self) -> float | None:
-        """The share of the time in which accelerators worked; None for CPUs, and where too little was done to tell."""
-        return None if self.running is None else self.report.busy(self.running.workers)
-
-    def verdict(self) -> str:
-        """Whether accelerators were kept busy; empty where nobody can tell."""
-        busy = self.busy()
-        return "" if self.running is None or busy is None else fed(busy, self.running.decoders)
-
-    def close(self) -> None:
-        """Leave it if it was started."""
-        if self.running is not None:
-            self.running.close()
-
-
-def _on_ray(config: RunConfig) -> Engine:
-    address = address_of(config.ray_address)
-    with phase(f"joining the Ray cluster at {address}" if address else "starting Ray on this machine"):
-        from pipeline.engine.on_ray import OnRay  # here: with --local nobody waits for Ray's import
-
-        return OnRay(config)
 
 
 def _leave(place: Place, report: RunReport, engine: LateEngine) -> None:
@@ -293,6 +233,13 @@ def _interruptible() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, before[0])
         signal.signal(signal.SIGTERM, before[1])
+
+
+def _take_signals() -> None:
+    """Handle them here again: Ray puts its own handler there, which aborts."""
+    signal.signal(signal.SIGTERM, _stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else the shell has it ignored
+        signal.signal(signal.SIGINT, _stop)
 
 
 def _stop(_: int, __: FrameType | None) -> None:

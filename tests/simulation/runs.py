@@ -20,6 +20,7 @@ from pipeline.engine.reader import OpenSpan, Reader
 from pipeline.engine.spans import KEPT, AnsweredSpan, DecodedSpan, undecodable
 from pipeline.errors import PipelineError
 from pipeline.forget import Wish, forget_under_lease
+from pipeline.late_engine import LateEngine
 from pipeline.output import lease
 from pipeline.output.bound import SCHEMA, Bound, BoundModel, SpanSize, bind, bound_of
 from pipeline.output.columns import OK, schema_of
@@ -30,7 +31,7 @@ from pipeline.output.span_file import SpanFacts
 from pipeline.plan.rows import Row
 from pipeline.report import RunReport
 from pipeline.request import Request
-from pipeline.run import LateEngine, work_under_lease
+from pipeline.run import work_under_lease
 from pipeline.source.item import Item, Wanted
 from pipeline.source.naming import Sources
 from pipeline.spec import Device, JobSpec, Trial
