@@ -16,6 +16,7 @@ from pipeline.output.bound import output_of
 from pipeline.output.columns import OK
 from pipeline.output.place import Place
 
+MOST_CLASSES = 1 << 12  # of masks; pairs of them are counted, in 8 bytes each
 PNGS = "a column of PNG files whose pixels are class ids, such as --keep mask.png keeps"
 
 
@@ -26,10 +27,12 @@ class Accuracy:
     images: int
     top1: int
     top5: int
+    most: int = 5  # answers of an image; with fewer than five, `top5` is about these
 
     def __str__(self) -> str:
         share = max(self.images, 1)
-        return f"{self.top1:,} of {self.images:,} right: top-1 {self.top1 / share:.2%}, top-5 {self.top5 / share:.2%}"
+        said = f"{self.top1:,} of {self.images:,} right: top-1 {self.top1 / share:.2%}"
+        return said if self.most < 2 else f"{said}, top-{min(5, self.most)} {self.top5 / share:.2%}"
 
 
 @dataclass(frozen=True)
@@ -93,14 +96,15 @@ def _rows(tables: list[pa.Table], columns: list[str]) -> Iterator[tuple[Any, ...
 
 
 def _accuracy(tables: list[pa.Table], truth: str) -> Accuracy:
-    images = top1 = top5 = 0
+    images = top1 = top5 = most = 0
     for ids, labels, true in _rows(tables, ["label_ids", "labels", truth]):
         wanted = str(true).strip()
         ranks = [str(i) == wanted or label == wanted for i, label in zip(ids, labels, strict=True)]
         images, top1, top5 = images + 1, top1 + any(ranks[:1]), top5 + any(ranks[:5])
+        most = max(most, len(ranks))
     if not images:
         raise ConfigError(f"--truth {truth}: no image has both an answer and a truth, so there is nothing to compare")
-    return Accuracy(images, top1, top5)
+    return Accuracy(images, top1, top5, most)
 
 
 def _overlap(tables: list[pa.Table], truth: str, ignore: int) -> Overlap:
@@ -113,6 +117,8 @@ def _overlap(tables: list[pa.Table], truth: str, ignore: int) -> Overlap:
         if found.shape != wanted.shape:
             sizes = " and ".join(f"{width} x {height}" for height, width in (found.shape, wanted.shape))
             raise ConfigError(f"--truth {truth} of {uri}: mask and truth are {sizes}, and must have the same size")
+        if (largest := int(wanted[wanted != ignore].max(initial=0))) >= MOST_CLASSES:
+            raise ConfigError(f"--truth {truth} of {uri}: class {largest:,} is no class; is it --ignore {largest}?")
         pixels.add(found, wanted, ignore)
     if not pixels.counts.any():
         raise ConfigError(f"--truth {truth}: no image has an answer and a true class other than --ignore {ignore}")

@@ -25,6 +25,7 @@ def picture(pixels: np.ndarray, kind: str = "PNG") -> bytes:
 TRUTHS = {
     "ids.png": picture(np.zeros((SIDE, SIDE), np.uint8)),
     "ignored.png": picture(np.full((SIDE, SIDE), 255, np.uint8)),
+    "deep.png": picture(np.full((SIDE, SIDE), 65535, np.uint16)),
     "colours.png": picture(np.zeros((SIDE, SIDE, 3), np.uint8)),
     "turned.png": picture(np.zeros((SIDE // 2, SIDE * 2), np.uint8)),
     "photo.jpg": picture(np.zeros((SIDE, SIDE), np.uint8), "JPEG"),
@@ -58,6 +59,7 @@ def test_only_rows_with_a_truth_count(masks: Path) -> None:
         ("photo.jpg", r"--truth photo.jpg of \S+/s.tar#a.png: it is no PNG, or damaged; of masks"),
         ("cut.png", "it is no PNG, or damaged"),
         ("colours.png", "it is a picture of colours, not of class ids; of masks"),
+        ("deep.png", r"s.tar#a.png: class 65,535 is no class; is it --ignore 65535\?"),
         ("turned.png", "mask and truth are 32 x 32 and 64 x 16, and must have the same size"),
         ("ignored.png", "--truth ignored.png: no image has an answer and a true class other than --ignore 255"),
     ],
@@ -72,6 +74,12 @@ def test_labels_without_any_truth(tmp_path: Path) -> None:
     assert run_here(tmp_path / "in", tmp_path / "out", max_failed=1.0, keep=("cls",)) == 0
     with pytest.raises(ConfigError, match="--truth cls: no image has both an answer and a truth"):
         evaluate(str(tmp_path / "out"), "cls")
+
+
+@pytest.mark.parametrize(("top_k", "said"), [(1, "top-1 100.00%"), (3, "top-1 100.00%, top-3 100.00%")])
+def test_only_answers_that_are_there_are_counted(top_k: int, said: str, tmp_path: Path) -> None:
+    assert run_here(DATA / "digits/shards", tmp_path / "out", limit=3, top_k=top_k, keep=("cls",)) == 0
+    assert str(evaluate(str(tmp_path / "out"), "cls")) == f"3 of 3 right: {said}"
 
 
 def test_a_folder_of_others(masks: Path, tmp_path: Path) -> None:
