@@ -73,6 +73,7 @@ def test_all_formats_convert_to_identical_weights(name: str, tiny_model: Callabl
     kind, config = CONFIGS[name]
     folder = tiny_model(kind, **config)
     convert(folder, tmp_path / "canonical")
+    assert {path.stat().st_mode & 0o444 for path in (tmp_path / "canonical").iterdir()} == {0o444}  # for all users
     transformers_reads(tmp_path / "canonical", folder)
     for origin in ("bin", "sharded", "flax", "unilm", "beitv2", "timm"):
         source = save_as(origin, folder, full_names(folder), tmp_path / origin)
