@@ -136,6 +136,9 @@ def _init(ray: Any, address: str | None, options: dict[str, Any], *, verbose: bo
         raise PipelineError(f"Ray did not start on this machine ({told}): {again}") from error
 
 
+RAYS_OWN = "\nFailed to "  # Ray Data's words behind an error's: how often it was tried, and how to try more often
+
+
 def our_own(error: BaseException) -> BaseException:
     """The error of ours that Ray has wrapped, if there is one."""
     seen: BaseException | None = error
@@ -145,7 +148,8 @@ def our_own(error: BaseException) -> BaseException:
             if isinstance(candidate, PipelineError):
                 # Ray makes a class of its own out of ours and puts the worker's traceback into its text.
                 ours = next(kind for kind in type(candidate).__mro__ if kind.__module__ == PipelineError.__module__)
-                plain: BaseException = ours(str(getattr(candidate, "cause", candidate)))
+                said = str(getattr(candidate, "cause", candidate)).partition(RAYS_OWN)[0]
+                plain: BaseException = ours(said)
                 return plain
         seen = cause if isinstance(cause, BaseException) and cause is not seen else seen.__cause__
     return error

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
+from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline import model_files
+from pipeline import model_files, storage
 from pipeline.engine.device import (
     auto_batch_size,
     can_compile,
@@ -17,7 +19,7 @@ from pipeline.engine.device import (
     resolve_dtype,
 )
 from pipeline.engine.predictor import Predictor
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError, PipelineError, StorageError
 from pipeline.spec import Device, JobSpec, Trial
 
 
@@ -38,6 +40,23 @@ def device_here(trial: Trial) -> Device:
         del predictor
         free_memory(kind)
     return Device(kind, device_name(kind), dtype, batch_size, cpu_class() if kind == "cpu" else "")
+
+
+def device_there(trial: Trial, places: Sequence[str]) -> Device:
+    """`device_here`, on a node whose environment is not the driver's, once it is known to reach these places.
+
+    Raises ConfigError where it does not.
+    """
+    try:
+        with storage.quick():
+            for place in places:
+                storage.check_access(place)
+            return device_here(trial)
+    except StorageError as error:
+        raise ConfigError(
+            f"on the node {socket.gethostname()}, where a worker would be: {error}; workers have the environment of "
+            "`ray start` and their machine's role, not that of this command"
+        ) from error
 
 
 def fitting(predictor: Predictor) -> int:

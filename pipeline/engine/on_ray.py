@@ -19,6 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.engine.board import Hearing, Planning, RowBoard
 from pipeline.engine.cluster import address_of, check_shared, connect, import_ray, our_own
@@ -107,12 +108,14 @@ class OnRay:
 
     def device(self, trial: Trial) -> Device:
         """See `Engine`."""
-        from pipeline.engine.loading import device_here  # here: a run that is continued needs no torch
+        from pipeline.engine.loading import device_here, device_there  # here: a run with nothing to do needs no torch
 
         if not self.joined and not self.found.on_gpus:
             return device_here(trial)  # workers have this machine's CPU, and a new process takes two seconds to ask it
         share = {"num_gpus": self.config.gpus_per_worker, "num_cpus": 0} if self.found.on_gpus else {"num_cpus": 0.1}
-        asked = self.ray.remote(**share)(device_here).remote(trial)
+        places = [storage.absolute(given) for given in (*self.config.input, self.config.output)]
+        remote = [place for place in places if not storage.is_local(place)]
+        asked = self.ray.remote(**share)(device_there).remote(trial, remote)
         try:
             found: Device = self.ray.get(asked)
         except Exception as error:

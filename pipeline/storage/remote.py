@@ -21,6 +21,7 @@ class Remote(Store):
 
     def check_put(self, uri: str) -> None:
         """Ask for the object: whoever may write it may not have the right to read it."""
+        self.check_access(uri)
         with contextlib.suppress(PermissionError):
             self.stat(uri)
 

@@ -138,7 +138,10 @@ class S3(Remote):
     def check_access(self, uri: str) -> None:
         """Ask for the object; any answer but a refusal of the credentials will do."""
         with contextlib.suppress(OSError, ObjectUnreadable):
-            self.stat(uri)
+            try:
+                self.stat(uri)
+            except PermissionError:  # an answer to HEAD does not say why
+                next(self.listing(uri), None)
 
     def read(self, uri: str, start: int | None = None, stop: int | None = None, version: str = "") -> bytes:
         """The object's bytes, or those of [start, stop); never short: a cut body is fetched again or raises.

@@ -1,6 +1,7 @@
 """Where a local output cannot work: a submitted job's own folder, or one that not all nodes of a cluster share."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,9 @@ import pytest
 from pipeline.engine import cluster
 from pipeline.errors import ConfigError
 from tests.flow import DIGITS, run_here
-from tests.helpers import ROOT, clean_env
+from tests.helpers import ROOT, clean_env, run_job
 from tests.ray_head import RayHead
+from tests.weed import Weed
 
 FLAGS = ["--input", DIGITS / "shards", "--model", DIGITS / "model", "--limit", 3]
 # Two nodes of one machine share all folders but those whose path means another thing to every process.
@@ -44,6 +46,13 @@ def test_a_relative_output_of_a_submitted_job_is_refused(ray_head: RayHead) -> N
     done = ray_head.submit("python", "jobs/label.py", *map(str, FLAGS), "--output", "labels")
     assert done.returncode == 1
     assert "--output labels: a submitted job runs in Ray's copy of the working folder" in done.stdout + done.stderr
+
+
+def test_nodes_without_keys_are_found_before_anything_is_written(weed: Weed, ray_head: RayHead) -> None:
+    flags = [*FLAGS, "--output", "s3://outb/no-keys", "--ray-address", ray_head.address, "--device", "cpu"]
+    done = run_job("label.py", *flags, env=ray_head.env | weed.env, code=2)
+    assert re.search(r"on the node \S+, where a worker would be: no S3 credentials found: .* not that of", done.stderr)
+    assert not weed.fs().exists("outb/no-keys")
 
 
 @pytest.mark.parametrize("output", ["labels", "file://labels", "./labels"])

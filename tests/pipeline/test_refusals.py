@@ -15,6 +15,7 @@ from pipeline.compare import compare
 from pipeline.errors import ConfigError
 from pipeline.evaluate import evaluate
 from pipeline.forget import Wish, forget
+from pipeline.target import Target
 from pipeline.tokenizer import decoder
 from tests.flow import DIGITS, make_tar, png, run_here
 from tests.helpers import rows, run_job
@@ -260,6 +261,7 @@ LOOKS: dict[str, Callable[[str, str], object]] = {
     "forget --uris": lambda output, here: forget(Wish(here, f"{output}/uris.txt")),
     "compact": lambda output, here: compact(here, output, 100),
     "bench": lambda output, here: bench(BenchWish(f"{output}/"), Path(), Path(here)),
+    "report --to": lambda output, here: Target.of(f"{output}/report.html", "--to") and said_of_copy(here),
     "report --tokenizer": lambda output, _: decoder(f"{output}/"),
 }
 
