@@ -64,8 +64,8 @@ def forget(wish: Wish) -> int:
     storage.be_patient(RunConfig.patience, say)
     run = run_id()
     try:
-        with lease(place, run, wish.if_running) as is_to_work:
-            if is_to_work:
+        with lease(place, run, wish.if_running) as held:
+            if held is not None:
                 return forget_under_lease(wish, place, named, run)
         answer(f"another run works on {place.root}: left to it (--if-running exit)")
         return 0

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from random import Random
 from types import FrameType
 
 from pipeline import request as requests
@@ -38,6 +39,7 @@ from pipeline.spec import JobSpec
 from pipeline.task import AnyTask
 
 ENDING_S = 1.0  # Ray ends its workers within that, also in the middle of a write; `ray job stop` gives 3 s in all
+SCATTER = 500  # rows; more than workers have under way
 ROUNDS = 2  # passes over the plan; a second one does what was found missing or outdated at the end of the first
 
 
@@ -55,9 +57,10 @@ def run(config: RunConfig, task: AnyTask) -> int:
             return _run(request, engine, report)
         except KeyboardInterrupt:
             say("interrupted: nothing finished is lost, the same command continues")
-            _leave(request.place, report, engine)
-            engine.close()
-            storage.sweep(request.place.root, wait_s=ENDING_S)
+            with suppress(KeyboardInterrupt):  # who interrupts again does not wait for this
+                _leave(request.place, report, engine)
+                engine.close()
+                storage.sweep(request.place.root, wait_s=ENDING_S)
             return 1
         except (OSError, ObjectUnreadable) as error:
             why = getattr(error, "strerror", None) or error
@@ -89,15 +92,20 @@ def _run(request: Request, engine: LateEngine, report: RunReport) -> int:
     if config.overwrite:
         check_overwrite(request.place)
     spec = requests.begin(request, lambda: engine.device(request.trial))
-    with lease(spec.place, report.run, config.if_running) as is_to_work:
-        if not is_to_work:
+    with lease(spec.place, report.run, config.if_running) as held:
+        if held is None:
             answer(f"{report.task}: another run works on {spec.place.root}: left to it (--if-running exit)")
             return 0
-        return work_under_lease(request, spec, engine, report)
+        return work_under_lease(request, spec, engine, report, joins=not held.held)
 
 
-def work_under_lease(request: Request, spec: JobSpec, engine: LateEngine, report: RunReport) -> int:
-    """Plan, execute, audit and report on a bound output; returns the exit code or raises as `run` does."""
+def work_under_lease(
+    request: Request, spec: JobSpec, engine: LateEngine, report: RunReport, *, joins: bool = False
+) -> int:
+    """Plan, execute, audit and report on a bound output; returns the exit code or raises as `run` does.
+
+    A run that `joins` another takes rows out of their order, so that the two seldom do the same ones at the same time.
+    """
     config = request.config
     storage.sweep(spec.place.root)
     ledger, cleared = Ledger.load(spec.place), set[str]()
@@ -106,7 +114,7 @@ def work_under_lease(request: Request, spec: JobSpec, engine: LateEngine, report
         retry_failed = config.retry_failed and number == 0
         order = Order(spec.bound.span_size, spec.wanted, config.limit, retry_failed)
         planner = Planner(spec.place, ledger, order, before_writing=partial(engine.ready, spec))
-        _work(spec, planner, listing, engine, report)
+        _work(spec, planner, listing, engine, report, joins=joins)
         for facts in report.facts.values():
             ledger.note(facts)
         report.passed = listing.passed
@@ -125,11 +133,14 @@ def work_under_lease(request: Request, spec: JobSpec, engine: LateEngine, report
     return _conclude(code, found, config)
 
 
-def _work(spec: JobSpec, planner: Planner, listing: Listing, engine: LateEngine, report: RunReport) -> None:
+def _work(
+    spec: JobSpec, planner: Planner, listing: Listing, engine: LateEngine, report: RunReport, *, joins: bool
+) -> None:
     """Execute what the planner yields; the first row starts the engine, and removes `_SUCCESS`."""
     before = report.images
     with Progress(report.task) as progress:
         rows = _watched(planner.rows(progress.listing(_listed(listing))), progress)
+        rows = scattered(rows, report.run) if joins else rows
         first = next(rows, None)
         if first is None:
             return
@@ -149,6 +160,17 @@ def _listed(listing: Listing) -> Iterator[Source]:
         yield from listing
     except ConfigError as error:  # the source could be listed when the run was checked
         raise StorageError(f"{error}; nothing finished is lost, the same command continues") from error
+
+
+def scattered(rows: Iterator[Row], seed: str) -> Iterator[Row]:
+    """All rows, each at random among the SCATTER that follow those given before it."""
+    chance, waiting = Random(seed), list[Row]()
+    for row in rows:
+        waiting.append(row)
+        if len(waiting) == SCATTER:
+            yield waiting.pop(chance.randrange(SCATTER))
+    chance.shuffle(waiting)
+    yield from waiting
 
 
 def _watched(rows: Iterator[Row], progress: Progress) -> Iterator[Row]:

@@ -108,8 +108,12 @@ class Reader:
         The items of an open span have to be taken before the next span is asked for.
         """
         if isinstance(row, LooseSpan):
-            facts = SpanFacts(row.name, "", row.version, 0, row.stop - row.start, 0)
-            yield OpenSpan(facts, files.read_items(row), self._before(row.name, row.redo), row.forgotten)
+            yield self._done_meanwhile(row) or OpenSpan(
+                SpanFacts(row.name, "", row.version, 0, row.stop - row.start, 0),
+                files.read_items(row),
+                self._before(row.name, row.redo),
+                row.forgotten,
+            )
         elif isinstance(row, ShardSpan):
             stream = _ShardStream(self.spec, row, Position(row.offset, row.skip))
             first = stream.peek()
@@ -118,6 +122,13 @@ class Reader:
             # Else the shard is gone or another by now: the run lists again, and no two spans have a row that is its.
         else:
             yield from self._unread(row)
+
+    def _done_meanwhile(self, row: LooseSpan) -> SpanFacts | None:
+        """The facts of a span that another run has finished since this one planned it."""
+        facts = None if row.redo else find(self.spec.place, row.name)
+        if facts is None or facts.version != row.version or not set(row.forgotten) <= set(facts.forgotten):
+            return None
+        return facts
 
     def _unread(self, row: UnreadShard) -> Iterator[SpanFacts | OpenSpan]:
         """Cut an unread shard into spans as it passes, then add its plan entry, unless --limit stops it before."""

@@ -28,19 +28,19 @@ GIVE_BACK_S = 2.0  # `ray job stop` gives a run 3 s in all
 
 
 @contextmanager
-def lease(place: Place, run: str, if_running: IfRunning) -> Iterator[bool]:
-    """Work within the block under the lease of an output. False: another run works there and this one is to exit.
+def lease(place: Place, run: str, if_running: IfRunning) -> Iterator[Lease | None]:
+    """Work within the block under the lease of an output. None: another run works there and this one is to exit.
 
     With `wait` the block begins when the lease is free; with `join` at once, and the lease is taken when it is free.
     """
     mine = Lease(place, run)
     if not mine.acquire(if_running):
-        yield False
+        yield None
         return
     thread = threading.Thread(target=mine.keep, name="lease", daemon=True)
     thread.start()
     try:
-        yield True
+        yield mine
     finally:
         mine.release()
 
