@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.command import job
 from pipeline.errors import ConfigError
 from pipeline.output.columns import BASE, OK
 from pipeline.output.place import Place
@@ -70,6 +71,9 @@ def _truth_column(place: Place, files: list[pq.ParquetFile], truth: str | None) 
     if truth is not None and truth not in names:
         has = ", ".join(names) or "no rows yet"
         raise ConfigError(f"{place.root} has no column {truth}: run the job with --keep {truth}; it has {has}")
+    if truth is not None and "mask" in names:
+        compared = f"{job('evaluate')} {place.root} --truth {truth}"
+        raise ConfigError(f"--truth {truth}: the page compares labels; of masks `{compared}` says how right they are")
     return truth or next((name for name in TRUTHS if name in names), None)
 
 

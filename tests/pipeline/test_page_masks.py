@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.errors import ConfigError
 from pipeline.page import page
 from pipeline.page.palette import distinct, laboratory
 from pipeline.page.segment import background, coloured, overlay, palette
@@ -20,6 +21,12 @@ def pixels(picture: bytes) -> np.ndarray:
 
 def numbers(colours: tuple[str, ...]) -> np.ndarray:
     return np.array([[int(colour[at : at + 2], 16) for at in (1, 3, 5)] for colour in colours])
+
+
+def test_a_truth_of_masks_is_for_another_job(examples: Examples, tmp_path: Path) -> None:
+    output = str(examples.copy("segment", tmp_path))
+    with pytest.raises(ConfigError, match=r"--truth key: the page compares labels; of masks .*evaluate.* --truth key"):
+        page.write(output, truth="key")
 
 
 def test_distance_of_colours_is_that_of_the_standard() -> None:
