@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline import request as requests
 from pipeline.engine.cluster import address_of
+from pipeline.engine.engine import InProcess
 from pipeline.log import answer
 from pipeline.output.bound import SpanSize
 from pipeline.output.columns import OK
@@ -50,15 +51,14 @@ class Count:
 
 def dry_run(request: Request) -> int:
     """Print the prediction; the exit code is 0."""
-    from pipeline.engine.loading import device_here  # here and below: --help must not import torch
-    from pipeline.engine.span_decoder import SpanDecoder
+    from pipeline.engine.span_decoder import SpanDecoder  # here and below: --help must not import torch
     from pipeline.engine.span_predictor import SpanPredictor
 
     if not request.config.local and address_of(request.config.ray_address):
         # The cluster's devices are not this machine's.
         request = replace(request, config=replace(request.config, device="auto"))
     config = request.config
-    device = device_here(request.trial)
+    device = InProcess(config).device(request.trial)
     spec = requests.propose(request, lambda: device)
     decoder = SpanDecoder(spec)
     try:

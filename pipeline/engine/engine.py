@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline.config import RunConfig
+from pipeline.errors import ConfigError
 from pipeline.log import phase
 from pipeline.metrics import Sink
 from pipeline.output.receipts import Receipt
@@ -80,7 +81,10 @@ class InProcess:
         """See `Engine`."""
         from pipeline.engine.loading import device_here  # here: a run that finds nothing to do needs no torch
 
-        return device_here(trial)
+        found = device_here(trial)
+        if self.config.device == "gpu" and found.kind == "cpu":
+            raise ConfigError("--device gpu: this machine has no GPU that works")
+        return found
 
     def execute(self, spec: JobSpec, rows: Iterator[Row]) -> Iterator[Receipt]:
         """Receipts as spans are finished; threads of this process pull the rows."""
