@@ -155,8 +155,8 @@ def _write(target: Path, tensors: dict[str, Tensor], files: Mapping[str, Any]) -
         save_file(tensors, draft / "model.safetensors", metadata={"format": "pt"})
         for name, content in files.items():
             (draft / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        for path, mode in ((draft / "model.safetensors", 0o644), (draft, 0o755)):  # made for this user alone
-            path.chmod(mode)
+        draft.chmod(0o755)  # it and the weights are made for this user alone
+        (draft / "model.safetensors").chmod(0o644)
         draft.replace(target)  # replaces an empty folder of that name
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)

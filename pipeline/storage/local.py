@@ -105,7 +105,7 @@ class Local(Store):
 
     def delete_below(self, prefix: str, last: str = "") -> None:
         """Delete the folder with all that is in it. Links in it are deleted, and what they lead to stays."""
-        for folder, folders, files in os.walk(prefix, topdown=False):
+        for folder, folders, files in os.walk(prefix, topdown=False, onerror=_unless_gone):
             paths = [os.path.join(folder, name) for name in files + folders]
             for path in sorted(paths, key=lambda path: path == last):
                 if os.path.islink(path) or not os.path.isdir(path):
@@ -118,7 +118,7 @@ class Local(Store):
         return os.path.isdir(uri)
 
     def is_below(self, uri: str, folder: str) -> bool:
-        """Whether it does with all links looked through."""
+        """By their paths once all links are followed."""
         return (os.path.realpath(uri) + "/").startswith(os.path.realpath(folder).rstrip("/") + "/")
 
     def is_half_written(self, uri: str) -> bool:
@@ -136,6 +136,12 @@ def _entry(path: str) -> Entry:
     status = os.stat(path)
     uri = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return Entry(uri, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+
+
+def _unless_gone(error: OSError) -> None:
+    """Raise what `os.walk` would pass over: a folder that cannot be listed is not deleted."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _path_of(uri: str) -> str:
