@@ -73,10 +73,12 @@ def _present(roots: list[str]) -> Digests:
 
 
 def _first(root: str) -> tuple[storage.Entry, Iterator[storage.Entry]]:
-    """The first object below a root, and the others; raises ConfigError where there is none."""
+    """The first object below a root, and the others; raises ConfigError where there is none, at once."""
     try:
         entries = iter(storage.listing(root))
-        for first in entries:
+        with storage.quick():
+            first = next(entries, None)
+        if first is not None:
             return first, entries
     except (OSError, ObjectUnreadable) as error:
         raise ConfigError(f"{root} cannot be listed ({storage.reason(error)}): {WAY_OUT}") from error

@@ -12,9 +12,10 @@ import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.forget import Wish, forget
-from tests.flow import png
-from tests.helpers import rows, tree_bytes
+from tests.flow import DIGITS, png
+from tests.helpers import rows, run_job, tree_bytes
 from tests.jobs.test_forget import audit_of, make_source, run_on, uris_of, verified
+from tests.ports import free_ports
 from tests.weed import Weed
 
 
@@ -96,3 +97,11 @@ def test_gone_in_a_bucket_and_a_bucket_that_is_gone(bucket: Weed, tmp_path: Path
     part.write_bytes(sink.getvalue())
     with pytest.raises(ConfigError, match="s3://nobucket/forget"):
         forget(Wish(str(output), None, max_gone=1))
+
+
+def test_a_storage_that_is_away_is_said_at_once(bucket: Weed, tmp_path: Path) -> None:
+    sources, output = ["--input", "s3://inb/forget/", "--model", DIGITS / "model"], tmp_path / "out"
+    run_job("label.py", *sources, "--output", output, "--local", env=bucket.env, code=0)
+    away = bucket.env | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_ports(1)[0]}"}
+    done = run_job("forget.py", output, "--gone", env=away, timeout=120, code=2)
+    assert "s3://inb/forget cannot be listed" in done.stderr
