@@ -204,7 +204,8 @@ def _save(
 
 def _say_result(place: Place, report: RunReport, found: Audit) -> None:
     if report.images:
-        answer(f"{report.task}: {report.images:,} images in {report.seconds:.1f} s ({report.rate:,.1f}/s)")
+        counted = f"{report.images:,} image{'s' if report.images > 1 else ''}"
+        answer(f"{report.task}: {counted} in {report.seconds:.1f} s ({report.rate:,.1f}/s)")
     elif found.planned:
         answer(f"{report.task}: nothing to do, all {found.planned:,} images are finished")
     for status, count in report.errors.items():
