@@ -6,13 +6,13 @@ import ctypes
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipeline.errors import ConfigError, DeviceFailed
 from pipeline.task import Column
@@ -22,12 +22,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 CPU_BATCH, GPU_BATCH = 32, 256
 NATIVE_BFLOAT16 = ("amx_bf16", "avx512_bf16")  # what a CPU must be able to do; others emulate it, slower than float32
 
-# Attention kernels in the order in which they are tried: fixed, so that no version of torch and no kind of GPU prefers
-# others. Flash attention takes no bias; cuDNN's gives wrong answers for a float32 bias.
-ATTENTION = {
-    "cuda": [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
-    "cpu": [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH],
-}
+# A GPU's attention kernels in the order in which they are tried: fixed, so that no version of torch and no kind of GPU
+# prefers others. Flash attention takes no bias; cuDNN's gives wrong answers for a float32 bias. On CPUs nothing is to
+# be chosen: there is flash attention, and what it refuses is left to plain products.
+ATTENTION = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # from malloc.h
 HEAP = 1 << 26  # bytes of the largest heap that glibc has for threads other than the main one
 AGAIN = "what is finished is safe, the same command continues"
@@ -122,6 +120,11 @@ def free_memory(kind: str) -> None:
     """Give memory that no tensor uses any more back to the device."""
     if kind == "cuda":
         torch.cuda.empty_cache()
+
+
+def attention(kind: str) -> AbstractContextManager[None]:
+    """Within the block attention is computed as ATTENTION says. Torch has one choice for all threads of a process."""
+    return sdpa_kernel(ATTENTION, set_priority=True) if kind == "cuda" else nullcontext()
 
 
 @contextmanager

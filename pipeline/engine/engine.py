@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pipeline.engine.worker import Worker
 
 AHEAD = 2000  # rows planned before they are worked on, at most
-READERS = 4  # rows read concurrently: while some are finished, others fill the batches
 
 
 class Engine(Protocol):
@@ -58,14 +57,14 @@ class Engine(Protocol):
 
 
 class InProcess:
-    """No Ray: one worker, in this process, with all of its cores and a GPU if it has one."""
+    """No Ray: one worker, in this process, with a GPU if it has one, else with a predictor for each of its cores."""
 
     mode = "local"
-    workers = 1
     sink = None
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
+        self.workers = 1
 
     @property
     def decoders(self) -> int:
@@ -75,7 +74,7 @@ class InProcess:
     @property
     def layout(self) -> str:
         """See `Engine`."""
-        return f"1 worker in this process, {cores()} CPUs"
+        return f"in this process, {cores()} CPUs"
 
     def device(self, trial: Trial) -> Device:
         """See `Engine`."""
@@ -84,6 +83,9 @@ class InProcess:
         found = device_here(trial)
         if self.config.device == "gpu" and found.kind == "cpu":
             raise ConfigError("--device gpu: this machine has no GPU that works")
+        if found.kind == "cpu":
+            bounds = self.config.worker_range()
+            self.workers = bounds[1] if bounds else cores()
         return found
 
     def execute(self, spec: JobSpec, rows: Iterator[Row]) -> Iterator[Receipt]:
@@ -91,7 +93,7 @@ class InProcess:
         from pipeline.engine.worker import Worker
 
         with phase("loading the model"):
-            worker = Worker(spec, cores())
+            worker = Worker(spec, cores(), predictors=self.workers)
         try:
             yield from work_in_threads(worker, rows)
         finally:
@@ -145,7 +147,7 @@ class _Ahead:
 
 
 def work_in_threads(worker: Worker, rows: Iterator[Row]) -> Iterator[Receipt]:
-    """What `READERS` threads finish together; the first error of any of them is raised."""
+    """What several threads finish together; the first error of any of them is raised."""
     ahead = _Ahead(rows)
     try:
         yield from _read_in_threads(worker, ahead)
@@ -165,9 +167,9 @@ def _read_in_threads(worker: Worker, ahead: _Ahead) -> Iterator[Receipt]:
         except BaseException as error:  # handed over to the thread that waits
             found.put(error)
 
-    for _ in range(READERS):
+    for _ in range(worker.readers):
         threading.Thread(target=read, name="read", daemon=True).start()
-    left = READERS
+    left = worker.readers
     while left:
         receipt = found.get()
         if isinstance(receipt, BaseException):

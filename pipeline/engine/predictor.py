@@ -15,14 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.attention import sdpa_kernel
 
 from beit_core import ModelCard, PixelSpec, compile_model, pack
 from pipeline.engine.device import (
     AGAIN,
-    ATTENTION,
     DTYPES,
     Events,
+    attention,
     device_failures,
     device_kind,
     device_name,
@@ -148,7 +147,7 @@ class Predictor:
         Raises DeviceFailed for an error that leaves the device, and this process, unusable.
         """
         began = time.perf_counter()
-        with torch.inference_mode(), sdpa_kernel(ATTENTION[self.device.type], set_priority=True):
+        with torch.inference_mode(), attention(self.device.type):
             if self.device.type == "cpu":
                 torch.set_num_threads(1)  # one predictor per core; a fixed number keeps answers bit-identical
             there, on_device = self._copy(asked)

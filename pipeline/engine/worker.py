@@ -5,6 +5,9 @@
 A batch is handed to the model once its last image is decoded, whatever span it is of. What is under way is bounded by
 the buffers of the ring and by a number of spans, so memory does not grow with what is read. The first error of any
 thread ends the worker and is raised in every thread that waits for it.
+
+A predictor computes on one core of a CPU, so that answers are the same for any number of cores. To use more of them a
+worker takes several, each with a thread and a model of its own.
 """
 
 from __future__ import annotations
@@ -30,11 +33,13 @@ from pipeline.output.span_file import SpanFacts
 from pipeline.plan.rows import Row
 from pipeline.spec import JobSpec
 
+# For one predictor; one more of each for every other.
 BUFFERS = 6  # batches between reading and the model
 SPANS = 12  # spans between the first image read and the file written
 AHEAD = 2  # batches that the device has been asked about and has not answered
 HANG_S, WATCH_S = 1800.0, 5.0  # a device without an answer for so long has hung (large images on a CPU take minutes)
 FINISHERS = 4  # threads that encode answers and write files
+READERS = 4  # rows to be read concurrently: while some are finished, others fill the batches
 
 
 class Worker:
@@ -46,17 +51,21 @@ class Worker:
         children: int,
         load: Callable[[JobSpec], Predictor] = load_predictor,
         hung: Callable[[DeviceFailed], None] | None = None,
+        predictors: int = 1,
     ) -> None:
         """Start `children` decoding processes, and load the model while they start. Raises what `load` raises.
 
-        `hung` is called, from a thread of the worker, when the device has not answered a batch for HANG_S.
+        `hung` is called, from a thread of the worker, when the device has not answered a batch for HANG_S. Predictors
+        beside the first load their models when there is a batch for them.
         """
         self.spec, self.reader = spec, Reader(spec)
+        self.load, more = load, predictors - 1
         sizes = [view.size for view in spec.decode.specs if view.size is not None]
-        self.ring = Ring(sizes, spec.bound.batch_size, BUFFERS) if sizes else None
-        self.batches, self.spans, self.ahead = Gate(BUFFERS), Gate(SPANS), Gate(AHEAD)
+        self.ring = Ring(sizes, spec.bound.batch_size, BUFFERS + more) if sizes else None
+        self.batches, self.spans, self.ahead = Gate(BUFFERS + more), Gate(SPANS + more), Gate(AHEAD + more)
+        self.readers = READERS + more
         self.ready: queue.SimpleQueue[tuple[BatchUnderWay, Asked] | None] = queue.SimpleQueue()
-        self.finishers = ThreadPoolExecutor(FINISHERS, "finish")
+        self.finishers = ThreadPoolExecutor(FINISHERS + more, "finish")
         self.error: Exception | None = None
         self.waiting: set[Receipts] = set()
         # Seconds that the device worked, and when it was first asked and last done.
@@ -72,7 +81,8 @@ class Worker:
         except BaseException:
             self.close()
             raise
-        threading.Thread(target=self._ask_model, name="device", daemon=True).start()
+        for known in (self.predictor, *[None] * more):
+            threading.Thread(target=self._ask_model, args=(known,), name="device", daemon=True).start()
         threading.Thread(target=self._watch, args=(hung or self.fail,), name="watch", daemon=True).start()
 
     def work(self, row: Row) -> Iterator[Receipt]:
@@ -135,16 +145,18 @@ class Worker:
     def _prepare(self, batch: BatchUnderWay) -> None:
         self.ready.put((batch, self.predictor.prepare(*batch.content())))
 
-    def _ask_model(self) -> None:
-        """The device's thread: batches in the order in which they are ready."""
+    def _ask_model(self, predictor: Predictor | None) -> None:
+        """A predictor's thread: batches in the order in which they are ready."""
         try:
             while (turn := self.ready.get()) is not None:
+                predictor = predictor or self.load(self.spec)
                 batch, asked = turn
                 self.ahead.enter()
                 self.first_asked = self.first_asked or time.perf_counter()
                 self._asked[id(batch)] = time.monotonic()
-                step = self.predictor.step(asked)
+                step = predictor.step(asked)
                 self.finishers.submit(self._guarded, functools.partial(self._finish_batch, batch, step))
+            self.ready.put(None)  # for the other threads
         except GateClosed:
             return
         except Exception as error:

@@ -1,6 +1,7 @@
 """A worker and its model: what the model gets, and what happens when it, or its device, fails."""
 
 import json
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,14 +15,14 @@ from label import Label
 from beit_core import ModelCard, load_card
 from pipeline.config import RunConfig
 from pipeline.engine.engine import work_in_threads
-from pipeline.engine.loading import fitting
+from pipeline.engine.loading import fitting, load_predictor
 from pipeline.engine.predictor import Asked, Predictor, Step
 from pipeline.engine.worker import Worker
-from pipeline.errors import DeviceFailed
+from pipeline.errors import DeviceFailed, StorageError
 from pipeline.output.ledger import Ledger
 from pipeline.plan.planner import Order, Planner
 from pipeline.request import begin, check
-from pipeline.spec import Device
+from pipeline.spec import Device, JobSpec
 from pipeline.task import Batch, Columns, Task
 from tests import flow
 from tests.flow import DIGITS, make_tar, png, run_here
@@ -84,7 +85,7 @@ def test_batches_are_halved_until_the_device_has_memory_for_them(
     shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_here(shards, tmp_path / "calm", "mean", span_size=32, batch_size=16) == 0
-    assert run_here(shards, tmp_path / "out", "mean", span_size=32, batch_size=16, most=5) == 0
+    assert run_here(shards, tmp_path / "out", "mean", span_size=32, batch_size=16, most=5, workers="1") == 0
     assert capsys.readouterr().err.count("in parts: 4 images at once") == 1
     (report,) = (tmp_path / "out/runs").glob("*.json")
     assert json.loads(report.read_text())["images_at_once"] == 4
@@ -111,6 +112,52 @@ def test_a_device_that_fails_ends_the_run_and_the_same_command_continues(shards:
     assert run_here(shards, tmp_path / "out", "mean", batch_size=16) == 0
     assert run_here(shards, tmp_path / "calm", "mean", batch_size=16) == 0
     assert tree_bytes(tmp_path / "out/data") == tree_bytes(tmp_path / "calm/data")
+
+
+class Together(torch.nn.Module):
+    """Answers once six threads ask at the same time; raises where they never do."""
+
+    barrier: ClassVar[threading.Barrier] = threading.Barrier(6)
+    asked: ClassVar[list[torch.nn.Module]] = []
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        self.asked.append(self)
+        self.barrier.wait(timeout=60)
+        return pixels.mean((1, 2, 3))
+
+
+@dataclass(frozen=True)
+class Meeting(Mean):
+    def load(self, card: ModelCard) -> torch.nn.Module:  # noqa: ARG002 - as above
+        return Together()
+
+
+def test_as_many_predictors_as_wanted_work_at_once_each_with_a_model_of_its_own(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(flow.TASKS, "meeting", Meeting)
+    assert run_here(shards, tmp_path / "out", "meeting", batch_size=20, span_size=20, workers="6") == 0
+    assert len(set(Together.asked)) == 6
+    (report,) = (tmp_path / "out/runs").glob("*.json")
+    assert json.loads(report.read_text())["workers"] == 6
+    assert run_here(shards, tmp_path / "one", "mean", batch_size=20, span_size=20, workers="1") == 0
+    assert tree_bytes(tmp_path / "out/data") == tree_bytes(tmp_path / "one/data")
+
+
+def test_a_predictor_that_cannot_load_its_model_ends_the_run(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[Predictor] = []
+
+    def load(spec: JobSpec) -> Predictor:
+        if loaded:
+            raise StorageError("the weights are gone")
+        loaded.append(load_predictor(spec))
+        return loaded[0]
+
+    monkeypatch.setattr(Worker.__init__, "__defaults__", (load, None, 1))
+    with pytest.raises(StorageError, match="the weights are gone"):
+        run_here(shards, tmp_path / "out", "mean", batch_size=1, span_size=8, workers="3")
 
 
 def test_the_model_reads_the_memory_that_children_write(tmp_path: Path) -> None:
