@@ -4,6 +4,7 @@ B images, N tokens (cls first, then patches row by row), D width, H heads, h wid
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Generic, Self, TypeVar
 
 import torch
@@ -58,16 +59,20 @@ class RelativeBias(PerGrid[list[Tensor | None]]):
 
     def build(self, grid: Grid) -> list[Tensor | None]:
         """The bias to add to each layer's attention scores, (1, H, N, N) or None, queries in rows."""
-        shared = None if self.shared is None else self.expand(self.shared, grid)
-        if not len(self.tables):
+        tables = [*self.tables] if self.shared is None else [self.shared, *self.tables]
+        if not tables:
+            return [None] * self.config.depth
+        index_NN = relative_position_index(grid).to(tables[0].device)
+        biases = [self.expand(table, grid, index_NN) for table in tables]
+        shared = None if self.shared is None else biases.pop(0)
+        if not biases:
             return [shared] * self.config.depth
-        own = [self.expand(table, grid) for table in self.tables]
-        return [bias if shared is None else bias.add_(shared) for bias in own]
+        return [bias if shared is None else bias.add_(shared) for bias in biases]
 
-    def expand(self, table_RH: Tensor, grid: Grid) -> Tensor:
-        """One table -> its bias (1, H, N, N) for this grid."""
+    def expand(self, table_RH: Tensor, grid: Grid, index_NN: Tensor) -> Tensor:
+        """One table -> its bias (1, H, N, N) for this grid, of which `index_NN` is the `relative_position_index`."""
         rows_RH = resample_table(widen(table_RH), self.config.grid, grid, self.config.bias_resampling)
-        bias_HNN = rows_RH.to(table_RH.dtype)[relative_position_index(grid).to(table_RH.device)].permute(2, 0, 1)
+        bias_HNN = rows_RH.to(table_RH.dtype)[index_NN].permute(2, 0, 1)
         # Attention kernels copy a mask whose rows are not aligned, on every call: keep it aligned, hand out a view.
         H, N, _ = bias_HNN.shape
         aligned = bias_HNN.new_zeros(1, H, N, -(-N // 16) * 16)
@@ -123,6 +128,7 @@ def resample_table(table_RH: Tensor, source: Grid, target: Grid, method: BiasRes
     return torch.cat([map_Hyx.flatten(1).T, table_RH[-3:]])
 
 
+@lru_cache(maxsize=16)
 def spline_matrix(source: int, target: int, degree: int = 3) -> Tensor:
     """float64 (target, source): spline through `source` offsets at geometric distances, read at unit steps.
 

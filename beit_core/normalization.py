@@ -24,7 +24,7 @@ def normalize(spec: PixelSpec, pixels_BHWC: Tensor | Array) -> Tensor:
     if pixels_BHWC.dtype != torch.uint8 or pixels_BHWC.ndim != 4 or pixels_BHWC.shape[3] != 3:
         shape = tuple(pixels_BHWC.shape)
         raise ValueError(f"normalize takes uint8 of shape (B, H, W, 3), not {pixels_BHWC.dtype} of shape {shape}")
-    table_C256 = _table(spec.rescale, spec.mean, spec.std).to(pixels_BHWC.device)
+    table_C256 = _table(spec.rescale, spec.mean, spec.std, str(pixels_BHWC.device))
     B, H, W, C = pixels_BHWC.shape
     out_BCHW = torch.empty(B, C, H, W, device=pixels_BHWC.device)
     for channel in range(C):
@@ -34,6 +34,7 @@ def normalize(spec: PixelSpec, pixels_BHWC: Tensor | Array) -> Tensor:
 
 
 @lru_cache(maxsize=32)
-def _table(rescale: float | None, mean: Triple, std: Triple) -> Tensor:
+def _table(rescale: float | None, mean: Triple, std: Triple, device: str) -> Tensor:
+    """Float32 (3, 256), kept where it is used: to copy it for every batch would wait for the batch before."""
     levels = torch.arange(256, dtype=torch.float64) * (1.0 if rescale is None else rescale)
-    return (levels.float() - torch.tensor(mean)[:, None]) / torch.tensor(std)[:, None]
+    return ((levels.float() - torch.tensor(mean)[:, None]) / torch.tensor(std)[:, None]).to(device)

@@ -163,7 +163,7 @@ def label_map(logits_Khw: Tensor, height: int, width: int) -> Tensor:
     The same map as resizing all K planes and taking the first largest, in the memory of a few planes. Raises
     ValueError for logits that are not finite.
     """
-    return _first_largest(lambda classes: widen(logits_Khw[classes]), len(logits_Khw), height, width)
+    return _first_largest(lambda classes: widen(_some(logits_Khw, classes)), len(logits_Khw), height, width)
 
 
 def _first_largest(planes: Planes, count: int, height: int, width: int) -> Tensor:
@@ -202,6 +202,15 @@ def _contenders(planes: Planes, count: int) -> list[int]:
     return [number for number, wins in enumerate(contends) if wins]
 
 
+def _some(planes_Khw: Tensor, classes: list[int]) -> Tensor:
+    """The planes of these classes, in ascending order; a view where they are neighbours.
+
+    A list as index is copied to the device, which every time waits until that has done all else.
+    """
+    first, stop = classes[0], classes[-1] + 1
+    return planes_Khw[first:stop] if stop - first == len(classes) else planes_Khw[classes]
+
+
 def _greatest(planes_khw: Tensor) -> Tensor:
     """The greatest of each four neighbours, (k, h - 1, w - 1); sides of one value stay."""
     return F.max_pool2d(planes_khw, (min(2, planes_khw.shape[1]), min(2, planes_khw.shape[2])), stride=1)
@@ -214,6 +223,6 @@ def _average(parts: list[Tensor], starts: list[Grid], window: Grid, size: Grid, 
     count_HW = parts[0].new_zeros(down, across)
     for part_Khw, (y, x) in zip(parts, starts, strict=True):
         place = slice(y, y + window[0]), slice(x, x + window[1])
-        total_KHW[:, *place] += resize(part_Khw[classes][None], window)[0]
+        total_KHW[:, *place] += resize(_some(part_Khw, classes)[None], window)[0]
         count_HW[place] += 1
     return (total_KHW / count_HW)[:, : size[0], : size[1]]
