@@ -10,7 +10,8 @@ from threading import Semaphore
 from typing import TYPE_CHECKING
 
 from pipeline.decode.decode import DecodeSettings
-from pipeline.decode.pool import DecodePool
+from pipeline.decode.pool import DecodePool, Packet
+from pipeline.decode.process import Undecoded
 from pipeline.decode.ring import Ring
 
 if TYPE_CHECKING:
@@ -74,9 +75,12 @@ def _turn(pool: DecodePool, files: Sequence[bytes]) -> tuple[float, float]:
 
 
 def _decode(pool: DecodePool, files: Sequence[bytes]) -> None:
+    """In packets, as a worker sends them."""
     answered = Semaphore(0)
-    for slot, data in enumerate(files):
-        pool.submit(data, (0, slot), lambda _: answered.release())
+    images = [Undecoded(data, (0, slot)) for slot, data in enumerate(files)]
+    for start in range(0, len(images), pool.packet_images):
+        packet = images[start : start + pool.packet_images]
+        pool.submit_packet(Packet(packet, lambda answers: answered.release(len(answers))))
     for _ in files:
         answered.acquire()
 

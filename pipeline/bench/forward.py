@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from beit_core import ModelCard, compile_model, load_embedder, load_model, pack
 from pipeline.bench.products import multiply, products_of
 from pipeline.bench.timing import LIMIT, OURS, REFERENCE, Figure, figure, in_turns
 from pipeline.engine.device import (
+    attention,
     auto_batch_size,
     can_compile,
     device_kind,
@@ -62,13 +64,13 @@ def _runs(
     """What is timed, by its name."""
     model = on_device(_ours(card).eval(), dtype)
     products = products_of(lambda: model(pixels))
-    if device_kind() == "cpu" and dtype == "bfloat16":  # as the predictor does
+    if device_kind() == "cpu" and dtype == "bfloat16":  # as the predictor does, here and below
         pack(model)
-    runs = {OURS: _pass(lambda: model(pixels)), LIMIT: multiply(products, pixels)}
+    runs = {OURS: _pass(lambda: model(pixels), pinned=True), LIMIT: multiply(products, pixels)}
     if compiling:
         compiled = on_device(_ours(card).eval(), dtype)
         compile_model(compiled)
-        runs[COMPILED] = _pass(lambda: compiled(pixels))
+        runs[COMPILED] = _pass(lambda: compiled(pixels), pinned=True)
     if against_hf:
         theirs = on_device(_theirs(card).eval(), dtype)
         runs[REFERENCE] = _pass(lambda: theirs(pixel_values=pixels))
@@ -92,9 +94,11 @@ def _theirs(card: ModelCard) -> nn.Module:
     return model
 
 
-def _pass(compute: Callable[[], object]) -> Callable[[], object]:
+def _pass(compute: Callable[[], object], *, pinned: bool = False) -> Callable[[], object]:
+    """What is timed; `pinned` with the attention kernels of a predictor, else with those that torch chooses."""
+
     def run() -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), attention(device_kind()) if pinned else nullcontext():
             compute()
 
     return run
