@@ -1,5 +1,7 @@
 """Runs the checks and measurements of this folder, prints a table, and writes it as JSON and Markdown.
 
+Both files are written after each part: whatever a device does to this process, what it told before is not lost.
+
 python -m tests.gpu [--small] [--out FOLDER]    # on a GPU under 8 minutes; --small: a model that a CPU computes at once
 """
 
@@ -9,7 +11,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -29,23 +31,22 @@ Part = Callable[[], Iterator[Check]]
 def parts(work: Path, *, small: bool) -> Iterator[tuple[str, Part]]:
     """Everything that is done, by title."""
     models = {head: save_seeded(work / f"models/{head}", head, small=small) for head in HEADS}
-    dtype = checks.native(device_kind())
+    masked, dvae = save_masked(work / "models/digits-masked"), save_dvae(work / "models/dvae", side=64)
     for head, model in models.items():
         yield f"parity of the {head}", partial(checks.parity, head, model)
-    yield "slots", partial(checks.slots, models["classifier"], dtype)
-    yield "memory", partial(checks.memory, models["classifier"], dtype)
-    masked, dvae = save_masked(work / "models/digits-masked"), save_dvae(work / "models/dvae", side=64)
+    for head in ("classifier", "segmenter"):
+        yield f"slots of the {head}", partial(checks.slots, head, models[head])
+    yield "memory", partial(checks.memory, models["classifier"])
     yield "the four tasks", partial(checks.jobs, work / "jobs", masked, dvae)
-    batch = 8 if small else 256
-    yield "throughput", partial(speed.throughput, models["classifier"], dtype, batch, compiling=not small)
-    yield "a run", partial(speed.fed, work, models["classifier"], dtype, 64 if small else 16384)
+    yield "throughput", partial(speed.throughput, models["classifier"], 8 if small else 256, compiling=not small)
+    yield "a run", partial(speed.fed, work, models["classifier"], 64 if small else 16384)
 
 
 def tried(title: str, part: Part) -> list[Check]:
     """A part's lines; one that cannot be done is a line as well, and the others go on."""
-    began, found = time.perf_counter(), []
+    began, found = time.perf_counter(), list[Check]()
     try:
-        found += list(part())
+        found.extend(part())
     except Exception as error:  # whatever a device does to one part, the others are told of too
         found.append(Check(title, f"{type(error).__name__}: {error}".splitlines()[0], "", False))
     say(f"{title}: {time.perf_counter() - began:.1f} s")
@@ -59,22 +60,30 @@ def main() -> int:
     flags = parser.parse_args()
     shutil.rmtree(flags.out / "work", ignore_errors=True)
     (flags.out / "work").mkdir(parents=True)
-    found = [check for title, part in parts(flags.out / "work", small=flags.small) for check in tried(title, part)]
     about = {
         "device": device_name(device_kind()), "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__, "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "command": "python -m tests.gpu" + " --small" * flags.small,
     }  # fmt: skip
+    found: list[Check] = []
+    for title, part in parts(flags.out / "work", small=flags.small):
+        found += tried(title, part)
+        table = write(flags.out, about, found)
+    answer(table)
+    shutil.rmtree(flags.out / "work", ignore_errors=True)
+    return int(any(check.holds is False for check in found))
+
+
+def write(folder: Path, about: Mapping[str, str], found: Sequence[Check]) -> str:
+    """Leave the table of what is known so far; returns it as Markdown."""
     lines = [f"{', '.join(about.values())}", "", "| what | value | bound | |", "| --- | --- | --- | --- |"]
     lines += [
         f"| {c.name} | {c.value} | {c.bound} | {'' if c.holds is None else 'ok' if c.holds else 'FAILS'} |"
         for c in found
     ]
-    (flags.out / "gpu.md").write_text("\n".join(lines) + "\n")
-    (flags.out / "gpu.json").write_text(json.dumps({**about, "checks": [c._asdict() for c in found]}, indent=1))
-    answer("\n".join(lines))
-    shutil.rmtree(flags.out / "work", ignore_errors=True)
-    return int(any(check.holds is False for check in found))
+    (folder / "gpu.md").write_text("\n".join(lines) + "\n")
+    (folder / "gpu.json").write_text(json.dumps({**about, "checks": [c._asdict() for c in found]}, indent=1))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
