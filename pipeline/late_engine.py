@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from pipeline.config import RunConfig
 from pipeline.engine.cluster import address_of
 from pipeline.engine.engine import Engine, InProcess
 from pipeline.log import phase, say
 from pipeline.report import RunReport, fed
-from pipeline.request import warn_of_cpu
+from pipeline.request import warn_of_device
 from pipeline.spec import Device, JobSpec, Trial
 
 
@@ -39,8 +40,12 @@ class LateEngine:
     def ready(self, spec: JobSpec) -> Engine:
         """The engine, once it is known that it can do what the output is bound to; raises ConfigError if it cannot."""
         if self.found is None:
-            warn_of_cpu(spec.bound, self.device(spec.trial))
+            warn_of_device(spec.bound, self.device(spec.trial))
         return self.start()
+
+    def placed(self, spec: JobSpec) -> JobSpec:
+        """What workers are to know: where one predicts on an accelerator, no other falls back on its CPU."""
+        return spec if self.found is None or self.found.kind == "cpu" else replace(spec, device="gpu")
 
     def about(self) -> dict[str, object]:
         """What a report says of it."""

@@ -156,7 +156,7 @@ def _resolved(request: Request, there: Bound | None, device: Callable[[], Device
         found = device()
         span_size = SpanSize.fixed(config.span_size) if config.span_size else _auto_span_size(request, found)
         dtype, batch_size = found.dtype, config.batch_size or min(found.batch_size, span_size.least)
-        cpu_class = found.cpu_class
+        cpu_class: str | None = found.cpu_class
         compiled = bool(compiled)  # auto: CPUs are faster without, no GPU has been measured (docs/performance.md)
     else:
         dtype = there.dtype if config.dtype == "auto" else config.dtype
@@ -224,10 +224,15 @@ def _spec(request: Request, bound: Bound) -> JobSpec:
     )
 
 
-def warn_of_cpu(bound: Bound, here: Device) -> None:
-    """Say so where another kind of CPU than before will answer."""
-    if here.cpu_class != bound.cpu_class and here.cpu_class and bound.cpu_class:
-        warn(f"the output was begun on CPUs with {bound.cpu_class}, here is {here.cpu_class}; last bits may differ")
+def warn_of_device(bound: Bound, here: Device) -> None:
+    """Say so where another kind of device than before will answer."""
+    before, now = bound.cpu_class, here.cpu_class
+    if before is not None and before != now:
+        warn(f"the output was begun on {_kind(before)}, here is {_kind(now)}; last bits may differ")
+
+
+def _kind(cpu_class: str) -> str:
+    return f"a CPU with {cpu_class}" if cpu_class else "an accelerator"
 
 
 def _warn_of_versions(then: Mapping[str, str], now: Mapping[str, str]) -> None:

@@ -147,7 +147,7 @@ def _work(
         ready = engine.ready(spec)  # what cannot work is said before anything is written
         with spec.place.writing():
             storage.delete(spec.place.success_file)
-        for receipt in ready.execute(spec, itertools.chain([first], rows)):
+        for receipt in ready.execute(engine.placed(spec), itertools.chain([first], rows)):
             report.add(receipt)
             progress.advance(receipt.facts)
             report.metrics.planned(before + progress.total)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import ctypes
+import functools
+import importlib.util
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 
 from pipeline.errors import ConfigError, DeviceFailed
+from pipeline.log import warn
 from pipeline.task import Column
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -28,6 +32,12 @@ NATIVE_BFLOAT16 = ("amx_bf16", "avx512_bf16")  # what a CPU must be able to do; 
 ATTENTION = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # from malloc.h
 HEAP = 1 << 26  # bytes of the largest heap that glibc has for threads other than the main one
+OUT_OF_MEMORY = (  # of kernels being loaded, cuBLAS, and cuDNN, which tries its algorithms one after the other
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "unable to find an engine to execute this computation",
+)
 AGAIN = "what is finished is safe, the same command continues"
 
 Placed = TypeVar("Placed", nn.Module, Tensor)
@@ -79,8 +89,10 @@ def auto_batch_size(size: tuple[int, int] | None, kind: str, dtype: str) -> int:
 
 
 def can_compile(kind: str) -> bool:
-    """Whether `torch.compile` finds what it needs: Triton for GPUs, a C++ compiler for CPUs."""
-    return kind == "cuda" or any(map(shutil.which, ("g++", "clang++", "c++")))
+    """Whether `torch.compile` finds what it needs: a C++ compiler for CPUs, Triton and a C compiler for GPUs."""
+    if kind == "cuda":
+        return importlib.util.find_spec("triton") is not None and any(map(shutil.which, ("gcc", "clang", "cc")))
+    return any(map(shutil.which, ("g++", "clang++", "c++")))
 
 
 def keep_freed_memory() -> None:
@@ -113,7 +125,15 @@ def lock_pages(memory: np.ndarray, kind: str) -> None:
     if kind == "cuda":
         code = int(torch.cuda.cudart().cudaHostRegister(memory.ctypes.data, memory.nbytes, 0))
         if code:
-            raise DeviceFailed(f"{memory.nbytes >> 20} MiB of memory cannot be locked for the device (error {code})")
+            warn(f"{memory.nbytes >> 20} MiB cannot be locked (CUDA error {code}): copies to the GPU will be slower")
+            with suppress(RuntimeError):
+                torch.zeros(1, device="cuda")  # the next call of this thread raises that error once more
+
+
+def unlock_pages(memory: np.ndarray, kind: str) -> None:
+    """Undo `lock_pages`: what is mapped at these addresses later is not locked."""
+    if kind == "cuda":
+        torch.cuda.cudart().cudaHostUnregister(memory.ctypes.data)
 
 
 def free_memory(kind: str) -> None:
@@ -122,9 +142,29 @@ def free_memory(kind: str) -> None:
         torch.cuda.empty_cache()
 
 
+def keep_to_fixed_kernels(kind: str, dtype: str) -> None:
+    """In this process a GPU computes in the precision that was asked for, and the same on every run."""
+    if kind == "cuda":
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+        if dtype == "float32":
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
 def attention(kind: str) -> AbstractContextManager[None]:
     """Within the block attention is computed as ATTENTION says. Torch has one choice for all threads of a process."""
-    return sdpa_kernel(ATTENTION, set_priority=True) if kind == "cuda" else nullcontext()
+    if kind != "cuda":
+        return nullcontext()
+    _first_attention()
+    return sdpa_kernel(ATTENTION, set_priority=True)
+
+
+@functools.cache
+def _first_attention() -> None:
+    """At its first call torch sets an order of its own, which would otherwise be lost with the end of the block."""
+    nothing = torch.zeros(1, 1, 8, 8, device="cuda", dtype=torch.float16)
+    scaled_dot_product_attention(nothing, nothing, nothing)
 
 
 @contextmanager
@@ -134,6 +174,11 @@ def device_failures() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise DeviceFailed(f"the device failed ({first_line(error)}): {AGAIN}") from error
+
+
+def is_short_of_memory(error: Exception) -> bool:
+    """Whether the device has too little memory, which libraries say in words of their own."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def is_fatal(error: Exception) -> bool:
@@ -146,11 +191,16 @@ def first_line(error: Exception) -> str:
 
 
 class Events:
-    """CUDA events of a batch (pixels copied, begun, computed), and the stream on which its answers return."""
+    """CUDA events of a batch (pixels copied, begun, computed, returned), and the stream on which its answers return.
+
+    What threads wait for is `blocking`: they would use up a core each, which decoding needs.
+    """
 
     def __init__(self, returning: torch.cuda.Stream) -> None:
-        self.returning, self.copied = returning, torch.cuda.Event()
-        self.begun, self.computed = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        self.returning = returning
+        self.begun = torch.cuda.Event(enable_timing=True)
+        self.computed = torch.cuda.Event(enable_timing=True, blocking=True)
+        self.copied, self.returned = torch.cuda.Event(blocking=True), torch.cuda.Event(blocking=True)
 
 
 def to_host(values: Column) -> Column:

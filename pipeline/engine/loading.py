@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline import model_files, storage
 from pipeline.engine.device import (
+    AGAIN,
     auto_batch_size,
     can_compile,
     cpu_class,
@@ -19,7 +20,7 @@ from pipeline.engine.device import (
     resolve_dtype,
 )
 from pipeline.engine.predictor import Predictor
-from pipeline.errors import ConfigError, PipelineError, StorageError
+from pipeline.errors import ConfigError, DeviceFailed, PipelineError, StorageError
 from pipeline.spec import Device, JobSpec, Trial
 
 
@@ -31,7 +32,8 @@ def device_here(trial: Trial) -> Device:
     kind = device_kind(trial.device)
     dtype = resolve_dtype(trial.dtype, kind)
     if trial.compile and not can_compile(kind):
-        raise ConfigError("--compile: there is no C++ compiler (g++, clang++ or c++); install one, or leave it out")
+        needs = "C++ compiler (g++, clang++ or c++)" if kind == "cpu" else "Triton with a C compiler (gcc, clang or cc)"
+        raise ConfigError(f"--compile: there is no {needs}; install it, or leave the flag out")
     card = model_files.read(trial.model)
     batch_size = trial.batch_size or auto_batch_size(trial.task.views(card)[0].size, kind, dtype)
     if kind != "cpu" and not trial.batch_size and batch_size > 1:
@@ -60,12 +62,17 @@ def device_there(trial: Trial, places: Sequence[str]) -> Device:
 
 
 def fitting(predictor: Predictor) -> int:
-    """Images that fit into the device's memory at once: the predictor's batch size, or a half, a quarter... of it."""
+    """Images that fit into the device's memory at once: the predictor's batch size, or a half, a quarter... of it.
+
+    Raises ConfigError where the model fails, or not even one does.
+    """
     sizes = [spec.size or (1, 1) for spec in predictor.specs]
     count = predictor.batch_size
     views = tuple(np.zeros((count, *size, 3), np.uint8) for size in sizes)
     step = predictor.step(predictor.prepare(views, [""] * count, [sizes[0]] * count))
     step.answers()
+    if step.reason is not None:
+        raise ConfigError(f"--model {predictor.card.name}: a batch cannot be computed here: {step.reason}")
     return predictor.at_once
 
 
@@ -78,7 +85,10 @@ def load_predictor(spec: JobSpec) -> Predictor:
     here, there = spec.task.settings(card), json.loads(json.dumps(dict(bound.settings)))
     if changed := [name for name in there if json.loads(json.dumps(here.get(name))) != there[name]]:
         raise PipelineError(f"--{changed[0]} means something else on this node than where the run was started")
-    dtype = resolve_dtype(bound.dtype, device_kind(spec.device))  # refused where it would be emulated
+    kind = device_kind(spec.device)
+    if spec.device == "gpu" and kind == "cpu":
+        raise DeviceFailed(f"no GPU answers on {socket.gethostname()}: {AGAIN}")
+    dtype = resolve_dtype(bound.dtype, kind)  # refused where it would be emulated
     return Predictor(
         spec.task, card, dtype=dtype, batch_size=bound.batch_size, compiled=bound.compile, device=spec.device
     )

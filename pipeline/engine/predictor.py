@@ -26,11 +26,14 @@ from pipeline.engine.device import (
     device_kind,
     device_name,
     first_line,
+    free_memory,
     is_fatal,
+    is_short_of_memory,
     keep_freed_memory,
+    keep_to_fixed_kernels,
     to_host,
 )
-from pipeline.errors import DeviceFailed
+from pipeline.errors import ConfigError, DeviceFailed
 from pipeline.output.receipts import DeviceUsed
 from pipeline.task import AnyTask, Batch, Column, Columns
 
@@ -91,7 +94,8 @@ class Step:
             there.computed.synchronize()
             self.seconds = there.begun.elapsed_time(there.computed) / 1000
             answers = {name: to_host(values) for name, values in self.columns.items()}
-            there.returning.synchronize()
+            there.returned.record()
+            there.returned.synchronize()
             return answers
 
 
@@ -108,6 +112,7 @@ class Predictor:
         compiled: bool = False,
         device: str = "auto",
     ) -> None:
+        """Load the model. Raises ConfigError where the device has no room for it, and what the task raises."""
         self.task, self.card = task, card
         self.device = torch.device(device_kind(device))
         self.name = device_name(self.device.type)
@@ -115,12 +120,13 @@ class Predictor:
         self.specs: tuple[PixelSpec, ...] = task.views(card)
         self.batch_size = batch_size
         self.at_once = batch_size  # fewer after the device ran out of memory
-        if self.device.type == "cuda" and dtype == "float32":
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+        keep_to_fixed_kernels(self.device.type, dtype)
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.model = task.load(card).eval().to(device=self.device, dtype=self.dtype)
+        try:
+            self.model = task.load(card).eval().to(device=self.device, dtype=self.dtype)
+        except torch.OutOfMemoryError as error:
+            raise ConfigError(f"--model {card.name}: the device has no room for it ({first_line(error)})") from error
         if compiled:
             compile_model(self.model)
         elif self.device.type == "cpu" and self.dtype == torch.bfloat16:
@@ -138,7 +144,8 @@ class Predictor:
         """A batch as `step` takes it; by any thread, while the device works on others."""
         prepared = {name: torch.from_numpy(values) for name, values in self.task.prepare(self.card, uris).items()}
         if self.copying is not None:
-            prepared = {name: values.pin_memory() for name, values in prepared.items()}
+            with device_failures():
+                prepared = {name: values.pin_memory() for name, values in prepared.items()}
         return Asked(views, uris, sizes, prepared)
 
     def step(self, asked: Asked) -> Step:
@@ -153,7 +160,8 @@ class Predictor:
             there, on_device = self._copy(asked)
             columns, reason = self._answer(there)
             if on_device is not None:
-                on_device.computed.record()
+                with device_failures():
+                    on_device.computed.record()
         return Step(columns, reason, on_device, time.perf_counter() - began)
 
     def _copy(self, asked: Asked) -> tuple[_There, Events | None]:
@@ -162,7 +170,8 @@ class Predictor:
         if self.copying is None or self.returning is None:
             return _There(asked.uris, asked.sizes, views, dict(asked.prepared)), None
         on_device = Events(self.returning)
-        with torch.cuda.stream(self.copying):
+        # What the batch before did wrong may come to light here.
+        with device_failures(), torch.cuda.stream(self.copying):
             views = [view.to(self.device, non_blocking=True) for view in views]
             prepared = {name: values.to(self.device, non_blocking=True) for name, values in asked.prepared.items()}
             on_device.copied.record()
@@ -179,14 +188,16 @@ class Predictor:
             try:
                 pieces = [self._ask(there, start) for start in range(0, len(there.uris), self.at_once)]
                 return _joined(pieces), None
-            except torch.OutOfMemoryError as error:
+            except (RuntimeError, ValueError) as error:
+                short = is_short_of_memory(error)
+                if is_fatal(error) and not short:
+                    raise DeviceFailed(f"the device failed ({first_line(error)}): {AGAIN}") from error
+                if not short:
+                    return {}, f"the model failed ({first_line(error)})"
                 if self.at_once == 1:
                     return {}, f"the device has too little memory for one image ({first_line(error)})"
-                self.at_once = -(-self.at_once // 2)
-            except (RuntimeError, ValueError) as error:
-                if is_fatal(error):
-                    raise DeviceFailed(f"the device failed ({first_line(error)}): {AGAIN}") from error
-                return {}, f"the model failed ({first_line(error)})"
+            self.at_once = -(-self.at_once // 2)
+            free_memory(self.device.type)  # libraries take theirs beside what torch has
 
     def _ask(self, there: _There, start: int) -> Columns:
         piece = slice(start, start + self.at_once)

@@ -48,8 +48,9 @@ def pull(_: pa.Table, board: Any) -> Iterator[pa.Table]:
 class Fused:
     """A worker in an actor of its own.
 
-    A storage that is away when it starts has been waited for as long as the run wants. The first call raises that,
-    which ends the run: an actor that fails to start is started again by Ray, many times, and each would wait anew.
+    A storage that is away when it starts has been waited for as long as the run wants. The first call raises that, or
+    that the GPU does not answer, which ends the run: an actor that fails to start is started again by Ray, many times,
+    and each would wait anew.
     """
 
     def __init__(self, spec: JobSpec, children: int, board: Any) -> None:
@@ -57,11 +58,11 @@ class Fused:
 
         be_patient(spec, board)
         self.start_again = functools.partial(_start_again, board)
-        self.away: StorageError | None = None
+        self.away: PipelineError | None = None
         _check_place(spec.place)
         try:
             self.worker = Worker(spec, children, hung=self.start_again)
-        except StorageError as error:
+        except (StorageError, DeviceFailed) as error:
             self.away = error
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
@@ -116,18 +117,18 @@ def read_step(rows: pa.Table, spec: JobSpec, board: Any) -> Iterator[pa.Table]:
 
 
 class Predicting:
-    """A predictor, an actor on a GPU. Of a storage that is away when it starts it speaks as `Fused` does."""
+    """A predictor, an actor on a GPU. Of what is away when it starts it speaks as `Fused` does."""
 
     def __init__(self, spec: JobSpec, board: Any) -> None:
         from pipeline.engine.span_predictor import SpanPredictor
 
         self.board = board
         be_patient(spec, board)
-        self.away: StorageError | None = None
+        self.away: PipelineError | None = None
         _check_place(spec.place)
         try:
             self.predictor = SpanPredictor(spec)
-        except StorageError as error:
+        except (StorageError, DeviceFailed) as error:
             self.away = error
 
     def __call__(self, block: pa.Table) -> pa.Table:

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pipeline.decode.pool import DecodePool, PoolClosed
 from pipeline.decode.ring import Ring, RingClosed
-from pipeline.engine.device import AGAIN, lock_pages
+from pipeline.engine.device import AGAIN, lock_pages, unlock_pages
 from pipeline.engine.gate import Gate, GateClosed
 from pipeline.engine.loading import load_predictor
 from pipeline.engine.predictor import Asked, Predictor, Step
@@ -78,7 +78,8 @@ class Worker:
             self.predictor = load(spec)
             if self.ring is not None:
                 lock_pages(self.ring.memory, self.predictor.device.type)
-        except BaseException:
+        except BaseException as error:
+            self.fail(PipelineError(f"the worker could not begin ({error})"))
             self.close()
             raise
         for known in (self.predictor, *[None] * more):
@@ -189,7 +190,10 @@ class Worker:
         while not self._ended.wait(WATCH_S):
             since = min(list(self._asked.values()), default=None)
             if since is not None and time.monotonic() - since > HANG_S:
-                hung(DeviceFailed(f"the device has not answered for {HANG_S:.0f} s: {AGAIN}"))
+                try:
+                    hung(DeviceFailed(f"the device has not answered for {HANG_S:.0f} s: {AGAIN}"))
+                except Exception as error:  # it has been started again often enough
+                    self.fail(error)
                 return
 
     def fail(self, error: Exception) -> None:
@@ -204,11 +208,14 @@ class Worker:
 
     def close(self) -> None:
         """End the children and threads; spans under way are abandoned."""
+        is_well = self.error is None
         self._ended.set()
         self.fail(PipelineError("the worker is closed"))
         self.pool.close()
         if self.ring is not None:
             self.ring.close()
+            if is_well:
+                unlock_pages(self.ring.memory, self.predictor.device.type)
         self.ready.put(None)
         self.finishers.shutdown(wait=False, cancel_futures=True)
 

@@ -65,8 +65,8 @@ class SpanSize:
 class Bound:
     """Everything that decides which rows an output holds and what they say.
 
-    Other `versions` and another `cpu_class` (empty: answers are not a CPU's) only lead to a warning. `settings` are the
-    task's, as JSON values. `image_column` counts when it is None, too.
+    Other `versions` and another `cpu_class` (empty: answers are not a CPU's; None: not known) only lead to a warning.
+    `settings` are the task's, as JSON values. `image_column` counts when it is None, too.
     """
 
     schema: int
@@ -81,7 +81,7 @@ class Bound:
     image_column: str | None
     span_size: SpanSize
     versions: Mapping[str, str]
-    cpu_class: str = ""
+    cpu_class: str | None = None
 
     def to_json(self) -> dict[str, object]:
         """The content of `_run.json`."""

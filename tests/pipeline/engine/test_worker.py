@@ -2,7 +2,7 @@
 
 import json
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,10 +18,10 @@ from pipeline.engine.engine import work_in_threads
 from pipeline.engine.loading import fitting, load_predictor
 from pipeline.engine.predictor import Asked, Predictor, Step
 from pipeline.engine.worker import Worker
-from pipeline.errors import DeviceFailed, StorageError
+from pipeline.errors import ConfigError, DeviceFailed, StorageError
 from pipeline.output.ledger import Ledger
 from pipeline.plan.planner import Order, Planner
-from pipeline.request import begin, check
+from pipeline.request import Request, begin, check
 from pipeline.spec import Device, JobSpec
 from pipeline.task import Batch, Columns, Task
 from tests import flow
@@ -38,7 +38,8 @@ class Moody(torch.nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         if len(pixels) > self.most:
-            raise getattr(torch, self.error)(f"{self.error} of {len(pixels)} images")
+            kind: type[Exception] = getattr(torch, self.error, RuntimeError)
+            raise kind(f"{self.error} of {len(pixels)} images")
         return pixels.mean((1, 2, 3))
 
 
@@ -81,11 +82,20 @@ def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "in"
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        "OutOfMemoryError",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "GET was unable to find an engine to execute this computation",
+    ],
+)
 def test_batches_are_halved_until_the_device_has_memory_for_them(
-    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    error: str, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_here(shards, tmp_path / "calm", "mean", span_size=32, batch_size=16) == 0
-    assert run_here(shards, tmp_path / "out", "mean", span_size=32, batch_size=16, most=5, workers="1") == 0
+    sizes = {"span_size": 32, "batch_size": 16, "workers": "1"}
+    assert run_here(shards, tmp_path / "calm", "mean", **sizes) == 0
+    assert run_here(shards, tmp_path / "out", "mean", **sizes, most=5, error=error) == 0
     assert capsys.readouterr().err.count("in parts: 4 images at once") == 1
     (report,) = (tmp_path / "out/runs").glob("*.json")
     assert json.loads(report.read_text())["images_at_once"] == 4
@@ -93,10 +103,19 @@ def test_batches_are_halved_until_the_device_has_memory_for_them(
     assert set(rows(tmp_path / "out")["status"].to_pylist()) == {"ok"}
 
 
-@pytest.mark.parametrize(("most", "fits"), [(99, 32), (20, 16), (7, 4), (0, 1)])
+@pytest.mark.parametrize(("most", "fits"), [(99, 32), (20, 16), (7, 4), (1, 1)])
 def test_a_trial_finds_the_batch_that_fits(most: int, fits: int) -> None:
     task, card = Mean(most=most), load_card(DIGITS / "model")
     assert fitting(Predictor(task, card, dtype="float32", batch_size=32)) == fits
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [("OutOfMemoryError", "too little memory for one image"), ("nonsense", "the model failed")]
+)
+def test_a_trial_that_fails_is_no_batch_size(error: str, said: str) -> None:
+    task, card = Mean(most=0, error=error), load_card(DIGITS / "model")
+    with pytest.raises(ConfigError, match=f"a batch cannot be computed here: .*{said}"):
+        fitting(Predictor(task, card, dtype="float32", batch_size=32))
 
 
 def test_an_image_that_no_memory_is_enough_for_is_a_row(shards: Path, tmp_path: Path) -> None:
@@ -160,11 +179,49 @@ def test_a_predictor_that_cannot_load_its_model_ends_the_run(
         run_here(shards, tmp_path / "out", "mean", batch_size=1, span_size=8, workers="3")
 
 
-def test_the_model_reads_the_memory_that_children_write(tmp_path: Path) -> None:
-    """No copy on the way: what the model is asked about lies in the ring."""
+def bound(tmp_path: Path) -> tuple[Request, JobSpec]:
+    """A command for eight images in a shard, and what workers are to know of it."""
     make_tar(tmp_path / "in/a.tar", [(f"{n}.png", png(n)) for n in range(8)])
     request = check(RunConfig((str(tmp_path / "in"),), str(tmp_path / "out"), str(DIGITS / "model")), Label())
-    spec = begin(request, lambda: Device("cpu", "cpu", "float32", 4))
+    return request, begin(request, lambda: Device("cpu", "cpu", "float32", 4))
+
+
+def test_a_worker_that_was_given_a_gpu_does_not_fall_back_on_its_cpu(tmp_path: Path) -> None:
+    spec = replace(bound(tmp_path)[1], device="gpu")
+    with pytest.raises(DeviceFailed, match="no GPU answers on"):
+        Worker(spec, 1)
+
+
+def test_a_hung_device_whose_process_may_not_start_again_ends_the_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.engine.worker.HANG_S", 0.2)
+    monkeypatch.setattr("pipeline.engine.worker.WATCH_S", 0.1)
+    request, spec = bound(tmp_path)
+    asleep = threading.Event()
+
+    class Hung(Predictor):
+        def step(self, asked: Asked) -> Step:
+            asleep.wait(60)
+            return super().step(asked)
+
+    def refuse(error: DeviceFailed) -> None:
+        raise error
+
+    predictor = Hung(spec.task, load_card(DIGITS / "model"), dtype="float32", batch_size=spec.bound.batch_size)
+    worker = Worker(spec, 1, lambda _: predictor, hung=refuse)
+    planner = Planner(spec.place, Ledger.load(spec.place), Order(spec.bound.span_size, spec.wanted))
+    try:
+        with pytest.raises(DeviceFailed, match="has not answered"):
+            list(work_in_threads(worker, planner.rows(request.sources.listing())))
+    finally:
+        asleep.set()
+        worker.close()
+
+
+def test_the_model_reads_the_memory_that_children_write(tmp_path: Path) -> None:
+    """No copy on the way: what the model is asked about lies in the ring."""
+    request, spec = bound(tmp_path)
     planner = Planner(spec.place, Ledger.load(spec.place), Order(spec.bound.span_size, spec.wanted))
     card = load_card(DIGITS / "model")
     predictor = Watching(spec.task, card, dtype="float32", batch_size=spec.bound.batch_size)
