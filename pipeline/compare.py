@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,16 +10,13 @@ from typing import ClassVar, NamedTuple, Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from pipeline import masks, storage
+from pipeline import masks
 from pipeline.errors import ConfigError
 from pipeline.evaluate import Pixels, columns_of
 from pipeline.output.bound import output_of
 from pipeline.output.columns import OK
-from pipeline.output.place import Place
-from pipeline.output.span_file import META
-from pipeline.storage import Entry
+from pipeline.pairs import pairs
 
 FLIPS, PAIRS = 48, 10  # shown at most
 PERCENTILES = (5, 50, 95)
@@ -157,7 +153,6 @@ class Comparison:
 def compare(new: str, old: str) -> Comparison:
     """Join the rows of two outputs by uri and compare their answers.
 
-    Spans of the same name are joined as they pass. Rows of others, as of another `--span-size`, are kept in memory.
     Raises ConfigError where the outputs have no comparable column in common.
     """
     places = output_of(new), output_of(old)
@@ -166,7 +161,7 @@ def compare(new: str, old: str) -> Comparison:
     if kind is None:
         raise ConfigError(f"{new} and {old} have neither labels, masks nor embeddings in common")
     found = Comparison(kind())
-    for mine, theirs in _joined(*places, ["uri", "status", *kind.columns], found.counts):
+    for mine, theirs in pairs(*places, ["uri", "status", *kind.columns], found.counts):
         ok = [pc.equal(table["status"], OK) for table in (mine, theirs)]
         both = pc.and_(*ok)
         found.counts["ok"] += pc.sum(both).as_py() or 0
@@ -174,45 +169,6 @@ def compare(new: str, old: str) -> Comparison:
         found.counts["lost"] += pc.sum(pc.and_not(*ok[::-1])).as_py() or 0
         found.difference.add(mine.filter(both), theirs.filter(both))
     return found
-
-
-def _joined(new: Place, old: Place, columns: list[str], counts: Counter[str]) -> Iterator[tuple[pa.Table, pa.Table]]:
-    """Pairs of tables with the same uris in the same order; what only one has is counted."""
-    theirs = dict(old.spans())
-    rest: tuple[list[pa.Table], list[pa.Table]] = ([], [])
-    for name, entry in new.spans():
-        mine, other = _read(entry, columns), theirs.pop(name, None)
-        if other is None:
-            rest[0].append(mine)
-            continue
-        *pair, left, missed = _matched(mine, _read(other, columns))
-        counts["both"] += len(pair[0])
-        rest[0].append(left)
-        rest[1].append(missed)
-        yield pair[0], pair[1]
-    rest[1].extend(_read(entry, columns) for entry in theirs.values())
-    if rest[0] and rest[1]:
-        *pair, left, missed = _matched(*(pa.concat_tables(tables) for tables in rest))
-        counts["both"] += len(pair[0])
-        rest = [left], [missed]
-        yield pair[0], pair[1]
-    counts["new"], counts["old"] = (sum(map(len, tables)) for tables in rest)
-
-
-def _read(entry: Entry, columns: list[str]) -> pa.Table:
-    """These columns of a span's file, and `source`, which its metadata name."""
-    with storage.open_stream(entry) as stream:
-        table = pq.read_table(stream, columns=columns)
-    source = json.loads(table.schema.metadata[META])["source"]
-    return table.replace_schema_metadata(None).append_column("source", pa.array([source] * len(table), pa.string()))
-
-
-def _matched(new: pa.Table, old: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table]:
-    """The rows of both, in the same order, and what only the new and only the old table has."""
-    place = pc.index_in(new["uri"], value_set=old["uri"].combine_chunks())
-    there = pc.is_valid(place)
-    missed = pc.invert(pc.is_in(old["uri"], value_set=new["uri"].combine_chunks()))
-    return new.filter(there), old.take(place.drop_null()), new.filter(pc.invert(there)), old.filter(missed)
 
 
 def _first(table: pa.Table) -> tuple[list[str], np.ndarray]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,11 +65,11 @@ def evaluate(output: str, truth: str, ignore: int = 255) -> Accuracy | Overlap:
         has = ", ".join(columns_of(place, output))
         raise ConfigError(f"{output} has no column {truth}: run the job with --keep {truth}; it has {has}")
     if "labels" in names:
-        return _accuracy([first, *batches], truth)
+        return _accuracy(itertools.chain([first], batches), truth)
     kind = first.schema.field(truth).type
     if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
         raise ConfigError(f"--truth {truth}: a column of {kind}; of masks the truth is {PNGS}")
-    return _overlap([first, *batches], truth, ignore)
+    return _overlap(itertools.chain([first], batches), truth, ignore)
 
 
 def columns_of(place: Place, output: str) -> list[str]:
@@ -89,13 +90,13 @@ def _batches(place: Place, truth: str) -> Iterator[pa.Table]:
             yield file.read([name for name in ("uri", "status", "label_ids", "labels", "mask", truth) if name in names])
 
 
-def _rows(tables: list[pa.Table], columns: list[str]) -> Iterator[tuple[Any, ...]]:
+def _rows(tables: Iterable[pa.Table], columns: list[str]) -> Iterator[tuple[Any, ...]]:
     for table in tables:
         values = zip(*(table[name].to_pylist() for name in ["status", *columns]), strict=True)
         yield from (row[1:] for row in values if row[0] == OK and row[-1] is not None)
 
 
-def _accuracy(tables: list[pa.Table], truth: str) -> Accuracy:
+def _accuracy(tables: Iterable[pa.Table], truth: str) -> Accuracy:
     images = top1 = top5 = most = 0
     for ids, labels, true in _rows(tables, ["label_ids", "labels", truth]):
         wanted = str(true).strip()
@@ -107,7 +108,7 @@ def _accuracy(tables: list[pa.Table], truth: str) -> Accuracy:
     return Accuracy(images, top1, top5, most)
 
 
-def _overlap(tables: list[pa.Table], truth: str, ignore: int) -> Overlap:
+def _overlap(tables: Iterable[pa.Table], truth: str, ignore: int) -> Overlap:
     pixels = Pixels()
     for uri, mask, true in _rows(tables, ["uri", "mask", truth]):
         try:
