@@ -44,8 +44,8 @@ class LateEngine:
         return self.start()
 
     def placed(self, spec: JobSpec) -> JobSpec:
-        """What workers are to know: where one predicts on an accelerator, no other falls back on its CPU."""
-        return spec if self.found is None or self.found.kind == "cpu" else replace(spec, device="gpu")
+        """What workers are to know: where one can predict on an accelerator, no other falls back on its CPU."""
+        return replace(spec, kind=self.found.kind) if self.found else spec
 
     def about(self) -> dict[str, object]:
         """What a report says of it."""

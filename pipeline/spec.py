@@ -17,7 +17,8 @@ from pipeline.task import AnyTask
 class JobSpec:
     """Small enough to travel with every Ray task; the model is found on the node, under the name `model`.
 
-    `device` and `patience` are the flags', `schema` the columns of the output.
+    `device` and `patience` are the flags', `schema` the columns of the output; `kind` is that of the device on which
+    the driver has tried what workers are to do, empty where it has not.
     """
 
     place: Place
@@ -28,7 +29,8 @@ class JobSpec:
     decode: DecodeSettings
     wanted: Wanted
     schema: pa.Schema
-    patience: int = 600
+    patience: int
+    kind: str = ""
 
     @property
     def trial(self) -> Trial:

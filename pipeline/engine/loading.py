@@ -86,7 +86,7 @@ def load_predictor(spec: JobSpec) -> Predictor:
     if changed := [name for name in there if json.loads(json.dumps(here.get(name))) != there[name]]:
         raise PipelineError(f"--{changed[0]} means something else on this node than where the run was started")
     kind = device_kind(spec.device)
-    if spec.device == "gpu" and kind == "cpu":
+    if kind == "cpu" and spec.kind not in ("", kind):
         raise DeviceFailed(f"no GPU answers on {socket.gethostname()}: {AGAIN}")
     dtype = resolve_dtype(bound.dtype, kind)  # refused where it would be emulated
     return Predictor(
