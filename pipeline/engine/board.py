@@ -34,26 +34,30 @@ class RowBoard:
         self.groups: list[Group | None] = []
         self.open: list[int] = []  # rows of each group that are not done
         self.group_of: dict[int, int] = {}
-        self.complete = False
+        self.total: int | None = None  # groups in all, once they are planned
         self.failed: set[str] = set()  # processes whose device has failed
         self.said = ""
         self.ended = False
         self.changed = asyncio.Condition()
 
-    async def put(self, groups: list[Group], complete: bool) -> None:
-        """Add groups; with `complete` there will be no more."""
+    async def put(self, group: Group) -> None:
+        """Add a group."""
         async with self.changed:
-            for group in groups:
-                self.group_of.update({number: len(self.groups) for number, _ in group})
-                self.groups.append(group)
-                self.open.append(len(group))
-            self.complete |= complete
+            self.group_of.update({number: len(self.groups) for number, _ in group})
+            self.groups.append(group)
+            self.open.append(len(group))
+            self.changed.notify_all()
+
+    async def complete(self, total: int) -> None:
+        """There will be so many groups; some may come later than this, as Ray keeps calls in no order."""
+        async with self.changed:
+            self.total = total
             self.changed.notify_all()
 
     async def get(self, index: int) -> Group | None:
         """A group; waits until it is planned. None behind the last one."""
         async with self.changed:
-            await self.changed.wait_for(lambda: index < len(self.groups) or self.complete)
+            await self.changed.wait_for(lambda: index < len(self.groups) or len(self.groups) == self.total)
             return (self.groups[index] or DONE) if index < len(self.groups) else None
 
     async def done(self, numbers: list[int]) -> None:
@@ -117,6 +121,7 @@ class Planning:
         self.ray, self.board, self.groups = ray, board, grouped(rows, workers)
         self.error: BaseException | None = None
         self.open = 0
+        self.ended = False
         self.changed = threading.Condition()
         self.thread = threading.Thread(target=self._run, name="plan", daemon=True)
         self.thread.start()
@@ -130,16 +135,28 @@ class Planning:
             self.open -= len(numbers)
             self.changed.notify_all()
 
+    def end(self) -> None:
+        """Plan no further; a listing that is silent just now is not waited for."""
+        with self.changed:
+            self.ended = True
+            self.changed.notify_all()
+        self.thread.join(END_S)
+
     def _run(self) -> None:
+        given = 0
         try:
             for group in self.groups:
                 with self.changed:
-                    self.changed.wait_for(lambda: self.open < AHEAD)
+                    self.changed.wait_for(lambda: self.open < AHEAD or self.ended)
                     self.open += len(group)
-                self.board.put.remote([group], False)
+                if self.ended:  # Ray may be left by now, and a call would start it again
+                    return
+                self.board.put.remote(group)
+                given += 1
         except BaseException as error:  # handed over to the thread that waits for receipts
             self.error = error
-        self.board.put.remote([], True)
+        if not self.ended:
+            self.board.complete.remote(given)
 
 
 class Hearing:

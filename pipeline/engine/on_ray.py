@@ -138,6 +138,7 @@ class OnRay:
         except Exception as error:
             raise planning.error or our_own(error) from error
         finally:
+            planning.end()
             hearing.end()
         if planning.error is not None:
             raise planning.error

@@ -1,11 +1,28 @@
 """Rows go to workers in groups: none is lost, the first ones go alone, and no group is much work."""
 
+import asyncio
+import itertools
+import threading
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 
-from pipeline.engine.board import GROUP_IMAGES, GROUP_ROWS, IMAGE_BYTES, LONE, grouped
+from pipeline.engine.board import (
+    DONE,
+    GROUP_IMAGES,
+    GROUP_ROWS,
+    IMAGE_BYTES,
+    LONE,
+    Group,
+    Planning,
+    RowBoard,
+    grouped,
+)
 from pipeline.plan.rows import LooseSpan, Row, ShardRef, UnreadShard, to_json
 
 ROWS = 1000
+GROUPS: list[Group] = [[(0, "a")], [(1, "b"), (2, "c")]]
 
 
 def loose(images: int) -> Row:
@@ -34,3 +51,67 @@ def test_small_rows_go_together_behind_the_first_ones(row: Row, together: int, w
     lone = LONE * workers
     assert {len(group) for group in groups[:lone]} == {1}
     assert {len(group) for group in groups[lone:-1]} == {together}
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_no_group_is_missed_where_the_end_overtakes_it(order: tuple[int, ...]) -> None:
+    async def work() -> list[Group]:
+        board, found = RowBoard(), list[Group]()
+
+        async def pull() -> None:
+            while (group := await board.get(len(found))) is not None:
+                found.append(group)
+
+        pulling = asyncio.create_task(pull())
+        for number in order:
+            await (board.put(GROUPS[number]) if number < len(GROUPS) else board.complete(len(GROUPS)))
+            await asyncio.sleep(0)
+        await asyncio.wait_for(pulling, 10)
+        return found
+
+    assert sorted(asyncio.run(work())) == GROUPS
+
+
+def test_a_group_is_the_same_until_all_of_its_rows_are_done() -> None:
+    async def work() -> list[Group | None]:
+        board = RowBoard()
+        await board.put(GROUPS[1])
+        await board.complete(1)
+        await board.done([1])
+        before = await board.get(0)
+        await board.done([2, 2])
+        return [before, await board.get(0), await board.get(1)]
+
+    assert asyncio.run(work()) == [GROUPS[1], DONE, None]
+
+
+class Calls:
+    """Stands where Ray has the handle of a board: notes what is called."""
+
+    def __init__(self) -> None:
+        self.made: list[tuple[str, Any]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        class Method:
+            @staticmethod
+            def remote(*given: Any) -> None:
+                self.made.append((name, *given))  # type: ignore[arg-type]
+
+        return Method
+
+
+def endless() -> Iterator[Row]:
+    for number in itertools.count():
+        yield loose(number)
+
+
+def test_a_plan_that_is_ended_puts_nothing_more_on_the_board() -> None:
+    calls = Calls()
+    planning = Planning(None, calls, endless(), workers=1)
+    planning.end()
+    assert not planning.thread.is_alive()
+    made = len(calls.made)
+    planning.done([0])
+    threading.Event().wait(0.05)
+    assert [name for name, *_ in calls.made[made:]] == ["done"]
+    assert "complete" not in [name for name, *_ in calls.made]
