@@ -16,6 +16,7 @@ from pipeline.decode.ring import Buffer
 from pipeline.engine.predictor import Answered, joined
 from pipeline.engine.reader import OpenSpan
 from pipeline.engine.spans import KEPT, AnsweredSpan, DecodedSpan, undecodable
+from pipeline.errors import PipelineError
 from pipeline.output.columns import OK
 from pipeline.output.receipts import Receipt
 from pipeline.source.item import Item
@@ -60,7 +61,7 @@ class SpanUnderWay:
     def finish(self) -> None:
         """Write the file, and report."""
         spec, began = self.worker.spec, time.perf_counter()
-        images = [(item, answer) for item, answer in zip(self.items, self.decoded, strict=True) if answer is not None]
+        images = [(item, _known(item, answer)) for item, answer in zip(self.items, self.decoded, strict=True)]
         span = DecodedSpan.of(spec, self.facts, images, self.source.before, self.seconds)
         answered = joined(self.answered, len(images), spec.bound.batch_size)
         done = AnsweredSpan.of(spec, span, answered, self.seconds["predict"], self.worker.predictor.used)
@@ -165,6 +166,12 @@ class BatchUnderWay:
         if self.buffer is not None:
             self.buffer.release()
         self.worker.batches.leave()
+
+
+def _known(item: Item, answer: Decoded | None) -> Decoded:
+    if answer is None:
+        raise PipelineError(f"{item.uri} was not decoded when its span was written")
+    return answer
 
 
 def _size(answer: Decoded | None) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """All steps of many spans at once, in one process that owns one device: no step waits for another.
 
-    callers of `work` read -> children decode into the ring -> one thread asks the model -> finishers encode and write
+    callers of `work` read -> children decode into the ring -> one thread asks the model -> finishers encode -> writers
 
 A batch is handed to the model once its last image is decoded, whatever span it is of. What is under way is bounded by
 the buffers of the ring and by a number of spans, so memory does not grow with what is read. The first error of any
@@ -38,7 +38,8 @@ BUFFERS = 6  # batches between reading and the model
 SPANS = 12  # spans between the first image read and the file written
 AHEAD = 2  # batches that the device has been asked about and has not answered
 HANG_S, WATCH_S = 1800.0, 5.0  # a device without an answer for so long has hung (large images on a CPU take minutes)
-FINISHERS = 4  # threads that encode answers and write files
+FINISHERS = 4  # threads that encode answers
+WRITERS = 4  # threads that write files, which a storage may keep waiting; the device is not to wait for them
 READERS = 4  # rows to be read concurrently: while some are finished, others fill the batches
 
 
@@ -66,6 +67,7 @@ class Worker:
         self.readers = READERS + more
         self.ready: queue.SimpleQueue[tuple[BatchUnderWay, Asked] | None] = queue.SimpleQueue()
         self.finishers = ThreadPoolExecutor(FINISHERS + more, "finish")
+        self.writers = ThreadPoolExecutor(WRITERS + more, "write")
         self.error: Exception | None = None
         self.waiting: set[Receipts] = set()
         # Seconds that the device worked, and when it was first asked and last done.
@@ -108,6 +110,9 @@ class Worker:
                 yield _received(receipts)
         except (GateClosed, RingClosed, PoolClosed) as closed:
             raise self.error or PipelineError("the worker was closed while it worked") from closed
+        except Exception as error:
+            self.fail(error)  # what the row has begun is not given back
+            raise
         finally:
             with self._lock:
                 self.waiting.discard(receipts)
@@ -177,8 +182,8 @@ class Worker:
         batch.span.part_done()
 
     def finish(self, span: SpanUnderWay) -> None:
-        """Write a span all of whose parts are done, in a finisher's thread."""
-        self.finishers.submit(self._guarded, span.finish)
+        """Write a span all of whose parts are done, in a writer's thread."""
+        self.writers.submit(self._guarded, span.finish)
 
     def _guarded(self, step: Callable[[], None]) -> None:
         try:
@@ -217,7 +222,8 @@ class Worker:
             if is_well:
                 unlock_pages(self.ring.memory, self.predictor.device.type)
         self.ready.put(None)
-        self.finishers.shutdown(wait=False, cancel_futures=True)
+        for pool in (self.finishers, self.writers):
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _received(receipts: Receipts) -> Receipt:
