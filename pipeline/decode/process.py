@@ -46,17 +46,19 @@ class Child:
         inbox = nameless_file(HEAD + IN_FLIGHT * ROOM)
         self._inbox, self._turn = mmap.mmap(inbox, HEAD + IN_FLIGHT * ROOM), 0
         inherited = (inbox,) if ring is None else (inbox, ring.fd)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.decode.child"],
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-            start_new_session=True,  # Ctrl-C is the parent's to handle
-            pass_fds=inherited,
-        )
-        os.close(inbox)
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "pipeline.decode.child"],
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                start_new_session=True,  # Ctrl-C is the parent's to handle
+                pass_fds=inherited,
+            )
+        finally:
+            os.close(inbox)
         self._requests, self._answers = _descriptor(self.process.stdin), _descriptor(self.process.stdout)
         self._unsent: list[memoryview] = []
         self._received = b""
