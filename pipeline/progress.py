@@ -24,8 +24,8 @@ class Progress:
         self.listed = 0  # sources
         self.done = self.known = 0
         self.planning = True  # there may be more images than those known
-        self.unread: dict[str, int] = {}  # bytes of each shard whose images nobody has counted
-        self.read_bytes = self.read_images = 0
+        self.unread = set[str]()  # shards whose images nobody has counted
+        self.unread_bytes = self.read_bytes = self.read_images = 0  # of them, and what is read of that
         self.first: tuple[float, int] | None = None  # when the first span was finished, and its images
         self.said, self.same = "", 0
         self.bar: Any = None
@@ -62,8 +62,9 @@ class Progress:
             self.known += row.stop - row.start
         elif row.most is not None:  # --limit has had them counted
             self.known += row.most
-        else:
-            self.unread[row.shard.uri] = row.shard.size
+        elif row.shard.uri not in self.unread:
+            self.unread.add(row.shard.uri)
+            self.unread_bytes += row.shard.size
 
     def advance(self, facts: SpanFacts) -> None:
         """A span is finished."""
@@ -104,7 +105,7 @@ class Progress:
     def total(self) -> int:
         """Images expected by now; more may be planned yet."""
         per_byte = self.read_images / self.read_bytes if self.read_bytes else 0.0
-        left = max(0, sum(list(self.unread.values())) - self.read_bytes)
+        left = max(0, self.unread_bytes - self.read_bytes)
         return max(self.done, self.known + self.read_images + int(left * per_byte))
 
     def _stage(self) -> str:

@@ -91,7 +91,7 @@ class RunReport:
                 shown.append(FailedRow(*example))
         self.curve.append((round(time.time() - self.began, 2), self.images))
         if len(self.curve) > 2 * POINTS:
-            self.curve = self.curve[::2] + self.curve[-1:]
+            self.curve = self.curve[::2]  # an odd number: the last one stays
 
     def _note_memory(self, at_once: int) -> None:
         if at_once and not self.at_once:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import pyarrow.compute as pc
 from pipeline.output.columns import OK
 from pipeline.output.span_file import SpanFacts
 
-EXAMPLES = 5  # failed rows reported per span
+EXAMPLES = 5  # failed rows of a status reported per span
 
 
 class DeviceUsed(NamedTuple):
@@ -44,10 +45,8 @@ class Receipt:
     def of_written(
         facts: SpanFacts, rows: pa.Table, seconds: dict[str, float], images: int, device: DeviceUsed
     ) -> Receipt:
-        """For a span just written, with its first failed rows."""
-        failed = rows.filter(pc.not_equal(rows["status"], OK)).slice(0, EXAMPLES)
-        columns = [failed[name].to_pylist() for name in ("uri", "status", "error")]
-        return Receipt(facts, images, tuple(zip(*columns, strict=True)), seconds, device, _first_labels(rows))
+        """For a span just written, with its first failed rows of every status."""
+        return Receipt(facts, images, tuple(_examples(rows)), seconds, device, _first_labels(rows))
 
     def to_json(self) -> str:
         """As text, for a Ray dataset."""
@@ -60,6 +59,13 @@ class Receipt:
         examples = tuple((uri, status, error) for uri, status, error in raw["examples"])
         facts, device = SpanFacts.of(raw["facts"]), DeviceUsed(*raw["device"])
         return Receipt(facts, raw["images"], examples, raw["seconds"], device, raw["first_labels"])
+
+
+def _examples(rows: pa.Table) -> Iterator[tuple[str, str, str]]:
+    failed = rows.filter(pc.not_equal(rows["status"], OK))
+    for status in sorted(set(failed["status"].to_pylist())):
+        some = failed.filter(pc.equal(failed["status"], status)).slice(0, EXAMPLES)
+        yield from zip(*(some[name].to_pylist() for name in ("uri", "status", "error")), strict=True)
 
 
 def _first_labels(rows: pa.Table) -> dict[str, int]:

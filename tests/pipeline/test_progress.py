@@ -2,7 +2,6 @@
 
 import json
 import re
-import threading
 import time
 from pathlib import Path
 
@@ -138,8 +137,8 @@ def test_a_plan_nobody_wants_any_more_ends() -> None:
     ahead = _Ahead(rows())  # type: ignore[arg-type]
     assert ahead.take() == span(0)
     ahead.close()
-    ahead.thread.join()
-    assert "plan" not in [thread.name for thread in threading.enumerate() if thread is ahead.thread]
+    ahead.thread.join(timeout=10)
+    assert not ahead.thread.is_alive()
 
 
 def test_long_phases_are_told_with_their_time(capsys: Told) -> None:

@@ -82,3 +82,15 @@ def test_what_is_new_since_a_run_is_one_query(output: Path) -> None:
     (output / "uris").write_text(f"{output.parent}/in/a.tar#a.png\n")
     run_job("forget.py", output, "--uris", output / "uris", code=0)
     assert sorted(duckdb.sql(asked).fetchall()) == [(f"{output.parent}/in/a.tar#b.png",), (f"{more}#c.png",)]
+
+
+def test_every_status_has_an_example_however_many_rows_another_one_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    members = [(f"{n}.png", png(n)[:40]) for n in range(6)] + [("large.png", png(1, (99, 99)))]
+    source = make_tar(tmp_path / "in/a.tar", members)
+    assert run_here(source, tmp_path / "out", "brightness", max_failed=1, max_pixels=100) == 0
+    said = capsys.readouterr().out
+    assert "decode_error: 6, such as" in said
+    assert "too_large: 1, such as" in said
+    assert len(json.loads(newest_report(tmp_path / "out").read_text())["examples"]) == 6
