@@ -30,6 +30,8 @@ def fetch(model: str, flag: str = "--model") -> Path:
             return hub.fetch(there)
     except ConfigError as error:
         raise ConfigError(f"{flag} {model}: {error}") from error
+    except (OSError, ObjectUnreadable) as error:
+        raise ConfigError(f"{flag} {model}: cannot be fetched to this machine ({storage.cause(error)})") from error
     raise ConfigError(f"{flag} {model}: no such folder or file (a hub id looks like microsoft/beit-base-patch16-224)")
 
 

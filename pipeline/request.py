@@ -79,11 +79,20 @@ def check(config: RunConfig, task: AnyTask) -> Request:
             fresh = config.overwrite or not is_ours(place)
             wanted = wanted_of(config, seen, fresh=fresh)
             card = _card(config.model, task, fresh=fresh)
+            _check_batch_size(config, task, card)
             schema = schema_of(task.columns(card), dict(wanted.types))
     except CredentialsLost as error:
         raise ConfigError(str(error)) from error
     sources = replace(seen.sources, wanted=wanted)
     return Request(config, task, card, place, sources, seen.first, wanted, schema)
+
+
+def _check_batch_size(config: RunConfig, task: AnyTask, card: ModelCard) -> None:
+    if config.batch_size > 1 and any(view.size is None for view in task.views(card)):
+        raise ConfigError(
+            f"--batch-size {config.batch_size}: --model {card.name} keeps the aspect ratio of images, so it takes one "
+            "at a time; leave the flag out"
+        )
 
 
 def _card(model: str, task: AnyTask, *, fresh: bool) -> ModelCard:

@@ -81,13 +81,13 @@ class Parquet:
     counts_bytes = False
 
     def check(self, shard: Entry, wanted: Wanted) -> dict[str, pa.DataType]:
-        """As in `ShardFormat`; a damaged file is a row, not a reason to refuse the others, unless it decides types."""
+        """As in `ShardFormat`; a damaged or missing file is a row, and refuses no others unless it decides types."""
         try:
             schema = schema_of(shard)
-        except ObjectUnreadable as error:
+        except (ObjectUnreadable, OSError) as error:
             if not wanted.keep:
                 return {}
-            raise ConfigError(f"--input {shard.uri}: {error}") from error
+            raise ConfigError(f"--input {shard.uri}: {storage.reason(error)}") from error
         image_column(schema, wanted.image_column, shard.uri)
         return kept_types(schema, wanted.keep, shard.uri)
 
