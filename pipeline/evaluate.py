@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import masks, storage
+from pipeline import masks
 from pipeline.errors import ConfigError
 from pipeline.output.bound import output_of
 from pipeline.output.columns import OK
 from pipeline.output.place import Place
+from pipeline.output.span_file import as_it_is, read_columns
 
 MOST_CLASSES = 1 << 12  # of masks; pairs of them are counted, in 8 bytes each
 PNGS = "a column of PNG files whose pixels are class ids, such as --keep mask.png keeps"
@@ -77,17 +79,13 @@ def columns_of(place: Place, output: str) -> list[str]:
     _, entry = next(place.spans(), (None, None))
     if entry is None:
         raise ConfigError(f"{output}: no rows there; give the --output of a job")
-    with storage.open_stream(entry) as stream:
-        names: list[str] = pq.read_schema(stream).names
-    return names
+    return list(as_it_is(entry, pq.read_schema)[1].names)
 
 
 def _batches(place: Place, truth: str) -> Iterator[pa.Table]:
     for _, entry in place.spans():
-        with storage.open_stream(entry) as stream:
-            file = pq.ParquetFile(stream)
-            names = file.schema_arrow.names
-            yield file.read([name for name in ("uri", "status", "label_ids", "labels", "mask", truth) if name in names])
+        with suppress(FileNotFoundError):  # forgotten since it was listed
+            yield read_columns(entry, ("uri", "status", "label_ids", "labels", "mask", truth))[1]
 
 
 def _rows(tables: Iterable[pa.Table], columns: list[str]) -> Iterator[tuple[Any, ...]]:

@@ -7,17 +7,15 @@ partner yet: about a span of either output where both have the same images.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from pipeline import storage
 from pipeline.output.place import Place
-from pipeline.output.span_file import META
+from pipeline.output.span_file import read_columns
 from pipeline.plan import files
 from pipeline.plan.names import shard_of
 from pipeline.storage import Entry
@@ -36,12 +34,8 @@ def pairs(new: Place, old: Place, columns: Sequence[str], counts: Counter[str]) 
         ours, others = mine.get(group, {}), theirs.get(group, {})
         if not group:
             for name in list(ours.keys() & others.keys()):
-                yield from zipped([_read(ours.pop(name), columns)], [_read(others.pop(name), columns)], counts)
-        yield from zipped(
-            (_read(entry, columns) for entry in ours.values()),
-            (_read(entry, columns) for entry in others.values()),
-            counts,
-        )
+                yield from zipped(_read([ours.pop(name)], columns), _read([others.pop(name)], columns), counts)
+        yield from zipped(_read(ours.values(), columns), _read(others.values(), columns), counts)
 
 
 def _grouped(place: Place) -> dict[str, dict[str, Entry]]:
@@ -59,12 +53,12 @@ def _grouped(place: Place) -> dict[str, dict[str, Entry]]:
     return found
 
 
-def _read(entry: Entry, columns: Sequence[str]) -> pa.Table:
-    """These columns of a span's file, and `source`, which its metadata name."""
-    with storage.open_stream(entry) as stream:
-        table = pq.read_table(stream, columns=list(columns))
-    source = json.loads(table.schema.metadata[META])["source"]
-    return table.replace_schema_metadata(None).append_column("source", pa.array([source] * len(table), pa.string()))
+def _read(entries: Iterable[Entry], columns: Sequence[str]) -> Iterator[pa.Table]:
+    """These columns of spans' files, and `source`, which their metadata name."""
+    for entry in entries:
+        with suppress(FileNotFoundError):  # forgotten since it was listed
+            facts, table = read_columns(entry, columns)
+            yield table.append_column("source", pa.array([facts.source] * len(table), pa.string()))
 
 
 class _Side:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, BinaryIO, TypeVar
 
@@ -132,6 +132,17 @@ def as_it_is(entry: Entry, read: Callable[[BinaryIO], T]) -> tuple[Entry, T]:
                 raise
             else:
                 raise StorageError(f"{entry.uri} is no file of ours or damaged: remove it and run again") from error
+
+
+def read_columns(entry: Entry, names: Sequence[str]) -> tuple[SpanFacts, pa.Table]:
+    """The metadata of a span's file, and those of these columns that it has; raises as `as_it_is`."""
+
+    def read(stream: BinaryIO) -> tuple[SpanFacts, pa.Table]:
+        file = pq.ParquetFile(stream)
+        table = file.read([name for name in names if name in file.schema_arrow.names])
+        return _facts(file.metadata), table.replace_schema_metadata(None)
+
+    return as_it_is(entry, read)[1]
 
 
 def read_facts(entry: Entry) -> SpanFacts:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.errors import CredentialsLost, PatienceSpent
 from pipeline.output.bound import bound_of
 from pipeline.output.columns import OK
 from pipeline.output.ledger import Ledger
@@ -49,6 +50,8 @@ def verify(place: Place) -> Verification:
         count += 1
         try:
             facts, table = read_facts(entry), read_table(entry)
+        except (CredentialsLost, PatienceSpent):  # no file is at fault
+            raise
         except Exception as error:  # whatever is wrong with one file, the others are read
             damaged.append(f"{entry.uri}: {error}")
             continue
