@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import resource
 import time
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline import request as requests
 from pipeline.engine.cluster import address_of
-from pipeline.engine.engine import InProcess
+from pipeline.engine.engine import InProcess, cores
 from pipeline.log import answer
 from pipeline.output.bound import SpanSize
 from pipeline.output.columns import OK
@@ -51,14 +50,16 @@ class Count:
 
 def dry_run(request: Request) -> int:
     """Print the prediction; the exit code is 0."""
-    from pipeline.engine.span_decoder import SpanDecoder  # here and below: --help must not import torch
+    from pipeline.engine.device import gpus  # here and below: --help must not import torch
+    from pipeline.engine.span_decoder import SpanDecoder
     from pipeline.engine.span_predictor import SpanPredictor
 
     if not request.config.local and address_of(request.config.ray_address):
         # The cluster's devices are not this machine's.
         request = replace(request, config=replace(request.config, device="auto"))
     config = request.config
-    device = InProcess(config).device(request.trial)
+    engine = InProcess(config)
+    device = engine.device(request.trial)
     spec = requests.propose(request, lambda: device)
     decoder = SpanDecoder(spec)
     try:
@@ -71,7 +72,8 @@ def dry_run(request: Request) -> int:
     done = predictor.answer(span, pixels)
     seconds = sum(span.seconds.values()) + time.perf_counter() - began
     count = _count(request, spec)
-    workers = 1 if config.local else (config.worker_range() or (0, os.cpu_count() or 1))[1]
+    wanted = config.worker_range()
+    workers = engine.workers if config.local else wanted[1] if wanted else cores() if device.kind == "cpu" else gpus()
     who = f"{device.name}, batches of {spec.bound.batch_size}"
     _tell(spec, done, count, seconds / max(1, len(done.rows)), workers, who)
     return 0

@@ -48,6 +48,11 @@ def device_kind(wanted: str = "auto") -> str:
     return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
 
 
+def gpus() -> int:
+    """GPUs that this process may use."""
+    return torch.cuda.device_count()
+
+
 def device_name(kind: str) -> str:
     """The device's name, for reports."""
     return str(torch.cuda.get_device_name()) if kind == "cuda" else "cpu"

@@ -64,7 +64,13 @@ class InProcess:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        self.workers = 1
+        self.kind = ""  # of the device, once it is known
+
+    @property
+    def workers(self) -> int:
+        """See `Engine`; one on a GPU, and where nobody has asked for the device."""
+        bounds = self.config.worker_range()
+        return 1 if self.kind != "cpu" else bounds[1] if bounds else cores()
 
     @property
     def decoders(self) -> int:
@@ -83,9 +89,7 @@ class InProcess:
         found = device_here(trial)
         if self.config.device == "gpu" and found.kind == "cpu":
             raise ConfigError("--device gpu: this machine has no GPU that works")
-        if found.kind == "cpu":
-            bounds = self.config.worker_range()
-            self.workers = bounds[1] if bounds else cores()
+        self.kind = found.kind
         return found
 
     def execute(self, spec: JobSpec, rows: Iterator[Row]) -> Iterator[Receipt]:
