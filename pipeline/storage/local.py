@@ -156,16 +156,22 @@ def _walk(folder: str, above: frozenset[str] = frozenset()) -> Iterator[Entry]:
     real = os.path.realpath(folder)
     if real in above:
         return
+    names, dangling = list[str](), set[str]()
     with os.scandir(folder) as scan:
-        items = sorted(scan, key=lambda item: item.name + ("/" if item.is_dir() else ""))
-    for item in items:
-        if item.is_dir():
-            yield from _walk(item.path, above | {real})
-        elif item.is_file():
+        for item in scan:
+            if item.is_dir() or item.is_file():
+                names.append(item.name + ("/" if item.is_dir() else ""))
+            elif item.is_symlink():
+                dangling.add(item.name)
+    for name in sorted([*names, *dangling]):
+        path = os.path.join(folder, name.removesuffix("/"))
+        if name.endswith("/"):
+            yield from _walk(path, above | {real})
+        elif name in dangling:
+            yield Entry(path, 0, MISSING)  # it becomes a row with a reason, not a gap
+        else:
             with suppress(FileNotFoundError):  # another run has renamed or deleted it since the folder was read
-                yield _entry(item.path)
-        elif item.is_symlink():
-            yield Entry(item.path, 0, MISSING)  # a dangling link becomes a row with a reason, not a gap
+                yield _entry(path)
 
 
 @contextmanager
