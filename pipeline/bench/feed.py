@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import multiprocessing
+import os
 import statistics
 import tempfile
 import threading
@@ -118,6 +119,15 @@ _held: tuple[Sequence[bytes], Sequence[PixelSpec]] = ((), ())  # of a bare proce
 def _hold(files: Sequence[bytes], specs: Sequence[PixelSpec]) -> None:
     global _held
     _held = files, specs
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A process of a pool does not see that its parent was killed: it holds both ends of the pipe on which it waits."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _decode_alone(_: int) -> float:
