@@ -187,7 +187,7 @@ def bound(tmp_path: Path) -> tuple[Request, JobSpec]:
 
 
 def test_a_worker_that_was_given_a_gpu_does_not_fall_back_on_its_cpu(tmp_path: Path) -> None:
-    spec = replace(bound(tmp_path)[1], device="gpu")
+    spec = replace(bound(tmp_path)[1], kind="cuda")
     with pytest.raises(DeviceFailed, match="no GPU answers on"):
         Worker(spec, 1)
 
