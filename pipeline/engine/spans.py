@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.decode.decode import Decoded
 from pipeline.output.columns import BASE, OK, kept_array, to_array
-from pipeline.output.receipts import DeviceUsed, Receipt
+from pipeline.output.receipts import DeviceUsed, Receipt, examples, first_labels
 from pipeline.output.span_file import SpanFacts, counted, write_span
 from pipeline.source.item import Item
 from pipeline.spec import JobSpec
@@ -19,7 +19,8 @@ from pipeline.spec import JobSpec
 if TYPE_CHECKING:
     from pipeline.engine.predictor import Answered
 
-KEPT = Decoded("", None, None, None)  # stands for an image that is not done now: its row, if it has one, stays
+# Stands for an image that is not done now: its row, if it has one, stays; it has none where the image is forgotten.
+UNDONE = Decoded("", None, None, None)
 
 
 def undecodable(item: Item) -> Decoded:
@@ -53,7 +54,7 @@ class DecodedSpan:
         for name, type_ in spec.wanted.types.items():
             rows = rows.append_column(pa.field(name, type_), kept_array([i.kept.get(name) for i, _ in images], type_))
         todo = np.array([answer.status == OK for _, answer in images], bool)
-        return DecodedSpan(facts, rows, todo, np.array([a is KEPT for _, a in images], bool), before, seconds)
+        return DecodedSpan(facts, rows, todo, np.array([a is UNDONE for _, a in images], bool), before, seconds)
 
 
 def _base_rows(images: Sequence[tuple[Item, Decoded]]) -> pa.Table:
@@ -66,23 +67,28 @@ def _base_rows(images: Sequence[tuple[Item, Decoded]]) -> pa.Table:
 
 @dataclass(frozen=True)
 class AnsweredSpan:
-    """A span with all its columns, ready to be written; `done` counts the images that are not kept from before."""
+    """A span with all its columns, ready to be written.
+
+    `done` counts the images that are not kept from before, and `first_labels` them by their first label.
+    """
 
     facts: SpanFacts
     rows: pa.Table
     done: int
     seconds: dict[str, float]
     device: DeviceUsed
+    first_labels: dict[str, int]
 
     @staticmethod
     def of(spec: JobSpec, span: DecodedSpan, answered: Answered, seconds: float, device: DeviceUsed) -> AnsweredSpan:
         """From the decoded span and the answers for all its images, which took that device so many seconds."""
         rows, facts = _filled(spec.schema, span, answered), span.facts
+        labels = first_labels(rows.filter(pa.array(~span.kept)))
         if span.kept.any():
             rows, forgotten = _with_kept(rows, span.kept, span.before)
             facts = replace(facts, forgotten=forgotten)
         done = len(span.kept) - int(span.kept.sum())
-        return AnsweredSpan(facts, rows, done, {**span.seconds, "predict": seconds}, device)
+        return AnsweredSpan(facts, rows, done, {**span.seconds, "predict": seconds}, device, labels)
 
     def write(self, spec: JobSpec) -> SpanFacts:
         """Write the span's file; returns what its metadata hold."""
@@ -92,7 +98,8 @@ class AnsweredSpan:
 
     def receipt(self, facts: SpanFacts, write_s: float) -> Receipt:
         """What the written span reports."""
-        return Receipt.of_written(facts, self.rows, {**self.seconds, "write": write_s}, self.done, self.device)
+        seconds = {**self.seconds, "write": write_s}
+        return Receipt(facts, self.done, examples(self.rows), seconds, self.device, self.first_labels)
 
 
 def _filled(schema: pa.Schema, span: DecodedSpan, answered: Answered) -> pa.Table:

@@ -80,7 +80,7 @@ def decoded_to_table(number: int, span: DecodedSpan, pixels: Pixels) -> pa.Table
 def answered_to_table(number: int, span: AnsweredSpan) -> pa.Table:
     """A span with its answers."""
     head = {"span": "answered", "facts": asdict(span.facts), "done": span.done, "seconds": span.seconds}
-    head |= {"device": span.device}
+    head |= {"device": span.device, "first_labels": span.first_labels}
     return _span_table(number, json.dumps(head), _pack(span.rows), None, None)
 
 
@@ -96,7 +96,8 @@ def span_from_table(table: pa.Table) -> tuple[int, SpanFacts | tuple[DecodedSpan
     if rows is None:
         raise ValueError(f"the span {facts.name} travelled without its rows")
     if head["span"] == "answered":
-        return number, AnsweredSpan(facts, rows, head["done"], head["seconds"], DeviceUsed(*head["device"]))
+        device = DeviceUsed(*head["device"])
+        return number, AnsweredSpan(facts, rows, head["done"], head["seconds"], device, head["first_labels"])
     todo, kept = np.array(head["todo"], bool), np.array(head["kept"], bool)
     span = DecodedSpan(facts, rows, todo, kept, _unpack(table, "before"), head["seconds"])
     return number, (span, _images(_buffer(table, "pixels"), head["shapes"]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
@@ -34,19 +33,12 @@ class Receipt:
     examples: tuple[tuple[str, str, str], ...] = ()  # (uri, status, error)
     seconds: dict[str, float] = field(default_factory=dict)
     device: DeviceUsed = field(default_factory=DeviceUsed)
-    first_labels: dict[str, int] = field(default_factory=dict)  # rows by their first label, where the task has labels
+    first_labels: dict[str, int] = field(default_factory=dict)  # images by their first label, where the task has labels
 
     @staticmethod
     def of_finished(facts: SpanFacts) -> Receipt:
         """For a span that was there already."""
         return Receipt(facts, images=0)
-
-    @staticmethod
-    def of_written(
-        facts: SpanFacts, rows: pa.Table, seconds: dict[str, float], images: int, device: DeviceUsed
-    ) -> Receipt:
-        """For a span just written, with its first failed rows of every status."""
-        return Receipt(facts, images, tuple(_examples(rows)), seconds, device, _first_labels(rows))
 
     def to_json(self) -> str:
         """As text, for a Ray dataset."""
@@ -61,14 +53,17 @@ class Receipt:
         return Receipt(facts, raw["images"], examples, raw["seconds"], device, raw["first_labels"])
 
 
-def _examples(rows: pa.Table) -> Iterator[tuple[str, str, str]]:
+def examples(rows: pa.Table) -> tuple[tuple[str, str, str], ...]:
+    """The first failed rows of every status."""
     failed = rows.filter(pc.not_equal(rows["status"], OK))
+    found: list[tuple[str, str, str]] = []
     for status in sorted(set(failed["status"].to_pylist())):
         some = failed.filter(pc.equal(failed["status"], status)).slice(0, EXAMPLES)
-        yield from zip(*(some[name].to_pylist() for name in ("uri", "status", "error")), strict=True)
+        found += zip(*(some[name].to_pylist() for name in ("uri", "status", "error")), strict=True)
+    return tuple(found)
 
 
-def _first_labels(rows: pa.Table) -> dict[str, int]:
+def first_labels(rows: pa.Table) -> dict[str, int]:
     """How many rows have which first label; {} for tasks without labels."""
     if "labels" not in rows.column_names:
         return {}

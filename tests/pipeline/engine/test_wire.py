@@ -77,7 +77,7 @@ def test_pixels_are_not_copied_on_arrival() -> None:
 @given(NUMBER, FACTS, st.integers(0, 9))
 def test_answers_and_ends_arrive(number: int, facts: SpanFacts, done: int) -> None:
     rows = pa.table({"uri": ["a"], "x": [1.5]})
-    answered = AnsweredSpan(facts, rows, done, {"predict": 1.0}, DeviceUsed("cpu", "host:1", 8))
+    answered = AnsweredSpan(facts, rows, done, {"predict": 1.0}, DeviceUsed("cpu", "host:1", 8), {"cat": done})
     assert span_from_table(answered_to_table(number, answered)) == (number, answered)
     assert span_from_table(finished_to_table(number, facts)) == (number, facts)
     assert span_from_table(finished_to_table(number, None)) == (number, None)
