@@ -19,7 +19,7 @@ from pipeline import model_files, storage
 from pipeline.bench.cost import decode_cost
 from pipeline.bench.feed import feed
 from pipeline.bench.made import make_model, make_tars, photo
-from pipeline.bench.nothing import Source
+from pipeline.bench.nothing import Images
 from pipeline.bench.timing import Figure
 from pipeline.engine.engine import cores
 from pipeline.errors import ConfigError
@@ -109,7 +109,7 @@ def _decode(wish: Wish, card: ModelCard, report: Report) -> None:
 
     files = [photo()] * COSTED
     if wish.inputs:
-        files = list(Source.of(wish.inputs).files[:COSTED])
+        files = list(Images.of(wish.inputs).files[:COSTED])
     report.figures += decoding.figures(files, card.pixels, against_hf=wish.against_hf)
     if card.pixels.size is not None and sys.platform == "linux":
         report.notes.append(str(decode_cost(files, card.pixels)))
@@ -132,7 +132,7 @@ def _run(wish: Wish, card: ModelCard, job: Path, work: Path, report: Report) -> 
     inputs = wish.inputs or [make_tars(work / "photos", RUN_IMAGES)]
     eager = next(figure for figure in report.figures if figure.step.startswith("model, "))
     rate = end_to_end.whole_run(job, str(card.path), inputs, work, wish.ray_address)
-    files = Source.of(inputs).files
+    files = Images.of(inputs).files
     report.figures.append(end_to_end.figure(card, rate, files, eager.ours, against_hf=wish.against_hf))
 
 

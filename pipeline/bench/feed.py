@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from beit_core import PixelSpec
 from pipeline.bench.made import make_tars
-from pipeline.bench.nothing import Source
+from pipeline.bench.nothing import Images
 from pipeline.bench.timing import Spread
 from pipeline.config import RunConfig
 from pipeline.decode.decode import decode
@@ -89,20 +89,20 @@ def feed(inputs: Sequence[str], rate: float = 0.0, turns: int = TURNS, ray_addre
     if not 0 <= rate < math.inf:
         raise ConfigError(f"--feed {rate:g}: give the accelerator's images per second, or no number")
     with tempfile.TemporaryDirectory() as folder:
-        source = Source.of(inputs or [make_tars(Path(folder, "made"))])
+        images = Images.of(inputs or [make_tars(Path(folder, "made"))])
         through: list[Passage] = []
         bare: list[float] = []
         spawn = multiprocessing.get_context("spawn")
         way = _OnRay(ray_address) if ray_address else _Here()
         try:
-            with ProcessPoolExecutor(cores(), spawn, _hold, (source.files, [PixelSpec()])) as pool:
+            with ProcessPoolExecutor(cores(), spawn, _hold, (images.files, [PixelSpec()])) as pool:
                 _bare(pool)  # starting is not measured
                 bare.append(_bare(pool))
                 for turn in range(turns):
-                    through.append(way.run(source, Place(f"{folder}/out{turn}"), 0.0))
+                    through.append(way.run(images, Place(f"{folder}/out{turn}"), 0.0))
                     time.sleep(way.settle_s)
                     bare.append(_bare(pool))
-            busy = way.run(source, Place(f"{folder}/rate"), rate).busy if rate else 0.0
+            busy = way.run(images, Place(f"{folder}/rate"), rate).busy if rate else 0.0
         finally:
             way.close()
     rates = [passage.images / passage.seconds for passage in through]
@@ -180,13 +180,13 @@ class _Here:
     kind = "a worker"
     settle_s = 0.0
 
-    def run(self, source: Source, place: Place, rate: float) -> Passage:
-        """The source through the worker once."""
-        spec = source.spec(place, rate)
+    def run(self, images: Images, place: Place, rate: float) -> Passage:
+        """The images through the worker once."""
+        spec = images.spec(place, rate)
         worker = Worker(spec, cores())
         try:
-            _warm_up(worker, source.files[0])
-            marks = [_marked(place, receipt) for receipt in work_in_threads(worker, source.rows(spec))]
+            _warm_up(worker, images.files[0])
+            marks = [_marked(place, receipt) for receipt in work_in_threads(worker, images.rows(spec))]
             return _in_mid_stream(marks)._replace(busy=worker.busy_s / (worker.last_done - worker.first_asked))
         finally:
             worker.close()
@@ -206,10 +206,10 @@ class _OnRay:
         self.engine = OnRay(RunConfig(input=("-",), output="-", model="-", ray_address=address))
         self.kind = f"Ray ({self.engine.layout})"
 
-    def run(self, source: Source, place: Place, rate: float) -> Passage:
-        """The source through the workers once."""
-        spec = source.spec(place, rate)
-        marks = [_marked(place, receipt) for receipt in self.engine.execute(spec, source.rows(spec))]
+    def run(self, images: Images, place: Place, rate: float) -> Passage:
+        """The images through the workers once."""
+        spec = images.spec(place, rate)
+        marks = [_marked(place, receipt) for receipt in self.engine.execute(spec, images.rows(spec))]
         return _in_mid_stream(marks, self.engine.workers)
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ from pipeline.plan.rows import Row
 from pipeline.source.fetch import fetched
 from pipeline.source.format import FORMATS
 from pipeline.source.item import Item, Position, Remote, Wanted
-from pipeline.source.naming import Shard, Sources
+from pipeline.source.naming import Shard, Source, Sources
 from pipeline.spec import JobSpec
 from pipeline.task import Batch, Columns, Task
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 BATCH, SPAN = 64, 256
 DECODE = DecodeSettings((PixelSpec(),))
 SAMPLE = 512  # images that bare processes decode in a turn
+MOST = 1 << 15  # images in about so many bytes are enough
 
 
 class _OnDevice(PixelSpec):
@@ -73,20 +74,20 @@ class Nothing(Task["nn.Module"]):
 
 
 @dataclass(frozen=True)
-class Source:
+class Images:
     """Images, and the bytes of the first of them."""
 
     sources: Sources
     files: Sequence[bytes]
 
     @staticmethod
-    def of(inputs: Sequence[str]) -> Source:
+    def of(inputs: Sequence[str]) -> Images:
         """The images of these inputs; raises ConfigError where there is none."""
         sources = Sources(tuple(inputs), "auto", extensions())
         files = list(itertools.islice(_files(sources), SAMPLE))
         if not files:
             raise ConfigError(f"--input {' '.join(inputs)}: no image that can be read")
-        return Source(sources, files)
+        return Images(sources, files)
 
     def spec(self, place: Place, rate: float) -> JobSpec:
         """What a worker needs for writing answers of a model of this rate; binds the output, a local folder."""
@@ -104,10 +105,17 @@ class Source:
         return JobSpec(place, task, str(folder), bound, "cpu", DECODE, wanted, schema, 600)
 
     def rows(self, spec: JobSpec) -> Iterator[Row]:
-        """The plan."""
-        return Planner(spec.place, Ledger.load(spec.place), Order(spec.bound.span_size, spec.wanted)).rows(
-            self.sources.listing()
-        )
+        """The plan, of no more than MOST images."""
+        order = Order(spec.bound.span_size, spec.wanted)
+        return Planner(spec.place, Ledger.load(spec.place), order).rows(self._enough())
+
+    def _enough(self) -> Iterator[Source]:
+        left = MOST * sum(map(len, self.files)) // len(self.files)
+        for source in self.sources.listing():
+            yield source
+            left -= source.entry.size
+            if left <= 0:
+                return
 
 
 def _make_model(folder: Path) -> None:
