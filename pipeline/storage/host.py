@@ -18,6 +18,7 @@ from typing import TypeVar
 MOST = 64  # requests in flight to a host
 FIRST_PAUSE_S, LONGEST_PAUSE_S, LONGEST_LOOK_S = 0.1, 4.0, 10.0
 QUIET_S, TELL_S = 2.0, 10.0  # shorter trouble is not reported; pause between two reports
+HOSTS = 4096  # known at a time: lists of web images may name millions
 
 T = TypeVar("T")
 
@@ -178,4 +179,9 @@ def host_of(uri: str) -> Host:
     scheme, _, rest = uri.partition("://")
     name = f"{scheme}://{rest.partition('/')[0]}"
     with _making:
-        return _hosts.get(name) or _hosts.setdefault(name, Host(name))
+        if name not in _hosts:
+            if len(_hosts) >= HOSTS:  # those that are asked just now are made anew if they are forgotten
+                for oldest in list(_hosts)[: HOSTS // 4]:
+                    del _hosts[oldest]
+            _hosts[name] = Host(name)
+        return _hosts[name]
