@@ -18,8 +18,9 @@ Pool = Literal["mean", "cls", "cls+mean"]
 def top_k(scores_BK: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Scores (B, K) float32, 0 or more -> the k greatest (B, k), descending, ties by class, and their classes (int64).
 
-    The same on every device, where `torch.topk` leaves open which of equal scores comes first. NaN counts as greater
-    than any number. They all lie in the k blocks of classes with the greatest maxima, so only these are looked through.
+    The same on every device, where `torch.topk` leaves open which of equal scores comes first. Rows with NaN have no
+    order: callers look for it. The k greatest lie in the k blocks of classes with the greatest maxima, so only these
+    are looked through.
     """
     K = scores_BK.shape[1]
     blocks = -(-K // BLOCK)

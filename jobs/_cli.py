@@ -103,7 +103,7 @@ def run_simple(
         say(f"{parser.prog}: {' '.join(str(error).split())}", "error")
         code = getattr(error, "exit_code", ConfigError.exit_code)
     except KeyboardInterrupt:
-        say(f"{parser.prog}: interrupted before anything was begun", "error")
+        say(f"{parser.prog}: interrupted", "error")
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()

@@ -56,9 +56,10 @@ def look(config: RunConfig, place: Place) -> FirstLook:
 
 
 def wanted_of(config: RunConfig, seen: FirstLook, *, fresh: bool) -> Wanted:
-    """What is taken from every source, with its types; ConfigError for what the first that decides lacks of it.
+    """What is taken from every source, with its types.
 
-    For an output that is not `fresh`, shards are read only where they have to say a type.
+    Raises ConfigError where the shard or list that decides the types lacks a column that is wanted. For an output that
+    is not `fresh`, shards are read only where they have to say a type.
     """
     wanted = seen.sources.wanted
     if not fresh and not wanted.keep:

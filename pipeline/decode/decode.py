@@ -31,7 +31,7 @@ HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"
 JXL_BEGINNINGS = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")
 RAW_BEGINNINGS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"\0MRM", b"FOVb")
 REDUCED = 254  # TIFF's NewSubfileType: its lowest bit says that a picture is a preview of another
-DRAFT_FACTOR = 2  # JPEG's scaled decoding keeps at least this many times the pixels that the resize needs
+DRAFT_FACTOR = 2  # JPEG's scaled decoding keeps, both ways, at least so many times the target's longer side
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 Image.MAX_IMAGE_PIXELS = None  # our own bound is checked first, from the header, with a status of its own
@@ -105,9 +105,9 @@ def _unread_kind(data: bytes) -> str:
 def decode(data: bytes, specs: Sequence[PixelSpec], max_pixels: int = MAX_PIXELS, *, exact: bool = False) -> Decoded:
     """Decode an image file and resize it as the model expects, once per spec.
 
-    Without `exact`, a large JPEG is decoded at a half, quarter or eighth of its size when that leaves `DRAFT_FACTOR`
-    times the pixels asked for (mean difference 0.3 of 255, four times faster), and pictures are resized
-    as `resize.py` says.
+    Without `exact`, a large JPEG is decoded at a half, quarter or eighth of its size when that leaves, both ways,
+    `DRAFT_FACTOR` times the longer side asked for (mean difference 0.3 of 255, four times faster), and pictures are
+    resized as `resize.py` says.
     """
     width = height = None
     try:
@@ -195,7 +195,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _scale_grey(image: Image.Image) -> Image.Image:
-    """16-bit greys by their high byte; 32-bit and float greys likewise if they exceed 8 bits, else as they are."""
+    """16-bit greys from 0..65535 to 0..255; 32-bit and float greys likewise if they exceed 8 bits, else as they are."""
     values = np.asarray(image, dtype=np.float64)
     values = np.nan_to_num(values, nan=0.0, posinf=65535.0, neginf=0.0)
     if image.mode.startswith("I;16") or values.max(initial=0) > 255:

@@ -100,7 +100,7 @@ class Step:
 
 
 class Predictor:
-    """Runs one task's model; built once per process, and asked by one thread at a time."""
+    """Runs one task's model; asked by one thread at a time."""
 
     def __init__(
         self,

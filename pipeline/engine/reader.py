@@ -119,7 +119,8 @@ class Reader:
             first = stream.peek()
             if first is not None and first.uri != row.shard.uri:
                 yield _OpenShardSpan(stream, row.start, row.stop - row.start, None)
-            # Else the shard is gone or another by now: the run lists again, and no two spans have a row that is its.
+            # Else the shard is gone or another by now. There is nothing to give: the run's second pass lists it again,
+            # and a row for the shard itself is given where it is read from its beginning.
         else:
             yield from self._unread(row)
 

@@ -18,7 +18,11 @@ Shards = Mapping[str, files.ShardEntry]  # by name
 
 @dataclass(frozen=True)
 class Audit:
-    """Counts of images over the whole output; `unfinished` names shards that were not read to their end."""
+    """Counts of images over the whole output; `unfinished` names shards that were not read to their end.
+
+    More images in files than planned would be `duplicates`: spans share no image, and the plan names each span once, so
+    counts show none. `verify.py` looks at every row.
+    """
 
     planned: int
     ok: int
@@ -135,8 +139,8 @@ def _images(spans: Iterable[Expected | Seen]) -> int:
 def gone_shards(short: Iterable[str], shards: Shards, ledger: Ledger, uris: Mapping[str, str]) -> dict[str, str]:
     """Shards that lack these spans because they are not there any more, uris by name; `uris` of those without entry.
 
-    A span that some run has seen finished is lost, whatever became of its shard, and that shard none of these. Nor is
-    one that nobody may ask for.
+    Not a shard of which a span was seen finished before: then a file is lost, whatever became of the shard. Nor one
+    that may not be asked for.
     """
     lacking, lost = set[str](), set[str]()
     for name in short:

@@ -5,10 +5,10 @@ pass: throttling (429, 503), other 5xx, refused, dropped and silent connections,
 made again, after pauses of 0.1 s to 4 s, until one of these holds:
 
 - In a run it has failed for `--patience` seconds: PatienceSpent, which ends the run. No object was at fault.
-- It is a read that has failed for 60 s, and after every failure another object of the same host could be read: the
-  object is at fault, ObjectUnreadable. That other object is one that was read before; its first byte is asked for. A
-  host that has not answered once is judged by the other hosts of its scheme; if it is at fault, its other objects are
-  tried once each until it answers: lists of web images name many hosts that are gone.
+- It is a read that has failed for 60 s (half of `--patience` if that is less), and after every failure another object
+  of the same host could be read: the object is at fault, ObjectUnreadable. That other object is one that was read
+  before; its first byte is asked for. A host that has not answered once is judged by the other hosts of its scheme; if
+  it is at fault, its other objects are tried once each until it answers: lists of web images name many dead hosts.
 - Within `quick()`, before a run has begun, it has failed 3 times, and not by throttling: ObjectUnreadable.
 - Outside of runs it has failed for 30 s: ObjectUnreadable.
 
