@@ -15,7 +15,7 @@ from .weights import Weights, read_weights
 
 # Fraction of the depth after which the published segmentation models take their four features.
 FEATURE_DEPTHS = (1 / 3, 1 / 2, 2 / 3, 1)
-TRUNK_NORM, POOLER_NORM = "beit.layernorm.weight", "beit.pooler.layernorm.weight"
+TRUNK_NORM = "beit.layernorm.weight"
 
 
 def config_of_file(source: Path) -> dict[str, Any]:

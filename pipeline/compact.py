@@ -6,7 +6,6 @@ harm: a file is created, or replaced, only where it is what was seen before, and
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -98,9 +97,9 @@ def _checked(place: Place, dest: str, *, images: bool, most: int) -> tuple[Bound
     if most < 1:
         raise ConfigError(f"--rows-per-file {most}: give a number above 0")
     root = storage.absolute(dest).rstrip("/")
-    if _lies_in(root, place.root):
+    if storage.is_below(root, place.root):
         raise ConfigError(f"{dest} lies inside {place.root}: choose a folder of its own")
-    if _lies_in(place.root, root):
+    if storage.is_below(place.root, root):
         raise ConfigError(f"{place.root} lies inside {dest}: choose a folder of its own")
     if unfit := storage.unfit(root, shared=False):
         raise ConfigError(f"{dest}: {unfit}")
@@ -112,12 +111,6 @@ def _checked(place: Place, dest: str, *, images: bool, most: int) -> tuple[Bound
     copy.begin()
     storage.sweep(root)
     return bound, copy
-
-
-def _lies_in(inner: str, outer: str) -> bool:
-    if storage.is_local(inner) and storage.is_local(outer):
-        inner, outer = os.path.realpath(inner), os.path.realpath(outer)
-    return f"{inner}/".startswith(f"{outer}/")
 
 
 def _brought_up_to_date(place: Place, copy: Copy, read: Reading, most: int) -> Compacted:

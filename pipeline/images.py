@@ -8,15 +8,25 @@ For looking at single images; a run reads thousands at a time by other ways.
 from __future__ import annotations
 
 import sys
+import tarfile
+import zipfile
 from collections.abc import Iterator
 
+import pyarrow as pa
 from PIL import Image
 
 from pipeline import storage
 from pipeline.decode.decode import extensions, open_upright
+from pipeline.errors import PipelineError
 from pipeline.source.format import FORMATS, format_of
 from pipeline.source.item import Wanted
 from pipeline.storage.ranged import Meter
+
+# What reading an image anywhere may raise that is no fault of the program's.
+UNREADABLE = (
+    *(OSError, PipelineError, pa.ArrowException, tarfile.TarError, zipfile.BadZipFile),
+    *(ValueError, KeyError, IndexError, EOFError),
+)
 
 
 def open_image(uri: str, image_column: str | None = None) -> Image.Image:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import tarfile
-import zipfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,8 +15,8 @@ from pipeline import storage
 from pipeline.copies.parts import ChangedError, Piece
 from pipeline.copies.survey import Gap
 from pipeline.copies.writer import Chunk, with_images
-from pipeline.errors import ConfigError, PipelineError, StorageError
-from pipeline.images import wanted_in
+from pipeline.errors import ConfigError, StorageError
+from pipeline.images import UNREADABLE, wanted_in
 from pipeline.output.columns import OK
 from pipeline.output.span_file import SpanFacts, as_it_is, facts_and_rows
 from pipeline.source.fetch import fetched
@@ -30,10 +28,6 @@ IMAGE, MASK = "image", "mask"
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # what `datasets` takes for an Image
 SPANS_AHEAD = 4
 AT_ONCE_BYTES, AT_ONCE = 16 << 20, 1024  # of pictures held before their rows are handed on
-UNREADABLE = (
-    *(OSError, PipelineError, pa.ArrowException, tarfile.TarError, zipfile.BadZipFile),
-    *(ValueError, KeyError, IndexError, EOFError),
-)
 Found = Iterator[tuple[str, bytes | None]]  # uris and their pictures, None for those that cannot be read
 
 

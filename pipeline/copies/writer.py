@@ -24,8 +24,8 @@ class Chunk(NamedTuple):
     lost: tuple[bool, ...] = ()
 
     @property
-    def is_beside_the_span(self) -> bool:
-        """Whether it has no rows; the only chunk of a span without rows says that this is so."""
+    def is_nothing(self) -> bool:
+        """Whether it is an empty piece of a span that has rows; a span without rows has one, which is noted."""
         return self.piece.start == self.piece.stop and self.piece.start + self.piece.rows > 0
 
     def cut(self, rows: int) -> tuple[Chunk, Chunk]:
@@ -42,7 +42,7 @@ def files(chunks: Iterable[Chunk], most: int) -> Iterator[tuple[bytes, int]]:
     """Whole files of at most so many rows, and how many each has. Spans that fit into a file are not cut."""
     file: _File | None = None
     for chunk in chunks:
-        if chunk.is_beside_the_span:
+        if chunk.is_nothing:
             continue
         if file is not None and not file.takes(chunk.piece):
             yield file.close()

@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.decode.decode import Decoded
 from pipeline.decode.pool import DecodePool
 from pipeline.engine.reader import OpenSpan, Reader
-from pipeline.engine.spans import KEPT, DecodedSpan, undecodable
+from pipeline.engine.spans import UNDONE, DecodedSpan, undecodable
 from pipeline.output.span_file import SpanFacts
 from pipeline.plan.rows import Row
 from pipeline.source.fetch import fetched
@@ -58,9 +58,9 @@ class SpanDecoder:
             began = time.perf_counter()
             data, item.data = item.data, b""
             if item.uri in source.undone:
-                images.append((item, KEPT))
+                images.append((item, UNDONE))
             elif isinstance(data, bytes):
-                images.append((item, KEPT))  # until the answer comes
+                images.append((item, UNDONE))  # until the answer comes
                 self.pool.submit(data, None, functools.partial(self._answer, index))
                 due += 1
             else:

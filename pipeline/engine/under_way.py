@@ -15,7 +15,7 @@ from pipeline.decode.process import Undecoded
 from pipeline.decode.ring import Buffer
 from pipeline.engine.predictor import Answered, joined
 from pipeline.engine.reader import OpenSpan
-from pipeline.engine.spans import KEPT, AnsweredSpan, DecodedSpan, undecodable
+from pipeline.engine.spans import UNDONE, AnsweredSpan, DecodedSpan, undecodable
 from pipeline.errors import PipelineError
 from pipeline.output.columns import OK
 from pipeline.output.receipts import Receipt
@@ -98,7 +98,7 @@ class BatchUnderWay:
         span.decoded.append(None)
         data, item.data = item.data, b""
         if item.uri in span.source.undone:
-            self._settle(slot, KEPT)
+            self._settle(slot, UNDONE)
         elif isinstance(data, bytes):
             if self._packet_bytes + len(data) > PACKET_BYTES or len(self._packet) == self.worker.pool.packet_images:
                 self._send_packet()

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import CredentialsLost
+from pipeline.images import UNREADABLE
 from pipeline.output.columns import BASE
-from pipeline.page import pictures
 from pipeline.storage.ranged import Meter, Ranges
 
 BUFFER = 1 << 18  # bytes per request inside a data file
@@ -23,7 +23,7 @@ def open_file(entry: storage.Entry, meter: Meter) -> pq.ParquetFile | None:
         return pq.ParquetFile(Ranges(entry, meter), buffer_size=BUFFER, pre_buffer=False)
     except CredentialsLost:
         raise
-    except pictures.UNREADABLE:
+    except UNREADABLE:
         return None
 
 
@@ -57,7 +57,7 @@ def first_rows(file: pq.ParquetFile, rows: int, wanted: Collection[str]) -> pa.T
                 break
     except CredentialsLost:
         raise
-    except pictures.UNREADABLE:
+    except UNREADABLE:
         rows = 0  # what was read before counts
     if not batches:
         return None

@@ -6,18 +6,15 @@ Nothing here fails: an image that cannot be read or drawn, or lies beyond the re
 from __future__ import annotations
 
 import io
-import tarfile
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import pyarrow as pa
 from PIL import Image, ImageOps
 
 from pipeline import storage
 from pipeline.decode.decode import MAX_PIXELS, formats, to_rgb
-from pipeline.errors import PipelineError
+from pipeline.images import UNREADABLE
 from pipeline.page.reader import grouped
 from pipeline.source.format import FORMATS, format_of
 from pipeline.source.item import Wanted
@@ -26,10 +23,6 @@ from pipeline.storage.ranged import Meter
 READ_BUDGET = 48 << 20
 EXACT = 64  # pixels a side up to which a picture is kept without loss
 AT_ONCE = 8  # loose images read before the budget is looked at again
-UNREADABLE = (
-    *(OSError, PipelineError, pa.ArrowException, tarfile.TarError, zipfile.BadZipFile),
-    *(ValueError, KeyError, IndexError, EOFError),
-)
 
 
 @dataclass(frozen=True)

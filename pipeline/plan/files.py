@@ -165,12 +165,6 @@ def read_images(part: Entry, columns: list[str] | None = None) -> pa.Table:
         return pq.read_table(stream, columns=columns)
 
 
-def count_rows(part: Entry) -> int:
-    """How many rows a part has, from its footer."""
-    with storage.open_stream(part) as stream:
-        return int(pq.read_metadata(stream).num_rows)
-
-
 def read_rows(uri: str, start: int, stop: int) -> pa.Table:
     """Rows [start, stop) of a part; only the row groups that hold them are read."""
     entry = storage.stat(uri)

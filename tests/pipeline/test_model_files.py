@@ -1,5 +1,7 @@
 """Models in object storage: fetched once per node however many processes start, and called after their folder."""
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +11,9 @@ import pytest
 from beit_core import load_card
 from pipeline import model_files
 from tests.faults import FaultProxy
-from tests.flow import DIGITS
+from tests.flow import DIGITS, run_here
 from tests.helpers import ROOT, clean_env
+from tests.pipeline.test_refusals import refused
 from tests.rules import Rule
 from tests.weed import Weed
 
@@ -41,3 +44,25 @@ def test_a_model_is_called_after_its_folder(
     assert card.name == "mine"
     assert card.fingerprint == load_card(DIGITS / "model").fingerprint
     assert model_files.name_for_workers("s3://inb/models/mine", card.path) == "s3://inb/models/mine"
+
+
+def test_batches_of_images_that_keep_their_ratio(tmp_path: Path) -> None:
+    scenes = DIGITS.parent / "digits-seg"
+    model = shutil.copytree(scenes / "model", tmp_path / "model")
+    path = model / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "size": {"shortest_edge": 64}}))
+    flags = {"task": "segment", "model": model, "semantics": "original", "inference": "whole", "limit": 1}
+    refused(
+        "--batch-size 2: --model .* keeps the aspect ratio", scenes / "shards", tmp_path / "out", batch_size=2, **flags
+    )
+    assert run_here(scenes / "shards", tmp_path / "out", batch_size=1, **flags) == 0
+
+
+def test_a_cache_of_models_that_cannot_be_written(weed: Weed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weed.put_tree(DIGITS / "model", "inb/cached-model")
+    (tmp_path / "file").touch()
+    for name, value in weed.env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    said = "--model s3://inb/cached-model/: cannot be fetched to this machine .Not a directory"
+    refused(said, DIGITS / "shards", tmp_path / "out", model="s3://inb/cached-model/")

@@ -1,6 +1,5 @@
 """What makes a run hopeless is said before anything is written."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -117,36 +116,6 @@ def test_pixels_that_a_model_leaves_open_are_said(
     assert run_here(SHARDS, tmp_path / "other", model=model, limit=3) == 0
     said = "no preprocessor_config.json, so 32 x 32 pixels, mean 0.5 0.5 0.5 and std 0.5 0.5 0.5 are assumed"
     assert said in capsys.readouterr().err
-
-
-def test_batches_of_images_that_keep_their_ratio(output: Path, tmp_path: Path) -> None:
-    scenes = DIGITS.parent / "digits-seg"
-    model = shutil.copytree(scenes / "model", tmp_path / "model")
-    path = model / "preprocessor_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "size": {"shortest_edge": 64}}))
-    flags = {"task": "segment", "model": model, "semantics": "original", "inference": "whole", "limit": 1}
-    refused("--batch-size 2: --model .* keeps the aspect ratio", scenes / "shards", output, batch_size=2, **flags)
-    assert run_here(scenes / "shards", output, batch_size=1, **flags) == 0
-
-
-def test_a_cache_of_models_that_cannot_be_written(
-    weed: Weed, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    weed.put_tree(DIGITS / "model", "inb/cached-model")
-    (tmp_path / "file").touch()
-    for name, value in weed.env.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    said = "--model s3://inb/cached-model/: cannot be fetched to this machine .Not a directory"
-    refused(said, SHARDS, output, model="s3://inb/cached-model/")
-
-
-def test_a_listed_parquet_file_that_is_not_there_is_a_row(output: Path, tmp_path: Path) -> None:
-    pq.write_table(pa.table({"image": [png(1)]}), tmp_path / "there.parquet")
-    (tmp_path / "list.txt").write_text("away.parquet\nthere.parquet\n")
-    assert run_here(tmp_path / "list.txt", output, max_failed=1) == 0
-    assert rows(output)["error"].to_pylist() == ["not found", None]
-    refused("--input .*/away.parquet: not found", tmp_path / "list.txt", tmp_path / "kept", keep=("n",))
 
 
 def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pipeline.source.lists import Listed, listed
 from pipeline.source.passed import PassedBy
 from tests.flow import make_tar, png, run_here
 from tests.helpers import rows
+from tests.pipeline.test_refusals import refused
 
 ENDINGS = {".png", ".jpg"}
 
@@ -154,3 +155,11 @@ def test_parquet_columns_of_uris_are_found_and_are_the_key(name: str, table: Pat
     pq.write_table(pa.table({"text": ["a", "b"], name: ["0.png", None]}), tmp_path / "p.parquet")
     assert run_here(tmp_path / "p.parquet", tmp_path / "out", max_failed=1.0) == 0
     assert rows(tmp_path / "out")["key"].to_pylist() == [str(table.parent / "0.png"), "1"]
+
+
+def test_a_listed_parquet_file_that_is_not_there_is_a_row(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [png(1)]}), tmp_path / "there.parquet")
+    (tmp_path / "list.txt").write_text("away.parquet\nthere.parquet\n")
+    assert run_here(tmp_path / "list.txt", tmp_path / "out", max_failed=1) == 0
+    assert rows(tmp_path / "out")["error"].to_pylist() == ["not found", None]
+    refused("--input .*/away.parquet: not found", tmp_path / "list.txt", tmp_path / "kept", keep=("n",))
