@@ -17,7 +17,7 @@ from pipeline.decode.decode import Decoded, DecodeSettings
 from pipeline.engine.engine import Engine
 from pipeline.engine.predictor import Answered
 from pipeline.engine.reader import OpenSpan, Reader
-from pipeline.engine.spans import KEPT, AnsweredSpan, DecodedSpan, undecodable
+from pipeline.engine.spans import UNDONE, AnsweredSpan, DecodedSpan, undecodable
 from pipeline.errors import PipelineError
 from pipeline.forget import Wish, forget_under_lease
 from pipeline.late_engine import LateEngine
@@ -181,7 +181,7 @@ def answered(spec: JobSpec, source: OpenSpan) -> AnsweredSpan:
 
 def _decoded(source: OpenSpan, item: Item) -> Decoded:
     if item.uri in source.undone:
-        return KEPT
+        return UNDONE
     if not isinstance(item.data, bytes):
         return undecodable(item)
     status = row_of(item.data)[0]
