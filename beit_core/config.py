@@ -50,6 +50,7 @@ class BeitConfig(Patched):
     channels: int = hf("num_channels", 3)
     layer_norm_eps: float = hf("layer_norm_eps", 1e-12)
     classes: int = 0
+    problem_type: str | None = hf("problem_type", None)
     vocab_size: int = hf("vocab_size", 8192)
     mask_token: bool = hf("use_mask_token", False)
     absolute_positions: bool = hf("use_absolute_position_embeddings", False)
@@ -66,6 +67,11 @@ class BeitConfig(Patched):
     auxiliary_convs: int = hf("auxiliary_num_convs", 1)
     auxiliary_concat: bool = hf("auxiliary_concat_input", False)
     stride: int = 0  # of a sliding window, in pixels; 0: two thirds of image_size
+
+    @property
+    def classes_exclude_each_other(self) -> bool:
+        """Whether a picture is of one class (softmax), not of any number of them (sigmoid); as transformers tells."""
+        return self.problem_type != "multi_label_classification" and self.classes != 1
 
     def feature_layers(self, semantics: Semantics) -> tuple[int, ...]:
         """How many layers each segmentation feature has passed through.

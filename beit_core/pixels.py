@@ -114,7 +114,7 @@ def _hw(size: tuple[int, int]) -> dict[str, int]:
 
 def _size(value: Any) -> tuple[int, int] | int:
     if isinstance(value, Mapping):
-        if "shortest_edge" in value:
+        if value.get("shortest_edge") is not None:
             return int(value["shortest_edge"])
         return int(value["height"]), int(value["width"])
     return pair(value)

@@ -63,8 +63,8 @@ CHANNELS = 3
 def _is_size(value: object) -> bool:
     if not isinstance(value, dict):
         return SIDE.holds(value) or several(SIDE, 2, 2).holds(value)
-    given = [value[name] for name in ("shortest_edge", "height", "width") if name in value]
-    return bool(value.get("shortest_edge") or {"height", "width"} <= value.keys()) and all(map(SIDE.holds, given))
+    given = {name: side for name, side in value.items() if side is not None}
+    return given.keys() in ({"shortest_edge"}, {"height", "width"}) and all(map(SIDE.holds, given.values()))
 
 
 def _is_names(value: object) -> bool:
@@ -92,6 +92,7 @@ CONFIG: Mapping[str, Kind] = {
     "hidden_act": TEXT,
     "layer_norm_eps": number(0, 0.1, above=True),
     "id2label": either(NULL, NAMES),
+    "problem_type": either(NULL, TEXT),
     "num_labels": whole(1, 1_000_000),
     "vocab_size": whole(1, 1 << 24),
     "use_mask_token": FLAG,

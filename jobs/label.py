@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Label(Task["Classifier"]):
-    """Softmax over the checkpoint's classes; the best k."""
+    """Softmax over the checkpoint's classes, or the sigmoid of each where a picture may be of several; the best k."""
 
     name: ClassVar[str] = "label"
     top_k: int = field(default=5, metadata={"help": "classes per image"})
@@ -55,7 +55,8 @@ class Label(Task["Classifier"]):
 
     def predict(self, model: Classifier, batch: Batch) -> Columns:
         pooled_BD, logits_BK = model(batch.pixels)
-        scores_BK = logits_BK.float().softmax(-1)
+        exclusive = model.trunk.config.classes_exclude_each_other
+        scores_BK = logits_BK.float().softmax(-1) if exclusive else logits_BK.float().sigmoid()
         best_Bk, ids_Bk = beit_core.top_k(scores_BK, self.top_k)  # here, so that few numbers leave the device
         answers = {"scores": best_Bk, "label_ids": ids_Bk, "finite": scores_BK.sum(1).isfinite()}
         return answers | ({"embedding": pooled_BD.float()} if self.with_embedding else {})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -95,15 +96,35 @@ def _rows(tables: Iterable[pa.Table], columns: list[str]) -> Iterator[tuple[Any,
 
 
 def _accuracy(tables: Iterable[pa.Table], truth: str) -> Accuracy:
-    images = top1 = top5 = most = 0
+    found: dict[str, _Tally] = defaultdict(_Tally)
+    names, most = set[str](), 0
     for ids, labels, true in _rows(tables, ["label_ids", "labels", truth]):
         wanted = str(true).strip()
-        ranks = [str(i) == wanted or label == wanted for i, label in zip(ids, labels, strict=True)]
-        images, top1, top5 = images + 1, top1 + any(ranks[:1]), top5 + any(ranks[:5])
-        most = max(most, len(ranks))
-    if not images:
+        found[wanted].add(ids, labels, wanted)
+        names.update(labels)
+        most = max(most, len(labels))
+    if not found:
         raise ConfigError(f"--truth {truth}: no image has both an answer and a truth, so there is nothing to compare")
-    return Accuracy(images, top1, top5, most)
+    right = [tally.by_name if wanted in names else tally.by_id for wanted, tally in found.items()]
+    return Accuracy(sum(t.images for t in found.values()), sum(r[0] for r in right), sum(r[1] for r in right), most)
+
+
+class _Tally:
+    """Images of one truth, and how often it was the first label, and one of the first five: as a name, or as an id.
+
+    Names may be numbers, such as those of folders, and other classes' ids: what some class is called is a name.
+    """
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.by_name, self.by_id = [0, 0], [0, 0]
+
+    def add(self, ids: Sequence[int], labels: Sequence[str], wanted: str) -> None:
+        """Count one image."""
+        self.images += 1
+        for tally, answers in ((self.by_name, labels), (self.by_id, list(map(str, ids)))):
+            tally[0] += wanted in answers[:1]
+            tally[1] += wanted in answers[:5]
 
 
 def _overlap(tables: Iterable[pa.Table], truth: str, ignore: int) -> Overlap:

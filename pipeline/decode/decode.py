@@ -144,7 +144,10 @@ def _is_preview(image: Image.Image, data: bytes) -> bool:
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """Of an opened image; a TIFF's is upright from the start, before its pixels are."""
     width, height = image.size
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return width, height
     return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
 
 
@@ -182,7 +185,7 @@ def _draft(image: Image.Image, targets: list[tuple[int, int]]) -> None:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any mode as 8-bit RGB by the policies on top of this file."""
     image.load()
-    if image.mode == "RGB":
+    if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I") or image.mode == "F":
         return _scale_grey(image).convert("RGB")
@@ -195,12 +198,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _scale_grey(image: Image.Image) -> Image.Image:
-    """16-bit greys from 0..65535 to 0..255; 32-bit and float greys likewise if they exceed 8 bits, else as they are."""
+    """16-bit greys from 0..65535 to 0..255; 32-bit and float greys likewise if they exceed 8 bits, else as they are.
+
+    The grey that a PNG calls transparent becomes white.
+    """
     values = np.asarray(image, dtype=np.float64)
+    clear = values == image.info.get("transparency")
     values = np.nan_to_num(values, nan=0.0, posinf=65535.0, neginf=0.0)
     if image.mode.startswith("I;16") or values.max(initial=0) > 255:
         values = values / 257.0
-    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+    return Image.fromarray(np.where(clear, 255, np.clip(np.rint(values), 0, 255)).astype(np.uint8))
 
 
 def fit(rgb: Image.Image, spec: PixelSpec, full_size: tuple[int, int], *, exact: bool) -> np.ndarray:

@@ -72,9 +72,12 @@ def verdict(survey: Survey) -> Verdict | None:
 
 
 def judge(row: Row, word: str, known: Mapping[str, str]) -> Judged:
-    """A row against the id or the name of its true class; `known` gives names by both."""
+    """A row against the id or the name of its true class; `known` gives names by both.
+
+    What some class is called is a name, though it be another one's id: folders are called by numbers too.
+    """
     names, ids, scores = answers(row)
-    ranks = [str(i) == word or name == word for i, name in zip(ids, names, strict=False)]
+    ranks = [word == name for name in (names if known.get(word) == word else map(str, ids))]
     said, score = (names[0], scores[0]) if names and scores else (NOTHING, 0.0)
     return Judged(row, said, known.get(word, word), score, ranks.index(True) if True in ranks else None)
 
@@ -118,4 +121,4 @@ def _known(survey: Survey) -> dict[str, str]:
     for row in survey.good():
         names, ids, _ = answers(row)
         found.update({str(i): name for i, name in zip(ids, names, strict=False)})
-    return {name: name for name in found.values()} | found
+    return found | {name: name for name in found.values()}

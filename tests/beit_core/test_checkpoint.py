@@ -245,7 +245,8 @@ def test_held_out_digits_in_both_precisions(digits: Bundle) -> None:
     _, logits = model(pixels)
     assert int((logits.argmax(1) == truth).sum()) == 357
     _, narrow = model.bfloat16()(pixels)
-    cosine = torch.nn.functional.cosine_similarity(narrow.float(), logits)
+    assert narrow.dtype == torch.float32  # two logits are seldom the same
+    cosine = torch.nn.functional.cosine_similarity(narrow, logits)
     assert cosine.min() >= 0.9995
     assert torch.equal(narrow.argmax(1), logits.argmax(1))
 

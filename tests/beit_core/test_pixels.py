@@ -98,6 +98,8 @@ def test_size_is_known_unless_it_varies() -> None:
     ("raw", "message"),
     [
         ({"size": {"width": 3}}, 'size is {"width": 3}, not pixels'),
+        ({"size": {"shortest_edge": 8, "longest_edge": 9}}, 'size is .*"longest_edge": 9}, not pixels'),
+        ({"size": {"shortest_edge": 8, "height": 9, "width": 9}}, "size is .*, not pixels"),
         ({"image_mean": [0.5]}, r"image_mean is \[0.5\], not a number .* or a list of 3"),
         ({"image_processor_type": "CLIPImageProcessor", "size": 8}, "CLIPImageProcessor.*add resample, image_mean"),
     ],

@@ -1,6 +1,8 @@
 """Masks next to a kept truth that is none, or not all there."""
 
 import io
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,9 @@ from PIL import Image
 
 from pipeline.compare import compare
 from pipeline.errors import ConfigError
-from pipeline.evaluate import Overlap, evaluate
+from pipeline.evaluate import Accuracy, Overlap, evaluate
 from tests.flow import make_tar, png, run_here
-from tests.helpers import DATA
+from tests.helpers import DATA, rows, run_job
 
 SIDE = 32
 
@@ -89,3 +91,20 @@ def test_a_folder_of_others(masks: Path, tmp_path: Path) -> None:
     for other in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ConfigError, match=f"{other} is no output of these jobs: it has no _run.json of theirs"):
             compare(str(masks), str(other))
+
+
+def test_names_that_are_other_classes_ids_are_names(tmp_path: Path) -> None:
+    """As where folders "0" to "10" are sorted as text: "10" is the third class, and "2" the fourth."""
+    model = shutil.copytree(DATA / "digits/model", tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    labels = {str(number): str((number + 1) % 10) for number in range(10)}
+    (model / "config.json").write_text(json.dumps({**config, "id2label": labels, "label2id": {}}))
+    source = DATA / "digits/shards"
+    assert run_here(source, tmp_path / "out", "label", model, keep=("cls",), top_k=1) == 0
+    said = rows(tmp_path / "out").to_pylist()
+    right = sum(row["labels"][0] == row["cls"] for row in said)
+    found = evaluate(str(tmp_path / "out"), "cls")
+    assert isinstance(found, Accuracy)
+    assert found.top1 == right < sum(str(row["label_ids"][0]) == row["cls"] for row in said)
+    run_job("report.py", tmp_path / "out", "--truth", "cls", code=0)
+    assert f"{right} of 360" in (tmp_path / "out/report.html").read_text()
