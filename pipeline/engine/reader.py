@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from pipeline.errors import ObjectUnreadable, StorageError
 from pipeline.output.span_file import SpanFacts, find, read_rows
 from pipeline.plan import files
 from pipeline.plan.files import PlacedSpan, ShardContent
@@ -16,6 +17,7 @@ from pipeline.plan.rows import LooseSpan, Redo, Row, ShardRef, ShardSpan, Unread
 from pipeline.source.fetch import fetched
 from pipeline.source.format import FORMATS
 from pipeline.source.item import Item, Names, Position
+from pipeline.source.passed import PHOTOS
 from pipeline.spec import JobSpec
 
 
@@ -41,12 +43,12 @@ class OpenSpan:
 class _OpenShardSpan(OpenSpan):
     """The next `size` images of a shard, which may be fewer."""
 
-    def __init__(self, stream: _ShardStream, start: int, size: int, before: pa.Table | None) -> None:
+    def __init__(self, stream: _ShardStream, start: int, size: int) -> None:
         shard = stream.shard
         facts = SpanFacts(span_name(shard.name, start), shard.uri, shard.version, start, 0, 0)
-        super().__init__(facts, self._counted(itertools.islice(stream, size)), before, stream.forgotten)
+        super().__init__(facts, self._counted(itertools.islice(stream, size)), None, stream.forgotten)
         self.stream, self.images, self.bytes = stream, 0, 0
-        self.is_new, self.told = stream.is_unread and before is None, stream.told
+        self.is_new, self.told = stream.is_unread, stream.told
         self.begin = stream.place(start)
 
     def _counted(self, items: Iterator[Item]) -> Iterator[Item]:
@@ -64,6 +66,55 @@ class _OpenShardSpan(OpenSpan):
         return replace(
             facts, next_offset=next_offset, next_skip=next_skip, unreadable=unreadable, read_bytes=max(0, read)
         )
+
+
+def redone(spec: JobSpec, row: UnreadShard, facts: SpanFacts, names: Names) -> OpenSpan:
+    """A finished span of a shard whose failed rows are done again: the same images, whatever counts as one by now."""
+    rows = read_rows(spec.place, facts.name)
+    if rows is None:
+        raise StorageError(f"{spec.place.span_file(facts.name)} is gone: somebody deletes files of the output")
+    wanted = replace(spec.wanted, endings=spec.wanted.endings | {ending.removeprefix(".") for ending in PHOTOS})
+    at = Position(facts.offset, facts.skip, names.copy())
+    items = FORMATS[row.shard.format].items(row.shard.entry, wanted, at)
+    forgotten = {*facts.forgotten, *row.forgotten}
+    return OpenSpan(facts, _these(items, rows, facts), _kept(rows, Redo(failed=True)), forgotten)
+
+
+def _kept(rows: pa.Table, redo: Redo) -> pa.Table:
+    """The rows of a finished file that a redo leaves as they are."""
+    again = redo.again()
+    keep = [not again(*pair) for pair in zip(rows["uri"].to_pylist(), rows["status"].to_pylist(), strict=True)]
+    return rows.filter(pa.array(keep, pa.bool_()))
+
+
+def _these(items: Iterator[Item], rows: pa.Table, facts: SpanFacts) -> Iterator[Item]:
+    """Of a shard's images those of a finished span, in their order; what is not found has the reason in its place."""
+    uris, left = rows["uri"].to_pylist(), set(facts.forgotten)
+    place = {uri: index for index, uri in enumerate(uris)}
+    reason: Exception = ObjectUnreadable("not found where it was in its shard")
+    given = 0
+
+    def missed(until: int) -> Iterator[Item]:
+        for index in range(given, until):
+            row = {name: rows[name].combine_chunks().slice(index, 1) for name in rows.column_names}
+            yield Item(uris[index], row["key"][0].as_py(), reason, row, facts.offset)
+
+    while given < len(uris) or left:
+        item = next(items, None)
+        if item is None:
+            break
+        index = place.get(item.uri, -1)
+        if item.uri in left:
+            left.remove(item.uri)
+            yield item
+        elif index >= given:
+            yield from missed(index)
+            given = index + 1
+            yield item
+        elif item.uri == facts.source and isinstance(item.data, Exception):
+            reason = item.data
+    yield from missed(len(uris))
+    yield from (Item(uri, "", b"") for uri in sorted(left))
 
 
 class _ShardStream:
@@ -118,7 +169,7 @@ class Reader:
             stream = _ShardStream(self.spec, row, Position(row.offset, row.skip))
             first = stream.peek()
             if first is not None and first.uri != row.shard.uri:
-                yield _OpenShardSpan(stream, row.start, row.stop - row.start, None)
+                yield _OpenShardSpan(stream, row.start, row.stop - row.start)
             # Else the shard is gone or another by now. There is nothing to give: the run's second pass lists it again,
             # and a row for the shard itself is given where it is read from its beginning.
         else:
@@ -137,9 +188,9 @@ class Reader:
         spans: list[PlacedSpan] = []
         start = 0
         while row.most is None or start < row.most:
-            facts, before = self._as_found(row, start)
+            facts = self._as_found(row, start, stream.place(start) if stream else (at.offset, at.skip))
             if facts is not None:
-                yield facts
+                yield redone(self.spec, row, facts, at.names) if row.retry_failed and facts.failed else facts
                 self._learn_names(shard, facts, at.names)
                 stream, at = None, Position(facts.next_offset, facts.next_skip, at.names)
             else:
@@ -148,7 +199,7 @@ class Reader:
                     break
                 size = self.spec.bound.span_size.shard
                 size = size if row.most is None else min(size, row.most - start)
-                span = _OpenShardSpan(stream, start, size, before)
+                span = _OpenShardSpan(stream, start, size)
                 yield span
                 facts = span.close()
             spans.append(PlacedSpan.of(facts))
@@ -156,15 +207,18 @@ class Reader:
         if (stream or _ShardStream(self.spec, row, at)).peek() is None:
             files.write_shard_entry(self.spec.place, row, ShardContent(tuple(spans), at.names.repeated))
 
-    def _as_found(self, row: UnreadShard, start: int) -> tuple[SpanFacts | None, pa.Table | None]:
-        """The facts of the span that begins there if it is finished, else None and those of its rows that are kept."""
+    def _as_found(self, row: UnreadShard, start: int, place: tuple[int, int]) -> SpanFacts | None:
+        """The facts of the span that begins there if it is finished, and begins where the one before has ended.
+
+        It does not where the one before was read with other kinds of images, as with another --unreadable.
+        """
         facts = find(self.spec.place, span_name(row.shard.name, start))
         if facts is None or facts.version != row.shard.version or self._was_cut_short(row, facts):
-            return None, None
-        if row.retry_failed and facts.failed:
-            return None, self._before(facts.name, Redo(failed=True))
+            return None
+        if start and (facts.offset, facts.skip) != place:
+            return None
         read = facts.next_offset - facts.offset if FORMATS[row.shard.format].counts_bytes else 0
-        return replace(facts, read_bytes=max(0, read)), None
+        return replace(facts, read_bytes=max(0, read))
 
     def _was_cut_short(self, row: UnreadShard, facts: SpanFacts) -> bool:
         """Whether --limit has ended a finished span that is now to have more images: it is written again whole."""
@@ -186,8 +240,4 @@ class Reader:
     def _before(self, name: str, redo: Redo | None) -> pa.Table | None:
         """The rows of a finished file that a redo keeps."""
         rows = read_rows(self.spec.place, name) if redo else None
-        if redo is None or rows is None:
-            return None
-        again = redo.again()
-        keep = [not again(*pair) for pair in zip(rows["uri"].to_pylist(), rows["status"].to_pylist(), strict=True)]
-        return rows.filter(pa.array(keep, pa.bool_()))
+        return None if redo is None or rows is None else _kept(rows, redo)

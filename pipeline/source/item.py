@@ -52,6 +52,12 @@ class Names:
         self.used: set[str] = set()
         self.repeated = False
 
+    def copy(self) -> Names:
+        """The same names, to which others are added apart."""
+        found = Names()
+        found.used, found.repeated = set(self.used), self.repeated
+        return found
+
     def unique(self, name: str) -> str:
         """The name itself the first time, then with a suffix."""
         candidate, count = name, 1

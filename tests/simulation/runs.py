@@ -75,7 +75,7 @@ class SimulatedRun:
         request = request_of(self.output, retry_failed=self.retry_failed)
         bind(place, lambda _: BOUND)
         identity = f"{int(1e9 + self.scheduler.clock()):d}-{self.name}"
-        spec = JobSpec(place, request.task, "", BOUND, "cpu", DecodeSettings(()), WANTED, request.schema)
+        spec = JobSpec(place, request.task, "", BOUND, "cpu", DecodeSettings(()), WANTED, request.schema, 600)
         held = Lease(place, identity)
         if not held.acquire(self.if_running):
             return 0

@@ -1,0 +1,70 @@
+"""What counts as an image of a shard may change, by a flag or a plugin: spans keep theirs, none is lost or twice."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.output.place import Place
+from pipeline.plan.verify import verify
+from tests.flow import make_tar, png, run_here
+from tests.helpers import rows
+from tests.pipeline.source.test_archives import make_tar_gz, make_zip
+from tests.pipeline.source.test_passed import HEIC
+
+MAKERS = {"s.tar": make_tar, "s.tgz": make_tar_gz, "s.zip": make_zip}
+FLAGS: dict[str, Any] = {"span_size": 4, "batch_size": 4, "max_failed": 1.0}
+IMAGES = [f"{n:02d}.png" for n in range(12)]
+
+
+@pytest.fixture(params=MAKERS)
+def shard(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Twelve images, of which the sixth is damaged, and a photo between the fifth and the sixth."""
+    members = [(name, png(n)) for n, name in enumerate(IMAGES)]
+    members[5] = ("05.png", b"damaged")
+    return MAKERS[request.param](tmp_path / "in" / request.param, [*members[:5], ("04z.heic", HEIC), *members[5:]])
+
+
+def names(output: Path) -> list[str]:
+    found = verify(Place.of(str(output)))
+    assert found.green, found
+    return [uri.rpartition("#")[2] for uri in rows(output)["uri"].to_pylist()]
+
+
+@pytest.mark.parametrize("before", ["skip", "row"])
+def test_failed_rows_are_done_again_among_the_same_images(before: str, shard: Path, tmp_path: Path) -> None:
+    after = "row" if before == "skip" else "skip"
+    assert run_here(shard, tmp_path / "out", "brightness", unreadable=before, **FLAGS) == 0
+    wanted = IMAGES if before == "skip" else sorted([*IMAGES, "04z.heic"])
+    table = rows(tmp_path / "out")
+    assert run_here(shard, tmp_path / "out", "brightness", unreadable=after, retry_failed=True, **FLAGS) == 0
+    assert names(tmp_path / "out") == wanted
+    assert rows(tmp_path / "out").equals(table)
+
+
+@pytest.mark.parametrize("before", ["skip", "row"])
+def test_a_gap_that_is_read_with_others_moves_all_behind_it(before: str, shard: Path, tmp_path: Path) -> None:
+    """As a kill leaves it: no entry in the plan, and a finished span behind one that is not."""
+    output, after = tmp_path / "out", "row" if before == "skip" else "skip"
+    assert run_here(shard, output, "brightness", unreadable=before, **FLAGS) == 0
+    (entry,) = (output / "plan").glob("shard-*")
+    entry.unlink()
+    sorted((output / "data").glob("*.parquet"))[1].unlink()
+    assert run_here(shard, output, "brightness", unreadable=after, **FLAGS) == 0
+    assert names(output) == (IMAGES if after == "skip" else sorted([*IMAGES, "04z.heic"]))
+
+
+def test_what_its_shard_has_no_more_keeps_a_row_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where Pillow reads a format no more."""
+    monkeypatch.setattr("pipeline.look.extensions", lambda: frozenset({".png", ".odd"}))
+    members = [("a.png", png(1)), ("b.odd", b"damaged"), ("c.odd", png(3)), ("d.png", png(4))]
+    shard = make_tar(tmp_path / "in/s.tar", members)
+    assert run_here(shard, tmp_path / "out", "brightness", **FLAGS) == 0
+    table = rows(tmp_path / "out")
+    monkeypatch.setattr("pipeline.look.extensions", lambda: frozenset({".png"}))
+    assert run_here(shard, tmp_path / "out", "brightness", retry_failed=True, **FLAGS) == 0
+    assert names(tmp_path / "out") == ["a.png", "b.odd", "c.odd", "d.png"]
+    again = rows(tmp_path / "out")
+    assert again["error"].to_pylist() == [None, "not found where it was in its shard", None, None]
+    assert again["key"].equals(table["key"])
+    assert again["brightness"][2:].equals(table["brightness"][2:])
