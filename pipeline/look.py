@@ -14,10 +14,12 @@ from pipeline.decode.decode import extensions
 from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
 from pipeline.log import warn
 from pipeline.output.place import Place
+from pipeline.output.span_file import types_there
 from pipeline.source.format import BEGINNING, FORMATS, format_by_content
 from pipeline.source.item import NoImage, Wanted
 from pipeline.source.naming import LISTED, Listing, LooseImage, Shard, Source, Sources, check_listed_types
 from pipeline.source.passed import HOW_TO_READ, PHOTOS, counted
+from pipeline.source.samples import check_member_types
 
 LOOK = 1000  # sources looked at; one more shows whether there are more
 LOOK_INTO = 8  # shards looked into until one has an image
@@ -55,8 +57,8 @@ def look(config: RunConfig, place: Place) -> FirstLook:
     return FirstLook(sources, first, listing)
 
 
-def wanted_of(config: RunConfig, seen: FirstLook, *, fresh: bool) -> Wanted:
-    """What is taken from every source, with its types.
+def wanted_of(config: RunConfig, seen: FirstLook, place: Place, *, fresh: bool) -> Wanted:
+    """What is taken from every source, with its types: those that the output has, else those of the first that decides.
 
     Raises ConfigError where the shard or list that decides the types lacks a column that is wanted. For an output that
     is not `fresh`, shards are read only where they have to say a type.
@@ -65,13 +67,18 @@ def wanted_of(config: RunConfig, seen: FirstLook, *, fresh: bool) -> Wanted:
     if not fresh and not wanted.keep:
         return wanted
     shards = [source for source in seen.first if isinstance(source, Shard)]
+    there = {} if fresh else types_there(place, wanted.keep)
+    wanted = replace(wanted, types=there)
     if shards and fresh:
         _check_kind(shards[0])
     if shards:
-        wanted = replace(wanted, types=_kept_types(shards, wanted, alone=len(shards) == len(seen.first)))
+        types = _kept_types(shards, wanted, alone=len(shards) == len(seen.first) and not there)
+        wanted = replace(wanted, types=there or types)
+        if any(FORMATS[shard.format].names_repeat for shard in shards):
+            check_member_types(wanted)
     elif seen.listing.tables:
-        wanted = replace(wanted, types=dict.fromkeys(wanted.keep, pa.string()))
-    else:
+        wanted = replace(wanted, types=there or dict.fromkeys(wanted.keep, pa.string()))
+    elif not there:
         _check_no_columns(config)
     if any(isinstance(source, LooseImage) and source.kept for source in seen.first):
         check_listed_types(wanted)

@@ -182,8 +182,20 @@ def read_rows(place: Place, name: str, columns: list[str] | None = None) -> pa.T
 def rows_as_written(stream: BinaryIO) -> pa.Table:
     """The rows of an opened file in the very schema that they were written in; reading calls items of lists anew."""
     file = pq.ParquetFile(stream)
-    written = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(file.metadata.metadata[b"ARROW:schema"])))
-    return file.read().cast(written).replace_schema_metadata(None).combine_chunks()
+    return file.read().cast(_written(file.metadata)).replace_schema_metadata(None).combine_chunks()
+
+
+def types_there(place: Place, names: Sequence[str]) -> dict[str, pa.DataType]:
+    """The types of these columns in an output's files; {} where there is none yet. Raises as `as_it_is`."""
+    _, entry = next(place.spans(), (None, None))
+    if entry is None or not names:
+        return {}
+    schema = as_it_is(entry, lambda stream: _written(pq.read_metadata(stream)))[1]
+    return {name: schema.field(name).type for name in names if name in schema.names}
+
+
+def _written(footer: pq.FileMetaData) -> pa.Schema:
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(footer.metadata[b"ARROW:schema"])))
 
 
 def read_table(entry: Entry, columns: list[str] | None = None) -> pa.Table:

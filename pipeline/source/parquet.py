@@ -89,7 +89,9 @@ class Parquet:
                 return {}
             raise ConfigError(f"--input {shard.uri}: {storage.reason(error)}") from error
         image_column(schema, wanted.image_column, shard.uri)
-        return kept_types(schema, wanted.keep, shard.uri)
+        types = kept_types(schema, wanted.keep, shard.uri)
+        _check_kept(schema, wanted, shard.uri)
+        return types
 
     def items(self, shard: Entry, wanted: Wanted, at: Position) -> Iterator[Item]:
         """As in `ShardFormat`; images behind a column of URIs come as `Remote`."""

@@ -43,6 +43,7 @@ def samples(members: Iterable[Member], wanted: Wanted, passed: Counter[str], dam
     Photos that cannot be read here are counted in `passed`, by ending. Of a sample that damage cuts off there are the
     images before it; of one that could be read later on there is nothing, as its kept members may be still to come.
     """
+    check_member_types(wanted)
     images: list[Item] = []
     kept: dict[str, object] = {}
     current: str | None = None
@@ -85,6 +86,14 @@ def _kept(member: Member, ending: str) -> object:
 def member_type(ending: str) -> pa.DataType:
     """The type of a kept member: text for labels and captions, else binary."""
     return pa.string() if ending.lower() in TEXT else pa.binary()
+
+
+def check_member_types(wanted: Wanted) -> None:
+    """Raise ConfigError where the first shard has a kept column in another type than members have."""
+    for name, type_ in wanted.types.items():
+        if type_ != member_type(name):
+            theirs = f"members of archives are {member_type(name)}, the first shard has it as {type_}"
+            raise ConfigError(f"--keep {name}: {theirs}; make them equal")
 
 
 def from_position(items: Iterator[Item], shard: Entry, at: Position) -> Iterator[Item]:

@@ -1,0 +1,80 @@
+"""Kept columns have one type in all files of an output, whatever comes later, and values do not depend on the order."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import ConfigError
+from tests.flow import make_tar, png, run_here
+from tests.helpers import rows
+
+
+def parquet(path: Path, cls: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"image": [png(n) for n in range(len(cls))], "cls": cls}), path)
+    return path
+
+
+@pytest.mark.parametrize("later", [pa.array([1.0, None]), pa.array(["a", "b"]), pa.array([1, 2], pa.int32())])
+def test_a_later_run_keeps_the_types_that_are_there(later: pa.Array, tmp_path: Path) -> None:
+    first = parquet(tmp_path / "one/a.parquet", pa.array([1, 2]))
+    assert run_here(first, tmp_path / "out", "brightness", keep=("cls",)) == 0
+    second = parquet(tmp_path / "two/b.parquet", later)
+    with pytest.raises(ConfigError, match=f"--keep cls: .*b.parquet has it as {later.type}, the first shard as int64"):
+        run_here(second, tmp_path / "out", "brightness", keep=("cls",))
+    assert (tmp_path / "out/_SUCCESS").exists()
+    assert rows(tmp_path / "out")["cls"].to_pylist() == [1, 2]
+
+
+def test_types_of_every_kind_are_the_same_in_the_next_run(tmp_path: Path) -> None:
+    kinds = [pa.array([["a"], None]), pa.array(["a", "b"]).dictionary_encode(), pa.array([{"x": 1}, {"x": 2}])]
+    for number, cls in enumerate(kinds):
+        output = tmp_path / f"out{number}"
+        for name in ("a", "b"):
+            source = parquet(tmp_path / f"in{number}/{name}.parquet", cls)
+            assert run_here(source.parent, output, "brightness", keep=("cls",)) == 0
+        assert len(rows(output)) == 4
+
+
+@pytest.mark.parametrize("first", ["a", "z"])
+def test_a_tar_and_a_parquet_file_of_other_types(first: str, tmp_path: Path) -> None:
+    make_tar(tmp_path / "in/m.tar", [("0.png", png(1)), ("0.cls", b"7")])
+    parquet(tmp_path / f"in/{first}.parquet", pa.array([1, 2]))
+    with pytest.raises(ConfigError, match=r"--keep cls: .*make them equal"):
+        run_here(tmp_path / "in", tmp_path / "out", "brightness", keep=("cls",))
+
+
+def test_an_output_that_keeps_columns_takes_loose_images_too(tmp_path: Path) -> None:
+    make_tar(tmp_path / "shards/m.tar", [("0.png", png(1)), ("0.cls", b"7")])
+    assert run_here(tmp_path / "shards", tmp_path / "out", "brightness", keep=("cls",)) == 0
+    (tmp_path / "loose").mkdir()
+    (tmp_path / "loose/1.png").write_bytes(png(2))
+    assert run_here(tmp_path / "loose", tmp_path / "out", "brightness", keep=("cls",)) == 0
+    assert rows(tmp_path / "out")["cls"].to_pylist() == [None, "7"]
+
+
+@pytest.mark.parametrize("order", [("images", "l.csv"), ("l.csv", "images")])
+def test_values_of_a_list_count_wherever_else_its_images_are_named(order: tuple[str, str], tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        (tmp_path / f"images/{number}.png").write_bytes(png(number))
+    (tmp_path / "l.csv").write_text("uri,cls\n" + "".join(f"images/{n}.png,c{n}\n" for n in range(2)))
+    sources = [tmp_path / name for name in order]
+    assert run_here(sources, tmp_path / "out", "brightness", keep=("cls",)) == 0
+    assert rows(tmp_path / "out")["cls"].to_pylist() == ["c0", "c1", None]
+
+
+def test_an_output_within_another(tmp_path: Path) -> None:
+    source = parquet(tmp_path / "in/a.parquet", pa.array([1]))
+    assert run_here(source, tmp_path / "o", "brightness") == 0
+    for inner in ("o/sub", "o/data/sub"):
+        with pytest.raises(ConfigError, match=r"lies in another output, .*/o: choose"):
+            run_here(source, tmp_path / inner, "brightness")
+    assert run_here(source, tmp_path / "x/y", "brightness") == 0
+    (tmp_path / "x/y").rename(tmp_path / "o/y")
+    with pytest.raises(ConfigError, match=r"--overwrite: another output, .*/o/y, lies in"):
+        run_here(source, tmp_path / "o", "brightness", overwrite=True)
+    assert len(rows(tmp_path / "o/y")) == 1
