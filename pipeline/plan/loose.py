@@ -125,7 +125,8 @@ class LoosePlan:
         for image, is_known, is_same in zip(images, known, same, strict=True):
             uri, version = image.entry.uri, image.entry.version
             if not is_known:
-                self.fresh[uri] = image
+                before = self.fresh.get(uri)  # as another of several inputs names it; a list's has the kept values
+                self.fresh[uri] = image if before is None or image.kept else before
             elif version == MISSING and self.forgotten.has(uri, self.latest):
                 continue  # a list names it still
             elif not is_same or self.latest.get(uri, version) != version:
