@@ -77,7 +77,7 @@ def check(config: RunConfig, task: AnyTask) -> Request:
             seen = look(config, place)
             _check_output(config, place)
             fresh = config.overwrite or not is_ours(place)
-            wanted = wanted_of(config, seen, fresh=fresh)
+            wanted = wanted_of(config, seen, place, fresh=fresh)
             card = _card(config.model, task, fresh=fresh)
             _check_batch_size(config, task, card)
             schema = schema_of(task.columns(card), dict(wanted.types))
@@ -120,9 +120,13 @@ def _assumed(card: ModelCard) -> str:
 
 def _check_output(config: RunConfig, place: Place) -> None:
     if config.overwrite and is_ours(place):
+        _check_holds_no_other(place)
         return
     if read_bound(place) is not None:
         return
+    for above in place.above():
+        if _is_output(above):
+            raise ConfigError(f"--output {place.root} lies in another output, {above.root}: choose a place of its own")
     if storage.is_local(place.root) and storage.stat(place.root) is not None:
         raise ConfigError(f"--output {place.root} is a file: give a folder")
     try:
@@ -134,6 +138,21 @@ def _check_output(config: RunConfig, place: Place) -> None:
     if there is not None:
         advice = "nothing of it is deleted" if config.overwrite else "choose an empty place"
         raise ConfigError(f"--output {place.root} holds files that are not ours (such as {there.uri}): {advice}")
+
+
+def _is_output(folder: Place) -> bool:
+    with suppress(ConfigError):  # what one may not look into is no output of this user's
+        return is_ours(folder)
+    return False
+
+
+def _check_holds_no_other(place: Place) -> None:
+    """Raise ConfigError where another output lies within this one, which is to be deleted."""
+    own = place.bound_file.removeprefix(place.root)
+    for entry in storage.listing(place.root):
+        if entry.uri.endswith(own) and entry.uri != place.bound_file:
+            other = entry.uri.removesuffix(own)
+            raise ConfigError(f"--overwrite: another output, {other}, lies in {place.root}: move or delete it first")
 
 
 def begin(request: Request, device: Callable[[], Device]) -> JobSpec:

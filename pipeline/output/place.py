@@ -25,6 +25,13 @@ class Place:
         """The output that a user names."""
         return Place(storage.absolute(output).rstrip("/"))
 
+    def above(self) -> Iterator[Place]:
+        """The places in which this one lies, the nearest first."""
+        folder = self.root.rpartition("/")[0]
+        while folder and not folder.endswith("/"):
+            yield Place(folder)
+            folder = folder.rpartition("/")[0]
+
     def beside(self, model: str) -> str:
         """Where an output of another model goes, such as `model=base-0123abcd`: beside this one."""
         parent, _, last = self.root.rpartition("/")
