@@ -11,6 +11,7 @@ from .config import PREFIXES
 
 TABLE = "relative_position_bias.relative_position_bias_table"
 WRAPPERS = re.compile(r"^(module\.)?(backbone\.)?")  # of distributed training and of mmsegmentation
+TRUNK = re.compile(r"(embeddings|encoder|layers|shared_position_bias|pooler|layernorm)\.")
 IS_UNILM = re.compile(r"patch_embed\.proj\.|blocks\.\d+\.attn\.qkv\.")
 IS_DVAE = re.compile(r"(encoder|decoder)\.blocks\.(input|output|group_\d+)\.")
 PARTS = ("query", "key", "value")
@@ -75,16 +76,16 @@ def from_unilm(name: str, *, masked: bool) -> str:
     return re.sub(r"^norm\.", "layernorm." if masked else "beit.layernorm.", renamed(name, UNILM))
 
 
-def from_hugging_face(name: str, prefix: str) -> str:
-    """Any name transformers writes or has written -> published name; `prefix` is the encoder's in this file."""
-    bare = name.removeprefix(prefix)
-    return renamed(f"beit.{bare}" if bare != name or not prefix else name, TRANSFORMERS_5)
+def from_hugging_face(name: str, *, masked: bool) -> str:
+    """Any name transformers writes or has written -> published name.
 
-
-def prefix_of(names: Iterable[str]) -> str:
-    """The prefix of the encoder's tensors: "" where transformers saved an encoder without a head."""
-    present = [prefix for prefix in PREFIXES.values() if any(name.startswith(prefix) for name in names)]
-    return present[0] if present else ""
+    An encoder saved without a head has no prefix, a backbone has one on some of its tensors. Without a prefix the last
+    norm is the head's in a `masked` model, else the trunk's.
+    """
+    bare = next((name.removeprefix(prefix) for prefix in PREFIXES.values() if name.startswith(prefix)), None)
+    if bare is None and TRUNK.match(name) and not (masked and name.startswith("layernorm.")):
+        bare = name
+    return renamed(name if bare is None else f"beit.{bare}", TRANSFORMERS_5)
 
 
 def for_transformers(name: str, model_type: str) -> str:

@@ -135,10 +135,10 @@ def _without_extras(rows: list[Row], source: Path) -> tuple[list[Row], list[str]
 def _renamed(rows: list[Row], origin: Origin) -> Iterator[Row]:
     """The rows under published names; a fused projection becomes three rows."""
     bare_names = [row.name for row in rows]
-    masked, prefix = "lm_head.weight" in bare_names, names.prefix_of(bare_names)
+    masked = "lm_head.weight" in bare_names
     for written, bare, tensor in rows:
         if origin == "hf":
-            yield Row(written, names.from_hugging_face(bare, prefix), tensor)
+            yield Row(written, names.from_hugging_face(bare, masked=masked), tensor)
             continue
         published = names.from_unilm(bare, masked=masked) if origin == "unilm" else bare
         if "{}" not in published:

@@ -1,6 +1,7 @@
 """What files leave open is asked for, what is damaged is named, and what a user chooses holds."""
 
 import json
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -246,3 +247,16 @@ def test_a_mismatch_is_still_one(tiny_model: Make, tmp_path: Path) -> None:
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(CheckpointMismatch, match=r"1 missing: encoder\.layer\.1\.output\.dense\.weight"):
         load_model(load_card(folder))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("bare", [r"beit\.", r"beit\.embeddings\.", r"beit\.(?!embeddings)", r"beit\.pooler"])
+@pytest.mark.parametrize("model", [DATA / "digits/model", SCENES], ids=["labels", "masks"])
+def test_a_trunk_whose_tensors_lack_their_prefix(model: Path, bare: str, tmp_path: Path) -> None:
+    """As transformers reads them: of all, or of some as in a backbone."""
+    folder = shutil.copytree(model, tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    stripped = {name.removeprefix("beit.") if re.match(bare, name) else name: t for name, t in tensors.items()}
+    save_file(stripped, folder / "model.safetensors", metadata={"format": "pt"})
+    found, wanted = (load_model(load_card(path)).state_dict() for path in (folder, model))
+    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
