@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from pipeline.errors import ObjectUnreadable, StorageError
+from pipeline.errors import ObjectUnreadable
 from pipeline.output.span_file import SpanFacts, find, read_rows
 from pipeline.plan import files
 from pipeline.plan.files import PlacedSpan, ShardContent
@@ -43,12 +43,12 @@ class OpenSpan:
 class _OpenShardSpan(OpenSpan):
     """The next `size` images of a shard, which may be fewer."""
 
-    def __init__(self, stream: _ShardStream, start: int, size: int) -> None:
+    def __init__(self, stream: _ShardStream, start: int, size: int, before: pa.Table | None = None) -> None:
         shard = stream.shard
         facts = SpanFacts(span_name(shard.name, start), shard.uri, shard.version, start, 0, 0)
-        super().__init__(facts, self._counted(itertools.islice(stream, size)), None, stream.forgotten)
+        super().__init__(facts, self._counted(itertools.islice(stream, size)), before, stream.forgotten)
         self.stream, self.images, self.bytes = stream, 0, 0
-        self.is_new, self.told = stream.is_unread, stream.told
+        self.is_new, self.told = stream.is_unread and before is None, stream.told
         self.begin = stream.place(start)
 
     def _counted(self, items: Iterator[Item]) -> Iterator[Item]:
@@ -68,11 +68,8 @@ class _OpenShardSpan(OpenSpan):
         )
 
 
-def redone(spec: JobSpec, row: UnreadShard, facts: SpanFacts, names: Names) -> OpenSpan:
+def redone(spec: JobSpec, row: UnreadShard, facts: SpanFacts, rows: pa.Table, names: Names) -> OpenSpan:
     """A finished span of a shard whose failed rows are done again: the same images, whatever counts as one by now."""
-    rows = read_rows(spec.place, facts.name)
-    if rows is None:
-        raise StorageError(f"{spec.place.span_file(facts.name)} is gone: somebody deletes files of the output")
     wanted = replace(spec.wanted, endings=spec.wanted.endings | {ending.removeprefix(".") for ending in PHOTOS})
     at = Position(facts.offset, facts.skip, names.copy())
     items = FORMATS[row.shard.format].items(row.shard.entry, wanted, at)
@@ -189,8 +186,12 @@ class Reader:
         start = 0
         while row.most is None or start < row.most:
             facts = self._as_found(row, start, stream.place(start) if stream else (at.offset, at.skip))
+            again = read_rows(self.spec.place, facts.name) if facts and facts.failed and row.retry_failed else None
+            before = None if again is None else _kept(again, Redo(failed=True))
+            if again is not None and shard.uri in again["uri"].to_pylist():
+                facts = None  # it could not be read on here: what follows is not known yet
             if facts is not None:
-                yield redone(self.spec, row, facts, at.names) if row.retry_failed and facts.failed else facts
+                yield facts if again is None else redone(self.spec, row, facts, again, at.names)
                 self._learn_names(shard, facts, at.names)
                 stream, at = None, Position(facts.next_offset, facts.next_skip, at.names)
             else:
@@ -199,7 +200,7 @@ class Reader:
                     break
                 size = self.spec.bound.span_size.shard
                 size = size if row.most is None else min(size, row.most - start)
-                span = _OpenShardSpan(stream, start, size)
+                span = _OpenShardSpan(stream, start, size, before)
                 yield span
                 facts = span.close()
             spans.append(PlacedSpan.of(facts))

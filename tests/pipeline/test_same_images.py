@@ -1,5 +1,6 @@
 """What counts as an image of a shard may change, by a flag or a plugin: spans keep theirs, none is lost or twice."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from pipeline.output.place import Place
 from pipeline.plan.verify import verify
+from pipeline.source.tar import Tar
 from tests.flow import make_tar, png, run_here
 from tests.helpers import rows
 from tests.pipeline.source.test_archives import make_tar_gz, make_zip
@@ -68,3 +70,41 @@ def test_what_its_shard_has_no_more_keeps_a_row_and_says_so(tmp_path: Path, monk
     assert again["error"].to_pylist() == [None, "not found where it was in its shard", None, None]
     assert again["key"].equals(table["key"])
     assert again["brightness"][2:].equals(table["brightness"][2:])
+
+
+class Cut(io.RawIOBase):
+    """A file that cannot be read from a place on."""
+
+    def __init__(self, path: str, end: int) -> None:
+        self.file, self.end = open(path, "rb"), end  # noqa: SIM115 - closed with this
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        return self.file.seek(place, whence)
+
+    def readinto(self, buffer: Any) -> int:
+        if self.file.tell() >= self.end:
+            raise PermissionError
+        data = self.file.read(min(len(buffer), self.end - self.file.tell()))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+
+def test_a_shard_that_could_not_be_read_on_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = make_tar(tmp_path / "in/s.tar", [(name, png(n)) for n, name in enumerate(IMAGES)])
+    with monkeypatch.context() as patched:
+        patched.setattr(Tar, "open", lambda _, shard: io.BufferedReader(Cut(shard.uri, 6 * 1024), 512))
+        assert run_here(shard, tmp_path / "out", "brightness", **FLAGS) == 0
+    assert str(shard) in rows(tmp_path / "out")["uri"].to_pylist()
+    assert run_here(shard, tmp_path / "out", "brightness", **FLAGS, retry_failed=True) == 0
+    assert names(tmp_path / "out") == IMAGES
+    assert set(rows(tmp_path / "out")["status"].to_pylist()) == {"ok"}
