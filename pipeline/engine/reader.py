@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.errors import ObjectUnreadable
 from pipeline.output.span_file import SpanFacts, find, read_rows
@@ -43,12 +44,15 @@ class OpenSpan:
 class _OpenShardSpan(OpenSpan):
     """The next `size` images of a shard, which may be fewer."""
 
-    def __init__(self, stream: _ShardStream, start: int, size: int, before: pa.Table | None = None) -> None:
+    def __init__(self, stream: _ShardStream, start: int, size: int, again: pa.Table | None = None) -> None:
+        """`again` are the rows of a file that ends with the shard's own, whose failed ones are done again."""
         shard = stream.shard
         facts = SpanFacts(span_name(shard.name, start), shard.uri, shard.version, start, 0, 0)
-        super().__init__(facts, self._counted(itertools.islice(stream, size)), before, stream.forgotten)
+        items = iter(stream) if again is None else _read_on(iter(stream), again, facts)
+        before = None if again is None else _kept(again, Redo(failed=True))
+        super().__init__(facts, self._counted(itertools.islice(items, size)), before, stream.forgotten)
         self.stream, self.images, self.bytes = stream, 0, 0
-        self.is_new, self.told = stream.is_unread and before is None, stream.told
+        self.is_new, self.told = stream.is_unread and again is None, stream.told
         self.begin = stream.place(start)
 
     def _counted(self, items: Iterator[Item]) -> Iterator[Item]:
@@ -69,9 +73,12 @@ class _OpenShardSpan(OpenSpan):
 
 
 def redone(spec: JobSpec, row: UnreadShard, facts: SpanFacts, rows: pa.Table, names: Names) -> OpenSpan:
-    """A finished span of a shard whose failed rows are done again: the same images, whatever counts as one by now."""
+    """A finished span of a shard whose failed rows are done again: the same images, whatever counts as one by now.
+
+    `names` are those of members before it, to which others are added.
+    """
     wanted = replace(spec.wanted, endings=spec.wanted.endings | {ending.removeprefix(".") for ending in PHOTOS})
-    at = Position(facts.offset, facts.skip, names.copy())
+    at = Position(facts.offset, facts.skip, names)
     items = FORMATS[row.shard.format].items(row.shard.entry, wanted, at)
     forgotten = {*facts.forgotten, *row.forgotten}
     return OpenSpan(facts, _these(items, rows, facts), _kept(rows, Redo(failed=True)), forgotten)
@@ -114,6 +121,22 @@ def _these(items: Iterator[Item], rows: pa.Table, facts: SpanFacts) -> Iterator[
     yield from (Item(uri, "", b"") for uri in sorted(left))
 
 
+def _read_on(items: Iterator[Item], rows: pa.Table, facts: SpanFacts) -> Iterator[Item]:
+    """The images of a span that ended with its shard's own row, whatever is found of them, and then what follows."""
+    own: list[Item] = []
+
+    def watched() -> Iterator[Item]:
+        for item in items:
+            if item.uri == facts.source:
+                own.append(item)
+            yield item
+
+    watching = watched()
+    yield from _these(watching, rows.filter(pc.not_equal(rows["uri"], facts.source)), facts)
+    yield from own  # it has come too early
+    yield from watching
+
+
 class _ShardStream:
     """The images of a shard from a position on; it can show the next one."""
 
@@ -142,6 +165,19 @@ class _ShardStream:
         while (item := self.peek()) is not None:
             self.ahead = []
             yield item
+
+
+def names_before(stream: _ShardStream | None, at: Position) -> Names:
+    """The names of members before the next image, which an open stream has looked at."""
+    found = at.names.copy()
+    if stream is not None:
+        found.used -= {item.uri.removeprefix(f"{stream.shard.uri}#") for item in filter(None, stream.ahead)}
+    return found
+
+
+def _ends_early(rows: pa.Table | None, shard: str) -> bool:
+    """Whether the shard could not be read on in this span: what follows is not known."""
+    return rows is not None and shard in rows["uri"].to_pylist()
 
 
 @dataclass(frozen=True)
@@ -186,27 +222,33 @@ class Reader:
         start = 0
         while row.most is None or start < row.most:
             facts = self._as_found(row, start, stream.place(start) if stream else (at.offset, at.skip))
-            again = read_rows(self.spec.place, facts.name) if facts and facts.failed and row.retry_failed else None
-            before = None if again is None else _kept(again, Redo(failed=True))
-            if again is not None and shard.uri in again["uri"].to_pylist():
-                facts = None  # it could not be read on here: what follows is not known yet
-            if facts is not None:
-                yield facts if again is None else redone(self.spec, row, facts, again, at.names)
+            again = self._to_be_redone(row, facts)
+            if facts is not None and not _ends_early(again, shard.uri):
+                yield facts if again is None else redone(self.spec, row, facts, again, names_before(stream, at))
                 self._learn_names(shard, facts, at.names)
                 stream, at = None, Position(facts.next_offset, facts.next_skip, at.names)
             else:
                 stream = stream or _ShardStream(self.spec, row, at)
                 if stream.peek() is None:
                     break
-                size = self.spec.bound.span_size.shard
-                size = size if row.most is None else min(size, row.most - start)
-                span = _OpenShardSpan(stream, start, size, before)
+                span = _OpenShardSpan(stream, start, self._size(row, start), again)
                 yield span
                 facts = span.close()
             spans.append(PlacedSpan.of(facts))
             start += facts.images
         if (stream or _ShardStream(self.spec, row, at)).peek() is None:
-            files.write_shard_entry(self.spec.place, row, ShardContent(tuple(spans), at.names.repeated))
+            content = ShardContent(tuple(spans), at.names.repeated, self.spec.wanted.kinds)
+            files.write_shard_entry(self.spec.place, row, content)
+
+    def _size(self, row: UnreadShard, start: int) -> int:
+        """Images of the span that begins there, at most."""
+        size = self.spec.bound.span_size.shard
+        return size if row.most is None else min(size, row.most - start)
+
+    def _to_be_redone(self, row: UnreadShard, facts: SpanFacts | None) -> pa.Table | None:
+        """The rows of a finished span whose failed ones are to be done again; None where there are none of these."""
+        is_wanted = facts is not None and facts.failed and row.retry_failed
+        return read_rows(self.spec.place, facts.name) if is_wanted and facts else None
 
     def _as_found(self, row: UnreadShard, start: int, place: tuple[int, int]) -> SpanFacts | None:
         """The facts of the span that begins there if it is finished, and begins where the one before has ended.
@@ -226,8 +268,8 @@ class Reader:
         stop = facts.start + facts.images
         if facts.images >= self.spec.bound.span_size.shard or (row.most is not None and stop >= row.most):
             return False
-        behind = Position(facts.next_offset, facts.next_skip)
-        return _ShardStream(self.spec, row, behind).peek() is not None
+        behind = _ShardStream(self.spec, row, Position(facts.next_offset, facts.next_skip)).peek()
+        return behind is not None and behind.uri != row.shard.uri  # that would be why it cannot be read on
 
     def _learn_names(self, shard: ShardRef, facts: SpanFacts, names: Names) -> None:
         """Names that finished spans have used count for `~2` of later ones."""

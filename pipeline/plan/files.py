@@ -87,10 +87,14 @@ class PlacedSpan:
 
 @dataclass(frozen=True)
 class ShardContent:
-    """What an entry holds: the spans of a shard, and whether a member name came twice in it."""
+    """What an entry holds: the spans of a shard, whether a member name came twice in it, and what counted as an image.
+
+    `kinds` is `Wanted.kinds`, empty in entries of before.
+    """
 
     spans: tuple[PlacedSpan, ...]
     repeated_names: bool
+    kinds: str = ""
 
 
 class Whence(NamedTuple):
@@ -197,6 +201,7 @@ def write_shard_entry(place: Place, row: UnreadShard, content: ShardContent) -> 
         "size": shard.size,
         "images": images,
         "repeated_names": content.repeated_names,
+        "kinds": content.kinds,
         "spans": [asdict(span) for span in content.spans],
     }
     entry = ShardEntry(shard.name, row.number, short_version(shard.version), images, "")
@@ -209,7 +214,8 @@ def write_shard_entry(place: Place, row: UnreadShard, content: ShardContent) -> 
 def read_shard_entry(entry: ShardEntry) -> ShardContent:
     """What the entry of a shard holds."""
     body = json.loads(storage.read(entry.uri))
-    return ShardContent(tuple(PlacedSpan(**span) for span in body["spans"]), body["repeated_names"])
+    spans = tuple(PlacedSpan(**span) for span in body["spans"])
+    return ShardContent(spans, body["repeated_names"], body.get("kinds", ""))
 
 
 def whence(entry: ShardEntry) -> Whence:

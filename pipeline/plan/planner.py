@@ -45,7 +45,9 @@ class Planner:
         self.place, self.order = place, order
         self.forgotten = Forgotten()
         self.loose = LoosePlan(place, ledger, order.span_size, self.forgotten, before_writing)
-        self.shards = ShardPlan(ledger, order.span_size.shard, self.forgotten, retry_failed=order.retry_failed)
+        self.shards = ShardPlan(
+            ledger, order.span_size.shard, self.forgotten, kinds=order.wanted.kinds, retry_failed=order.retry_failed
+        )
         self.in_shards = 0  # images of shards, where --limit has them counted: planned by earlier runs, and by this one
 
     def learn(self) -> None:

@@ -18,8 +18,10 @@ from pipeline.source.naming import Shard
 class ShardPlan:
     """The shards of an output: their entries, and those that this run was asked for."""
 
-    def __init__(self, ledger: Ledger, span_size: int, forgotten: Forgotten, *, retry_failed: bool) -> None:
+    def __init__(self, ledger: Ledger, span_size: int, forgotten: Forgotten, *, kinds: str, retry_failed: bool) -> None:
+        """`kinds` is what counts as an image in this run (`Wanted.kinds`)."""
         self.ledger, self.span_size, self.forgotten, self.retry_failed = ledger, span_size, forgotten, retry_failed
+        self.kinds = kinds
         self.entries: dict[str, ShardEntry] = {}
         self.met: set[str] = set()  # shards of this listing
         self.wanted: set[str] = set()  # those of them that the output should hold (with --limit not all)
@@ -123,8 +125,10 @@ class ShardPlan:
         content = files.read_shard_entry(entry)
         last = content.spans[-1]
         # What a repeated member is called depends on all before it, so the whole shard is walked again. So it is for a
-        # last span of one row, which may be the shard's own: only at the end of such a walk is that row expected.
-        if content.repeated_names or (last.images == 1 and span_name(entry.name, last.start) in wanted):
+        # last span of one row, which may be the shard's own: only at the end of such a walk is that row expected. And
+        # where other kinds of images counted: positions of spans hold for those.
+        is_other = content.kinds != self.kinds
+        if is_other or content.repeated_names or (last.images == 1 and span_name(entry.name, last.start) in wanted):
             yield self._unread(shard)
             return
         forgotten = self._forgotten(shard)

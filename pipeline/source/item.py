@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -103,6 +104,12 @@ class Wanted:
     image_column: str | None = None
     keep: tuple[str, ...] = ()
     types: Mapping[str, pa.DataType] = field(default_factory=dict)
+
+    @property
+    def kinds(self) -> str:
+        """What counts as an image of an archive, in a few characters: positions count images."""
+        said = self.image_column or " ".join(sorted(self.endings))
+        return hashlib.sha256(said.encode()).hexdigest()[:8]
 
     def is_image(self, ending: str) -> bool:
         """Whether a sample's member with this ending is an image; of `mask.png` only `image_column` says so."""

@@ -72,6 +72,28 @@ def test_what_its_shard_has_no_more_keeps_a_row_and_says_so(tmp_path: Path, monk
     assert again["brightness"][2:].equals(table["brightness"][2:])
 
 
+@pytest.mark.parametrize("before", ["skip", "row"])
+def test_a_span_that_is_missing_is_not_read_with_others(before: str, shard: Path, tmp_path: Path) -> None:
+    """As a kill leaves it whose reader was ahead of the writers: with the shard's entry in the plan."""
+    output, after = tmp_path / "out", "row" if before == "skip" else "skip"
+    assert run_here(shard, output, "brightness", unreadable=before, **FLAGS) == 0
+    sorted((output / "data").glob("*.parquet"))[1].unlink()
+    assert run_here(shard, output, "brightness", unreadable=after, **FLAGS) == 0
+    assert names(output) == (IMAGES if after == "skip" else sorted([*IMAGES, "04z.heic"]))
+
+
+def test_an_image_behind_a_gap_is_found_under_its_name(tmp_path: Path) -> None:
+    """The reader has looked at it before: it is the first one behind what it has just read."""
+    members = [(name, png(n)) for n, name in enumerate(IMAGES)]
+    members[4] = ("04.png", b"damaged")
+    shard = make_tar(tmp_path / "in/s.tar", members)
+    assert run_here(shard, tmp_path / "out", "brightness", **FLAGS) == 0
+    wanted = rows(tmp_path / "out")
+    min((tmp_path / "out/data").glob("*.parquet")).unlink()
+    assert run_here(shard, tmp_path / "out", "brightness", **FLAGS, retry_failed=True) == 0
+    assert rows(tmp_path / "out").equals(wanted)
+
+
 class Cut(io.RawIOBase):
     """A file that cannot be read from a place on."""
 
@@ -108,3 +130,21 @@ def test_a_shard_that_could_not_be_read_on_is_read_to_its_end(tmp_path: Path, mo
     assert run_here(shard, tmp_path / "out", "brightness", **FLAGS, retry_failed=True) == 0
     assert names(tmp_path / "out") == IMAGES
     assert set(rows(tmp_path / "out")["status"].to_pylist()) == {"ok"}
+
+
+def test_a_shard_that_is_read_less_far_keeps_the_rows_it_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = make_tar(tmp_path / "in/s.tar", [(name, png(n)) for n, name in enumerate(IMAGES)])
+
+    def run_until(end: int, **flags: Any) -> dict[str, str]:
+        with monkeypatch.context() as patched:
+            patched.setattr(Tar, "open", lambda _, shard: io.BufferedReader(Cut(shard.uri, end), 512))
+            assert run_here(shard, tmp_path / "out", "brightness", **FLAGS, **flags) == 0
+        table = rows(tmp_path / "out")
+        return dict(zip(table["uri"].to_pylist(), table["status"].to_pylist(), strict=True))
+
+    before = run_until(7 * 1024)
+    assert len(before) > 5
+    for end in (0, 5 * 1024):
+        assert run_until(end, retry_failed=True) == before
+    assert run_here(shard, tmp_path / "out", "brightness", **FLAGS, retry_failed=True) == 0
+    assert names(tmp_path / "out") == IMAGES
