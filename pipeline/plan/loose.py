@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +24,7 @@ from pipeline.plan.forgotten import Forgotten
 from pipeline.plan.names import combined_version, images_name, pairs
 from pipeline.plan.rows import LooseSpan, Redo
 from pipeline.plan.span_size import loose_span_sizes
-from pipeline.source.naming import LooseImage
+from pipeline.source.naming import LISTED, LooseImage
 from pipeline.storage import MISSING, Entry
 
 # A part lists whole spans. The first parts are small, for work to begin early; later ones list a share of what is
@@ -125,10 +125,10 @@ class LoosePlan:
         for image, is_known, is_same in zip(images, known, same, strict=True):
             uri, version = image.entry.uri, image.entry.version
             if not is_known:
-                before = self.fresh.get(uri)  # as another of several inputs names it; a list's has the kept values
-                self.fresh[uri] = image if before is None or image.kept else before
-            elif version == MISSING and self.forgotten.has(uri, self.latest):
-                continue  # a list names it still
+                before = self.fresh.get(uri)
+                self.fresh[uri] = image if before is None else _merged(before, image)
+            elif version == LISTED or (version == MISSING and self.forgotten.has(uri, self.latest)):
+                continue  # a list names it, which knows of no version, or names it still
             elif not is_same or self.latest.get(uri, version) != version:
                 self.changed[uri] = version
 
@@ -218,6 +218,12 @@ class LoosePlan:
                 yield self.row(planned)
             elif name in seen and (redo := _redo(planned, seen[name], retry_failed=retry_failed)):
                 yield self.row(planned, redo)
+
+
+def _merged(one: LooseImage, other: LooseImage) -> LooseImage:
+    """An image that two inputs name: a list may have values beside it, and knows no version of what is far away."""
+    entry = one.entry if other.entry.version == LISTED else other.entry
+    return replace(other, entry=entry, kept=other.kept or one.kept)
 
 
 def _redo(planned: PlannedSpan, seen: Seen, *, retry_failed: bool) -> Redo | None:
