@@ -19,7 +19,6 @@ from pipeline.source.format import BEGINNING, FORMATS, format_by_content
 from pipeline.source.item import NoImage, Wanted
 from pipeline.source.naming import LISTED, Listing, LooseImage, Shard, Source, Sources, check_listed_types
 from pipeline.source.passed import HOW_TO_READ, PHOTOS, counted
-from pipeline.source.samples import check_member_types
 
 LOOK = 1000  # sources looked at; one more shows whether there are more
 LOOK_INTO = 8  # shards looked into until one has an image
@@ -67,22 +66,26 @@ def wanted_of(config: RunConfig, seen: FirstLook, place: Place, *, fresh: bool) 
     if not fresh and not wanted.keep:
         return wanted
     shards = [source for source in seen.first if isinstance(source, Shard)]
-    there = {} if fresh else types_there(place, wanted.keep)
-    wanted = replace(wanted, types=there)
     if shards and fresh:
         _check_kind(shards[0])
-    if shards:
-        types = _kept_types(shards, wanted, alone=len(shards) == len(seen.first) and not there)
-        wanted = replace(wanted, types=there or types)
-        if any(FORMATS[shard.format].names_repeat for shard in shards):
-            check_member_types(wanted)
-    elif seen.listing.tables:
-        wanted = replace(wanted, types=there or dict.fromkeys(wanted.keep, pa.string()))
-    elif not there:
-        _check_no_columns(config)
+    wanted = replace(wanted, types={} if fresh else types_there(place, wanted.keep))
+    wanted = replace(wanted, types=_types(config, seen, wanted, shards))
     if any(isinstance(source, LooseImage) and source.kept for source in seen.first):
         check_listed_types(wanted)
     return wanted
+
+
+def _types(config: RunConfig, seen: FirstLook, wanted: Wanted, shards: list[Shard]) -> Mapping[str, pa.DataType]:
+    """The types that `wanted` has, if it has any, held against the first shard's; else those of what decides."""
+    there = wanted.types
+    if shards:
+        types = _kept_types(shards, wanted, alone=len(shards) == len(seen.first) and not there)
+        return there or types
+    if seen.listing.tables:
+        return there or dict.fromkeys(wanted.keep, pa.string())
+    if not there:
+        _check_no_columns(config)
+    return there
 
 
 def _check_kind(shard: Shard) -> None:

@@ -124,9 +124,7 @@ def _check_output(config: RunConfig, place: Place) -> None:
         return
     if read_bound(place) is not None:
         return
-    for above in place.above():
-        if _is_output(above):
-            raise ConfigError(f"--output {place.root} lies in another output, {above.root}: choose a place of its own")
+    _check_lies_in_no_other(place)
     if storage.is_local(place.root) and storage.stat(place.root) is not None:
         raise ConfigError(f"--output {place.root} is a file: give a folder")
     try:
@@ -138,6 +136,11 @@ def _check_output(config: RunConfig, place: Place) -> None:
     if there is not None:
         advice = "nothing of it is deleted" if config.overwrite else "choose an empty place"
         raise ConfigError(f"--output {place.root} holds files that are not ours (such as {there.uri}): {advice}")
+
+
+def _check_lies_in_no_other(place: Place) -> None:
+    for above in filter(_is_output, place.above()):
+        raise ConfigError(f"--output {place.root} lies in another output, {above.root}: choose a place of its own")
 
 
 def _is_output(folder: Place) -> bool:

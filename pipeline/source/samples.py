@@ -43,7 +43,6 @@ def samples(members: Iterable[Member], wanted: Wanted, passed: Counter[str], dam
     Photos that cannot be read here are counted in `passed`, by ending. Of a sample that damage cuts off there are the
     images before it; of one that could be read later on there is nothing, as its kept members may be still to come.
     """
-    check_member_types(wanted)
     images: list[Item] = []
     kept: dict[str, object] = {}
     current: str | None = None
@@ -62,6 +61,7 @@ def samples(members: Iterable[Member], wanted: Wanted, passed: Counter[str], dam
             elif wanted.passes_photo(ending):
                 passed[f".{ending.lower()}"] += 1
             if ending in wanted.keep:
+                _check_type(wanted, ending)
                 kept[ending] = _kept(member, ending)
     except Exception as error:
         if damage(error) is not None:
@@ -88,12 +88,12 @@ def member_type(ending: str) -> pa.DataType:
     return pa.string() if ending.lower() in TEXT else pa.binary()
 
 
-def check_member_types(wanted: Wanted) -> None:
+def _check_type(wanted: Wanted, name: str) -> None:
     """Raise ConfigError where the first shard has a kept column in another type than members have."""
-    for name, type_ in wanted.types.items():
-        if type_ != member_type(name):
-            theirs = f"members of archives are {member_type(name)}, the first shard has it as {type_}"
-            raise ConfigError(f"--keep {name}: {theirs}; make them equal")
+    first = wanted.types.get(name, member_type(name))
+    if first != member_type(name):
+        theirs = f"members of archives are {member_type(name)}, the first shard has it as {first}"
+        raise ConfigError(f"--keep {name}: {theirs}; make them equal")
 
 
 def from_position(items: Iterator[Item], shard: Entry, at: Position) -> Iterator[Item]:
@@ -139,6 +139,7 @@ def check_members(members: Iterable[Member], shard: Entry, wanted: Wanted) -> di
     for flag, name in [*asked, *(("keep", name) for name in wanted.keep)]:
         if name not in there:
             raise ConfigError(f"--{flag} {name}: no such member {has}")
+        _check_type(wanted, name)
     if not any(map(wanted.is_image, there)):
         photos = f", {HOW_TO_READ}" if any(map(wanted.passes_photo, there)) else ""
         raise NoImage(f"no image {has}: --image-column names the ending to take{photos}", types)
