@@ -125,20 +125,24 @@ def on_device(thing: Placed, dtype: str) -> Placed:
     return thing.to(device=torch.device(device_kind()), dtype=DTYPES[dtype])
 
 
-def lock_pages(memory: np.ndarray, kind: str) -> None:
-    """Lock the memory's pages: from pageable memory every copy to the device waits for another copy on the CPU."""
+def lock_pages(memory: np.ndarray, kind: str) -> bool:
+    """Lock the memory's pages: from pageable memory every copy to the device waits for another copy on the CPU.
+
+    Says whether they are locked; on a CPU there is no need.
+    """
+    code = 0
     if kind == "cuda":
         code = int(torch.cuda.cudart().cudaHostRegister(memory.ctypes.data, memory.nbytes, 0))
         if code:
             warn(f"{memory.nbytes >> 20} MiB cannot be locked (CUDA error {code}): copies to the GPU will be slower")
             with suppress(RuntimeError):
                 torch.zeros(1, device="cuda")  # the next call of this thread raises that error once more
+    return kind == "cuda" and not code
 
 
-def unlock_pages(memory: np.ndarray, kind: str) -> None:
+def unlock_pages(memory: np.ndarray) -> None:
     """Undo `lock_pages`: what is mapped at these addresses later is not locked."""
-    if kind == "cuda":
-        torch.cuda.cudart().cudaHostUnregister(memory.ctypes.data)
+    torch.cuda.cudart().cudaHostUnregister(memory.ctypes.data)
 
 
 def free_memory(kind: str) -> None:

@@ -69,6 +69,7 @@ class Worker:
         self.finishers = ThreadPoolExecutor(FINISHERS + more, "finish")
         self.writers = ThreadPoolExecutor(WRITERS + more, "write")
         self.error: Exception | None = None
+        self.is_locked = False
         self.waiting: set[Receipts] = set()
         # Seconds that the device worked, and when it was first asked and last done.
         self.busy_s = self.first_asked = self.last_done = 0.0
@@ -79,7 +80,7 @@ class Worker:
         try:
             self.predictor = load(spec)
             if self.ring is not None:
-                lock_pages(self.ring.memory, self.predictor.device.type)
+                self.is_locked = lock_pages(self.ring.memory, self.predictor.device.type)
         except BaseException as error:
             self.fail(PipelineError(f"the worker could not begin ({error})"))
             self.close()
@@ -219,8 +220,8 @@ class Worker:
         self.pool.close()
         if self.ring is not None:
             self.ring.close()
-            if is_well:
-                unlock_pages(self.ring.memory, self.predictor.device.type)
+            if is_well and self.is_locked:
+                unlock_pages(self.ring.memory)
         self.ready.put(None)
         for pool in (self.finishers, self.writers):
             pool.shutdown(wait=False, cancel_futures=True)

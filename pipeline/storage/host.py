@@ -184,4 +184,5 @@ def host_of(uri: str) -> Host:
                 for oldest in list(_hosts)[: HOSTS // 4]:
                     del _hosts[oldest]
             _hosts[name] = Host(name)
-        return _hosts[name]
+        found = _hosts[name] = _hosts.pop(name)  # the last one to be forgotten
+        return found
