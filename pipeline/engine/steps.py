@@ -27,7 +27,7 @@ from pipeline.engine.wire import (
     rows_to_table,
     span_from_table,
 )
-from pipeline.errors import DeviceFailed, PipelineError, StorageError
+from pipeline.errors import DeviceFailed, PipelineError
 from pipeline.output.place import Place
 from pipeline.output.receipts import Receipt
 from pipeline.output.span_file import SpanFacts
@@ -62,7 +62,7 @@ class Fused:
         _check_place(spec.place)
         try:
             self.worker = Worker(spec, children, hung=self.start_again)
-        except (StorageError, DeviceFailed) as error:
+        except PipelineError as error:
             self.away = error
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
@@ -128,7 +128,7 @@ class Predicting:
         _check_place(spec.place)
         try:
             self.predictor = SpanPredictor(spec)
-        except (StorageError, DeviceFailed) as error:
+        except PipelineError as error:
             self.away = error
 
     def __call__(self, block: pa.Table) -> pa.Table:
