@@ -15,7 +15,7 @@ from label import Label
 from beit_core import ModelCard, load_card
 from pipeline.config import RunConfig
 from pipeline.engine.engine import work_in_threads
-from pipeline.engine.loading import fitting, load_predictor
+from pipeline.engine.loading import fitting
 from pipeline.engine.predictor import Asked, Predictor, Step
 from pipeline.engine.worker import Worker
 from pipeline.errors import ConfigError, DeviceFailed, StorageError
@@ -163,22 +163,6 @@ def test_as_many_predictors_as_wanted_work_at_once_each_with_a_model_of_its_own(
     assert tree_bytes(tmp_path / "out/data") == tree_bytes(tmp_path / "one/data")
 
 
-def test_a_predictor_that_cannot_load_its_model_ends_the_run(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loaded: list[Predictor] = []
-
-    def load(spec: JobSpec) -> Predictor:
-        if loaded:
-            raise StorageError("the weights are gone")
-        loaded.append(load_predictor(spec))
-        return loaded[0]
-
-    monkeypatch.setattr(Worker.__init__, "__defaults__", (load, None, 1))
-    with pytest.raises(StorageError, match="the weights are gone"):
-        run_here(shards, tmp_path / "out", "mean", batch_size=1, span_size=8, workers="3")
-
-
 def bound(tmp_path: Path) -> tuple[Request, JobSpec]:
     """A command for eight images in a shard, and what workers are to know of it."""
     make_tar(tmp_path / "in/a.tar", [(f"{n}.png", png(n)) for n in range(8)])
@@ -216,6 +200,30 @@ def test_a_hung_device_whose_process_may_not_start_again_ends_the_worker(
             list(work_in_threads(worker, planner.rows(request.sources.listing())))
     finally:
         asleep.set()
+        worker.close()
+
+
+def test_a_predictor_that_cannot_load_its_model_ends_the_worker(tmp_path: Path) -> None:
+    request, spec = bound(tmp_path)
+    failed = threading.Event()
+
+    class Busy(Predictor):
+        def step(self, asked: Asked) -> Step:
+            failed.wait(60)  # so that the other one has to take a batch
+            return super().step(asked)
+
+    def load(spec: JobSpec) -> Predictor:
+        if threading.current_thread() is not threading.main_thread():
+            failed.set()
+            raise StorageError("the weights are gone")
+        return Busy(spec.task, load_card(DIGITS / "model"), dtype="float32", batch_size=spec.bound.batch_size)
+
+    worker = Worker(spec, 1, load, predictors=2)
+    planner = Planner(spec.place, Ledger.load(spec.place), Order(spec.bound.span_size, spec.wanted))
+    try:
+        with pytest.raises(StorageError, match="the weights are gone"):
+            list(work_in_threads(worker, planner.rows(request.sources.listing())))
+    finally:
         worker.close()
 
 
