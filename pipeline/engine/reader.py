@@ -13,7 +13,7 @@ from pipeline.errors import ObjectUnreadable
 from pipeline.output.span_file import SpanFacts, find, read_rows
 from pipeline.plan import files
 from pipeline.plan.files import PlacedSpan, ShardContent
-from pipeline.plan.names import span_name
+from pipeline.plan.names import digest, span_name
 from pipeline.plan.rows import LooseSpan, Redo, Row, ShardRef, ShardSpan, UnreadShard
 from pipeline.source.fetch import fetched
 from pipeline.source.format import FORMATS
@@ -72,7 +72,7 @@ class _OpenShardSpan(OpenSpan):
         )
 
 
-def redone(spec: JobSpec, row: UnreadShard, facts: SpanFacts, rows: pa.Table, names: Names) -> OpenSpan:
+def _redone(spec: JobSpec, row: UnreadShard, facts: SpanFacts, rows: pa.Table, names: Names) -> OpenSpan:
     """A finished span of a shard whose failed rows are done again: the same images, whatever counts as one by now.
 
     `names` are those of members before it, to which others are added.
@@ -167,7 +167,7 @@ class _ShardStream:
             yield item
 
 
-def names_before(stream: _ShardStream | None, at: Position) -> Names:
+def _names_before(stream: _ShardStream | None, at: Position) -> Names:
     """The names of members before the next image, which an open stream has looked at."""
     found = at.names.copy()
     if stream is not None:
@@ -224,7 +224,7 @@ class Reader:
             facts = self._as_found(row, start, stream.place(start) if stream else (at.offset, at.skip))
             again = self._to_be_redone(row, facts)
             if facts is not None and not _ends_early(again, shard.uri):
-                yield facts if again is None else redone(self.spec, row, facts, again, names_before(stream, at))
+                yield facts if again is None else _redone(self.spec, row, facts, again, _names_before(stream, at))
                 self._learn_names(shard, facts, at.names)
                 stream, at = None, Position(facts.next_offset, facts.next_skip, at.names)
             else:
@@ -237,7 +237,7 @@ class Reader:
             spans.append(PlacedSpan.of(facts))
             start += facts.images
         if (stream or _ShardStream(self.spec, row, at)).peek() is None:
-            content = ShardContent(tuple(spans), at.names.repeated, self.spec.wanted.kinds)
+            content = ShardContent(tuple(spans), at.names.repeated, digest(self.spec.wanted.kinds, 8))
             files.write_shard_entry(self.spec.place, row, content)
 
     def _size(self, row: UnreadShard, start: int) -> int:

@@ -89,7 +89,7 @@ class PlacedSpan:
 class ShardContent:
     """What an entry holds: the spans of a shard, whether a member name came twice in it, and what counted as an image.
 
-    `kinds` is `Wanted.kinds`, empty in entries of before.
+    `kinds` is a digest of `Wanted.kinds`, empty in entries of before.
     """
 
     spans: tuple[PlacedSpan, ...]

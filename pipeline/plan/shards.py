@@ -19,7 +19,7 @@ class ShardPlan:
     """The shards of an output: their entries, and those that this run was asked for."""
 
     def __init__(self, ledger: Ledger, span_size: int, forgotten: Forgotten, *, kinds: str, retry_failed: bool) -> None:
-        """`kinds` is what counts as an image in this run (`Wanted.kinds`)."""
+        """`kinds` says what counts as an image in this run, as in `ShardContent`."""
         self.ledger, self.span_size, self.forgotten, self.retry_failed = ledger, span_size, forgotten, retry_failed
         self.kinds = kinds
         self.entries: dict[str, ShardEntry] = {}

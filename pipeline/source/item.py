@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -107,9 +106,8 @@ class Wanted:
 
     @property
     def kinds(self) -> str:
-        """What counts as an image of an archive, in a few characters: positions count images."""
-        said = self.image_column or " ".join(sorted(self.endings))
-        return hashlib.sha256(said.encode()).hexdigest()[:8]
+        """What counts as an image of an archive: positions count images."""
+        return self.image_column or " ".join(sorted(self.endings))
 
     def is_image(self, ending: str) -> bool:
         """Whether a sample's member with this ending is an image; of `mask.png` only `image_column` says so."""
