@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import request as requests
+from pipeline.config import RunConfig
 from pipeline.engine.cluster import address_of
 from pipeline.engine.engine import InProcess, cores
 from pipeline.log import answer
@@ -50,8 +51,7 @@ class Count:
 
 def dry_run(request: Request) -> int:
     """Print the prediction; the exit code is 0."""
-    from pipeline.engine.device import gpus  # here and below: --help must not import torch
-    from pipeline.engine.span_decoder import SpanDecoder
+    from pipeline.engine.span_decoder import SpanDecoder  # here and below: --help must not import torch
     from pipeline.engine.span_predictor import SpanPredictor
 
     if not request.config.local and address_of(request.config.ray_address):
@@ -72,11 +72,20 @@ def dry_run(request: Request) -> int:
     done = predictor.answer(span, pixels)
     seconds = sum(span.seconds.values()) + time.perf_counter() - began
     count = _count(request, spec)
-    wanted = config.worker_range()
-    workers = engine.workers if config.local else wanted[1] if wanted else cores() if device.kind == "cpu" else gpus()
+    workers = engine.workers if config.local else _workers_of_ray(config, device.kind)
     who = f"{device.name}, batches of {spec.bound.batch_size}"
     _tell(spec, done, count, seconds / max(1, len(done.rows)), workers, who)
     return 0
+
+
+def _workers_of_ray(config: RunConfig, kind: str) -> int:
+    """Predictors of a Ray on this machine."""
+    from pipeline.engine.device import gpus
+
+    bounds = config.worker_range()
+    if bounds:
+        return bounds[1]
+    return cores() if kind == "cpu" else gpus()
 
 
 def _count(request: Request, spec: JobSpec) -> Count:

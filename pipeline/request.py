@@ -139,7 +139,8 @@ def _check_output(config: RunConfig, place: Place) -> None:
 
 
 def _check_lies_in_no_other(place: Place) -> None:
-    for above in filter(_is_output, place.above()):
+    above = next(filter(_is_output, place.above()), None)
+    if above is not None:
         raise ConfigError(f"--output {place.root} lies in another output, {above.root}: choose a place of its own")
 
 

@@ -69,8 +69,10 @@ class InProcess:
     @property
     def workers(self) -> int:
         """See `Engine`; one on a GPU, and where nobody has asked for the device."""
+        if self.kind != "cpu":
+            return 1
         bounds = self.config.worker_range()
-        return 1 if self.kind != "cpu" else bounds[1] if bounds else cores()
+        return bounds[1] if bounds else cores()
 
     @property
     def decoders(self) -> int:
