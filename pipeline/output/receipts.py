@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -63,8 +64,9 @@ def examples(rows: pa.Table) -> tuple[tuple[str, str, str], ...]:
     return tuple(found)
 
 
-def first_labels(rows: pa.Table) -> dict[str, int]:
-    """How many rows have which first label; {} for tasks without labels."""
+def first_labels(rows: pa.Table, counted: np.ndarray) -> dict[str, int]:
+    """How many of the rows that are `counted`, bool (rows,), have which first label; {} for tasks without labels."""
     if "labels" not in rows.column_names:
         return {}
-    return dict(Counter(labels[0] for labels in rows["labels"].to_pylist() if labels))
+    labels = rows["labels"].to_pylist()
+    return dict(Counter(found[0] for found, counts in zip(labels, counted, strict=True) if counts and found))
