@@ -92,7 +92,12 @@ class _Waiting:
         self.uri, self.host, self.read, self.fault = uri, host, read, fault
         self.tries = 0
         self.began = time.monotonic()
-        self.evidence = Evidence()
+        self.own_evidence = Evidence()
+
+    @property
+    def evidence(self) -> Evidence:
+        """That against the object, or against its host if that has never answered."""
+        return self.own_evidence if self.host.answered else self.host.evidence
 
     @property
     def seconds(self) -> float:
@@ -104,6 +109,11 @@ class _Waiting:
         """When to give up."""
         return self.began + self.seconds
 
+    @property
+    def verdict_s(self) -> float:
+        """For how long it must have failed while others could be read."""
+        return min(OBJECT_S, self.seconds / 2)
+
     def go_on(self, fault: Fault) -> None:
         """Sleep before the next attempt, or raise what ends the waiting."""
         self.tries, self.fault = self.tries + 1, fault
@@ -114,7 +124,12 @@ class _Waiting:
             raise ObjectUnreadable(str(fault)) from fault
         if time.monotonic() >= self.deadline:
             raise self.spent() from fault
-        time.sleep(min(pause_s(self.tries) * random.uniform(0.5, 1), max(0.0, self.deadline - time.monotonic())))
+        time.sleep(self._pause_s())
+
+    def _pause_s(self) -> float:
+        """Up to the next attempt, which is not later than the verdict or the end of the waiting."""
+        pause = pause_s(self.tries) * random.uniform(0.5, 1)
+        return max(0.0, min(pause, self.verdict_s - self.evidence.alone_s, self.deadline - time.monotonic()))
 
     def _is_at_fault(self) -> bool:
         """Whether it is the object, or its host, rather than the storage."""
@@ -122,9 +137,9 @@ class _Waiting:
             return True
         if self.tries == 1 and self.host.answered:
             return False
-        evidence = self.evidence if self.host.answered else self.host.evidence
+        evidence = self.evidence
         evidence.add(others_read=self._others_can_be_read())
-        found = evidence.alone_s >= min(OBJECT_S, self.seconds / 2)
+        found = evidence.alone_s >= self.verdict_s
         if found and not self.host.answered:
             self.host.give_up()
         return found

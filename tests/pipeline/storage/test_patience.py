@@ -100,6 +100,19 @@ def test_while_others_can_be_read_the_object_is_at_fault(
 
 
 @pytest.mark.usefixtures("there")
+def test_no_pause_sleeps_past_the_verdict(
+    proxied: FaultProxy, in_run: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short pauses and then a long one, from just before half of --patience to its end."""
+    pauses = iter([0.5, 0.5, 0.5, 0.5])
+    monkeypatch.setattr(patience.random, "uniform", lambda *_: next(pauses, 1.0))
+    in_run(2.7)
+    assert storage.read(OTHERS[0])
+    proxied.fail(Rule("500", "/patience/x", "GET"))
+    assert isinstance(storage.try_read(URI), ObjectUnreadable)
+
+
+@pytest.mark.usefixtures("there")
 def test_an_object_that_may_not_be_read_is_known_at_once(proxied: FaultProxy, in_run: Callable[..., None]) -> None:
     in_run(60)
     for kind, said in (("403", "access denied"), ("404", "not found")):
