@@ -166,4 +166,6 @@ def _square(value: Any, where: object) -> int:
 def _out_indices(raw: Mapping[str, Any]) -> tuple[int, ...]:
     stages = raw.get("out_features") or ()
     named = [0 if name == "stem" else int(name.removeprefix("stage")) for name in stages]
-    return tuple(raw.get("out_indices") or raw.get("segmentation_indices") or named)
+    indices = tuple(raw.get("out_indices") or raw.get("segmentation_indices") or named)
+    # transformers' data2vec-vision goes through the layers and picks those that are named.
+    return tuple(sorted(indices)) if raw.get("model_type") == "data2vec-vision" else indices

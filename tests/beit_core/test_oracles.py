@@ -174,7 +174,9 @@ TRANSFORMERS = {
     "BEiT classes per pixel": ("segmenter", "BeitForSemanticSegmentation", {}),
     "data2vec-vision encoder": ("encoder", "Data2VecVisionModel", {}),
     "data2vec-vision classes": ("classifier", "Data2VecVisionForImageClassification", {}),
-    "data2vec-vision classes per pixel": ("segmenter", "Data2VecVisionForSemanticSegmentation", {}),
+    "data2vec-vision classes per pixel": (
+        "segmenter", "Data2VecVisionForSemanticSegmentation", {"out_indices": [3, 1, 4, 2]},
+    ),
 }  # fmt: skip
 SIZES: dict[str, object] = {
     "image_size": 64, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2,
