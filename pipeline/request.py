@@ -48,7 +48,8 @@ class Request:
     def trial(self) -> Trial:
         """What has to be found out about a device."""
         model, config = model_files.name_for_workers(self.config.model, self.card.path), self.config
-        return Trial(self.task, model, config.device, config.dtype, config.batch_size, bool(config.compile))
+        asked = config.device, config.dtype, config.batch_size, bool(config.compile), config.gpus_per_worker
+        return Trial(self.task, model, *asked)
 
     @property
     def model(self) -> ReportedModel:
@@ -253,6 +254,7 @@ def _spec(request: Request, bound: Bound) -> JobSpec:
         wanted=request.wanted,
         schema=request.schema,
         patience=config.patience,
+        gpus_per_worker=config.gpus_per_worker,
     )
 
 

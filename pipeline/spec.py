@@ -17,8 +17,8 @@ from pipeline.task import AnyTask
 class JobSpec:
     """Small enough to travel with every Ray task; the model is found on the node, under the name `model`.
 
-    `device` and `patience` are the flags', `schema` the columns of the output; `kind` is that of the device on which
-    the driver has tried what workers are to do, empty where it has not.
+    `device`, `patience` and `gpus_per_worker` are the flags', `schema` the columns of the output; `kind` is that of the
+    device on which the driver has tried what workers are to do, empty where it has not.
     """
 
     place: Place
@@ -31,18 +31,20 @@ class JobSpec:
     schema: pa.Schema
     patience: int
     kind: str = ""
+    gpus_per_worker: float = 1.0
 
     @property
     def trial(self) -> Trial:
         """Whether a device can compute what the output is bound to."""
-        return Trial(self.task, self.model, self.device, self.bound.dtype, self.bound.batch_size, self.bound.compile)
+        asked = self.device, self.bound.dtype, self.bound.batch_size, self.bound.compile, self.gpus_per_worker
+        return Trial(self.task, self.model, *asked)
 
 
 @dataclass(frozen=True)
 class Trial:
     """What to find out about a device: the task with its model, and flags.
 
-    They are `--device`, `--dtype`, `--batch-size` (0: auto) and `--compile`.
+    They are `--device`, `--dtype`, `--batch-size` (0: auto), `--compile` and `--gpus-per-worker`.
     """
 
     task: AnyTask
@@ -51,6 +53,7 @@ class Trial:
     dtype: str
     batch_size: int
     compile: bool = False
+    gpus_per_worker: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,12 @@ def unlock_pages(memory: np.ndarray) -> None:
     torch.cuda.cudart().cudaHostUnregister(memory.ctypes.data)
 
 
+def keep_to_share(kind: str, gpus: float) -> None:
+    """Let torch give this process no more of the GPU's memory than its share, where several have parts of one."""
+    if kind == "cuda" and gpus < 1:
+        torch.cuda.set_per_process_memory_fraction(gpus)
+
+
 def free_memory(kind: str) -> None:
     """Give memory that no tensor uses any more back to the device."""
     if kind == "cuda":

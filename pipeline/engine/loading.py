@@ -17,6 +17,7 @@ from pipeline.engine.device import (
     device_kind,
     device_name,
     free_memory,
+    keep_to_share,
     resolve_dtype,
 )
 from pipeline.engine.predictor import Predictor
@@ -30,6 +31,7 @@ def device_here(trial: Trial) -> Device:
     On an accelerator a batch is tried, as the memory that a model needs shows in no formula.
     """
     kind = device_kind(trial.device)
+    keep_to_share(kind, trial.gpus_per_worker)  # other workers are not there yet when a batch is tried
     dtype = resolve_dtype(trial.dtype, kind)
     if trial.compile and not can_compile(kind):
         needs = "C++ compiler (g++, clang++ or c++)" if kind == "cpu" else "Triton with a C compiler (gcc, clang or cc)"
@@ -88,6 +90,7 @@ def load_predictor(spec: JobSpec) -> Predictor:
     kind = device_kind(spec.device)
     if kind == "cpu" and spec.kind not in ("", kind):
         raise DeviceFailed(f"no GPU answers on {socket.gethostname()}: {AGAIN}")
+    keep_to_share(kind, spec.gpus_per_worker)
     dtype = resolve_dtype(bound.dtype, kind)  # refused where it would be emulated
     return Predictor(
         spec.task, card, dtype=dtype, batch_size=bound.batch_size, compiled=bound.compile, device=spec.device
