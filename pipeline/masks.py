@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from pipeline.decode.decode import to_rgb
+from pipeline.decode.decode import to_rgb, upright
 from pipeline.task import Columns
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _picture(image: Image.Image | np.ndarray | bytes | str | Path) -> Image.Imag
         image = Image.fromarray(image)
     elif not isinstance(image, Image.Image):
         image = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
-    return to_rgb(ImageOps.exif_transpose(image))
+    return to_rgb(upright(image))
 
 
 def _own_palette(mask: Image.Image) -> list[Color]:

@@ -16,7 +16,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
+from PIL.Image import Transpose
 
 from pipeline.decode.resize import can_resize, resized
 
@@ -31,6 +32,17 @@ HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"
 JXL_BEGINNINGS = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")
 RAW_BEGINNINGS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"\0MRM", b"FOVb")
 REDUCED = 254  # TIFF's NewSubfileType: its lowest bit says that a picture is a preview of another
+ORIENTATION = 0x0112  # of EXIF; its values are what a stored picture is turned by
+TURNS: dict[object, Transpose] = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+SIDEWAYS = {Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90}
 DRAFT_FACTOR = 2  # JPEG's scaled decoding keeps, both ways, at least so many times the target's longer side
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -123,7 +135,7 @@ def decode(data: bytes, specs: Sequence[PixelSpec], max_pixels: int = MAX_PIXELS
             width, height = _upright_size(image)
             if not exact:
                 _draft(image, [spec.target(height, width) for spec in specs])
-            rgb = to_rgb(_upright(image))
+            rgb = to_rgb(upright(image))
             views = tuple(fit(rgb, spec, (height, width), exact=exact) for spec in specs)
         return Decoded("ok", None, width, height, views)
     except Exception as error:  # Pillow's plugins raise OSError, ValueError, SyntaxError, struct.error, MemoryError ...
@@ -148,31 +160,30 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
     width, height = image.size
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return width, height
-    return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
+    return (height, width) if _turn(image) in SIDEWAYS else (width, height)
 
 
-def _orientation(image: Image.Image) -> int:
-    """By EXIF's numbers: 1 as it is, 2 to 8 turned or mirrored."""
+def _turn(image: Image.Image) -> Transpose | None:
+    """What makes the stored picture upright; None where it is."""
     try:
-        found: int = image.getexif().get(0x0112, 1)
+        return TURNS.get(image.getexif().get(ORIENTATION))
     except Exception:  # broken EXIF beside good pixels, in any of its parsers' ways: shown as stored, as viewers do
-        return 1
-    return found
+        return None
 
 
 def open_upright(data: bytes) -> Image.Image:
     """An image file's bytes as an upright RGB picture of its own size; raises what Pillow raises."""
-    return to_rgb(_upright(Image.open(io.BytesIO(data), formats=formats())))
+    return to_rgb(upright(Image.open(io.BytesIO(data), formats=formats())))
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    image.load()
-    if _orientation(image) == 1:  # an image that is upright already would be copied
-        return image
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # as in `_orientation`
-        return image
+def upright(image: Image.Image) -> Image.Image:
+    """The picture as its EXIF says that it is to be looked at.
+
+    Pillow's `exif_transpose` writes the EXIF anew besides, and fails where a camera wrote what it cannot write.
+    """
+    image.load()  # which turns a TIFF
+    turn = _turn(image)
+    return image if turn is None else image.transpose(turn)
 
 
 def _draft(image: Image.Image, targets: list[tuple[int, int]]) -> None:

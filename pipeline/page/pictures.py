@@ -10,10 +10,10 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from pipeline import storage
-from pipeline.decode.decode import MAX_PIXELS, formats, to_rgb
+from pipeline.decode.decode import MAX_PIXELS, formats, to_rgb, upright
 from pipeline.images import UNREADABLE
 from pipeline.page.reader import grouped
 from pipeline.source.format import FORMATS, format_of
@@ -91,7 +91,7 @@ def thumbnail(data: bytes, size: int) -> bytes | None:
             if image.width * image.height > MAX_PIXELS:
                 return None
             image.draft("RGB", (2 * size, 2 * size))
-            rgb = to_rgb(ImageOps.exif_transpose(image))
+            rgb = to_rgb(upright(image))
             rgb.thumbnail((size, size), Image.Resampling.LANCZOS)
         return encode(rgb)
     except Exception:  # Pillow's plugins raise many types of errors; see decode.py

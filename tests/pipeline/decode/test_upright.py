@@ -1,13 +1,16 @@
 """Pictures that are stored turned, or with one colour for what is transparent, in every format that can say so."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from beit_core import PixelSpec
-from pipeline.decode.decode import decode
+from pipeline.decode.decode import decode, open_upright
+from pipeline.masks import overlay
+from pipeline.page.pictures import thumbnail
 
 ORIENTATION = 0x0112
 STORED = {  # how a viewer turns what is stored, by EXIF's number
@@ -41,6 +44,22 @@ def test_turned_pictures_are_as_the_upright_one(orientation: int, kind: str, exa
     found = decode(stored(orientation, kind), SPECS, exact=exact)
     assert (found.width, found.height) == (wanted.width, wanted.height) == (48, 30)
     assert all(map(np.array_equal, found.views, wanted.views))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_exif_that_cannot_be_written_again_turns_pictures_too(kind: str) -> None:
+    """The maker's name is a fraction: Pillow reads it, and fails to write it."""
+    fields = struct.pack("<HHII", 0x010F, 5, 1, 38) + struct.pack("<HHIHH", ORIENTATION, 3, 1, 6, 0)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + fields + struct.pack("<III", 0, 1, 2)
+    picture, sink = Image.new("RGB", (200, 100)), io.BytesIO()
+    picture.paste("white", (0, 0, 100, 100))
+    picture.save(sink, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
+    data = sink.getvalue()
+    found = decode(data, [PixelSpec(resize=None)])
+    assert (found.width, found.height) == open_upright(data).size == (100, 200)
+    assert [int(found.views[0][row].mean()) for row in (20, 180)] == [255, 0]
+    assert Image.open(io.BytesIO(thumbnail(data, 50) or b"")).size == (25, 50)
+    assert overlay(data, np.zeros((200, 100), np.uint8)).size == (100, 200)
 
 
 def test_a_colour_that_stands_for_nothing_is_white() -> None:

@@ -141,6 +141,24 @@ def test_members_that_a_zip_cannot_give_are_rows(tmp_path: Path) -> None:
     assert not (tmp_path / "a.png").exists()
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_member_of_a_zip_is_one_row(tmp_path: Path, method: int) -> None:
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in/s.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name in "abc":
+            archive.writestr(f"{name}.png", png(3))
+        second = archive.infolist()[1]
+    raw = bytearray(path.read_bytes())
+    data = slice(second.header_offset + 35, second.header_offset + 35 + second.compress_size)
+    raw[data] = bytes(255 - byte for byte in raw[data])
+    path.write_bytes(bytes(raw))
+    assert run_here(tmp_path / "in", tmp_path / "out", max_failed=1) == 0
+    found = rows(tmp_path / "out").to_pylist()
+    assert [(row["key"], row["status"]) for row in found] == [("a", "ok"), ("b", "decode_error"), ("c", "ok")]
+    assert found[1]["error"].startswith("the member is damaged (")
+
+
 def last_report(output: Path) -> dict[str, dict[str, int]]:
     report: dict[str, dict[str, int]] = json.loads(max((output / "runs").glob("*.json")).read_text())
     return report
