@@ -7,6 +7,7 @@ For looking at single images; a run reads thousands at a time by other ways.
 
 from __future__ import annotations
 
+import lzma
 import sys
 import tarfile
 import zipfile
@@ -24,7 +25,7 @@ from pipeline.storage.ranged import Meter
 
 # What reading an image anywhere may raise that is no fault of the program's.
 UNREADABLE = (
-    *(OSError, PipelineError, pa.ArrowException, tarfile.TarError, zipfile.BadZipFile),
+    *(OSError, PipelineError, pa.ArrowException, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError),
     *(ValueError, KeyError, IndexError, EOFError),
 )
 

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from pipeline import storage
-from pipeline.errors import ObjectUnreadable
+from pipeline.errors import ObjectUnreadable, PipelineError
 from pipeline.source import samples
 from pipeline.source.item import Item, Position, Wanted
 from pipeline.source.samples import LARGEST_MEMBER, Member
@@ -22,6 +22,7 @@ from pipeline.storage.ranged import Meter, Ranges
 
 BUFFER = 1 << 18  # bytes per request where single members are picked
 END = 1 << 62  # the offset behind the last image: members that are no images have numbers too
+BZIP2_DAMAGE = ("Invalid data stream",)  # arguments of the OSError that bzip2's decompressor raises
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OverflowError)
 
 
@@ -85,5 +86,9 @@ def _content(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes | Excep
         return archive.read(member)
     except NotImplementedError:
         return ValueError(f"the member is compressed in a way that is not known (method {member.compress_type})")
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (OSError, PipelineError, MemoryError) as error:
+        if error.args != BZIP2_DAMAGE:
+            raise
+        return ValueError("the member is damaged (bzip2)")
+    except Exception as error:  # every way of compression has a type of its own
         return ValueError(f"the member is damaged ({type(error).__name__})")
