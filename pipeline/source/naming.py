@@ -171,10 +171,10 @@ class Listing:
             as_list = named and self.format == "auto" and not shard and not is_image and _ending(entry.uri) in LISTS
             if self._is_result(entry.uri):
                 self.passed.note("of this output")
-            elif self.format == "list" or as_list:
-                yield from self._listed(entry, entry.uri)
             elif any(part.startswith(".") for part in key.split("/")):
                 self.passed.note("hidden")
+            elif self.format == "list" or as_list:
+                yield from self._listed(entry, entry.uri)
             elif shard is not None:
                 yield Shard(entry, shard)
             elif is_image:

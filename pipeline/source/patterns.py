@@ -26,4 +26,6 @@ def glob_regex(pattern: str) -> str:
 
 
 def _bracket(piece: str) -> str:
-    return fnmatch.translate(piece).removeprefix("(?s:").removesuffix(r")\Z")
+    """One of these letters, or with `!` none of them; in no case a slash."""
+    whole = fnmatch.translate(piece)  # (?s:[...])\Z, since Python 3.14 with \z
+    return "(?!/)" + whole[len("(?s:") : -len(r")\Z")]

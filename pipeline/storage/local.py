@@ -134,14 +134,18 @@ class Local(Store):
 
 def _entry(path: str) -> Entry:
     status = os.stat(path)
-    uri = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return Entry(uri, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+    return Entry(_uri_of(path), status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
 
 
 def _unless_gone(error: OSError) -> None:
     """Raise what `os.walk` would pass over: a folder that cannot be listed is not deleted."""
     if not isinstance(error, FileNotFoundError):
         raise error
+
+
+def _uri_of(path: str) -> str:
+    r"""The URI of a file: a byte of its name that is not UTF-8 is written `\xNN`, as columns hold UTF-8."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _path_of(uri: str) -> str:
@@ -168,7 +172,7 @@ def _walk(folder: str, above: frozenset[str] = frozenset()) -> Iterator[Entry]:
         if name.endswith("/"):
             yield from _walk(path, above | {real})
         elif name in dangling:
-            yield Entry(path, 0, MISSING)  # it becomes a row with a reason, not a gap
+            yield Entry(_uri_of(path), 0, MISSING)  # it becomes a row with a reason, not a gap
         else:
             with suppress(FileNotFoundError):  # another run has renamed or deleted it since the folder was read
                 yield _entry(path)

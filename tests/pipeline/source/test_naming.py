@@ -1,5 +1,6 @@
 """Every way to name images: folders, globs, lists, Parquet of three kinds, mixed; keys as odd as keys can be."""
 
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -64,6 +65,32 @@ def test_single_files_globs_and_folders(folder: Path) -> None:
     sources = Sources((str(folder),), "auto", ENDINGS).listing()
     list(sources)
     assert sources.passed.others == {".txt": 1, "hidden": 1}
+
+
+def test_brackets_stay_within_a_folder(tmp_path: Path) -> None:
+    for name in ("a/b.png", "a-b.png", "axb.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(png(1))
+    assert found(f"{tmp_path}/a[!x]b.png") == [("image", "a-b.png")]
+    assert found(f"{tmp_path}/a[w-z]b.png") == [("image", "axb.png")]
+
+
+def test_hidden_lists_are_passed_by(folder: Path) -> None:
+    """A Mac leaves one beside every file that it copies."""
+    (folder / "a.txt").write_text("c#d.png")
+    (folder / "._a.txt").write_bytes(b"\0\5\x16\7")
+    assert found(f"{folder}/*.txt") == [("image", "c#d.png")]
+
+
+def test_a_link_to_nowhere_is_a_row_whatever_its_name(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    os.symlink("/nowhere", os.fsencode(tmp_path / "in") + b"/\xff.png")
+    (tmp_path / "in/a.png").write_bytes(png(1))
+    assert run_here(tmp_path / "in", tmp_path / "out", max_failed=1) == 0
+    table = rows(tmp_path / "out")
+    assert dict(zip(*(table[name].to_pylist() for name in ("key", "error")), strict=True)) == {
+        "a.png": None, "\\xff.png": "not found",
+    }  # fmt: skip
 
 
 def test_a_list_names_images_anywhere(folder: Path, tmp_path: Path) -> None:
