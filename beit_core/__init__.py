@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .compiled import compile_model
     from .config import BeitConfig, DvaeConfig
     from .conversion import Choices, convert
-    from .errors import CheckpointError, CheckpointMismatch
+    from .errors import CheckpointError, CheckpointMismatch, NotFinite
     from .heads import Encoder, top_k
     from .normalization import normalize
     from .packed import pack
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BeitConfig", "CheckpointError", "CheckpointMismatch", "Choices", "DvaeConfig", "Encoder", "ModelCard",
-    "PixelSpec", "Preset", "compile_model", "config_of_file", "convert", "label_map", "load_card", "load_classifier",
-    "load_dvae", "load_embedder", "load_model", "load_segmenter", "normalize", "pack", "presets", "read_weights",
-    "top_k",
+    "NotFinite", "PixelSpec", "Preset", "compile_model", "config_of_file", "convert", "label_map", "load_card",
+    "load_classifier", "load_dvae", "load_embedder", "load_model", "load_segmenter", "normalize", "pack", "presets",
+    "read_weights", "top_k",
 ]  # fmt: skip
 
 # Public names and their modules. Importing this package imports none of them: a process that only decodes pictures,
@@ -42,6 +42,7 @@ _MODULES = {
     "CheckpointMismatch": "errors",
     "DvaeConfig": "config",
     "ModelCard": "card",
+    "NotFinite": "errors",
     "PixelSpec": "pixels",
     "Preset": "published",
     "load_card": "card",

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from .attention import widen
 from .config import BeitConfig, Grid, Semantics
-from .errors import CheckpointError
+from .errors import CheckpointError, NotFinite
 from .model import Beit
 
 Inference = Literal["whole", "slide"]
@@ -161,7 +161,7 @@ def label_map(logits_Khw: Tensor, height: int, width: int) -> Tensor:
     """Logits of one picture -> its label map (height, width): uint8 up to 256 classes, else int16.
 
     The same map as resizing all K planes and taking the first largest, in the memory of a few planes. Raises
-    ValueError for logits that are not finite.
+    NotFinite where one of the logits is not.
     """
     return _first_largest(lambda classes: widen(_some(logits_Khw, classes)), len(logits_Khw), height, width)
 
@@ -190,15 +190,21 @@ def _contenders(planes: Planes, count: int) -> list[int]:
     below another's least in every cell is out, with some slack for rounding.
     """
     chunks = [list(range(first, min(first + 16, count))) for first in range(0, count, 16)]
-    cells = [_greatest(-planes(chunk)).neg_().amax(0) for chunk in chunks]
-    floor_hw = torch.stack(cells).amax(0)
-    finite = floor_hw.isfinite().all()
+    floors, finite, above = list[Tensor](), list[Tensor](), list[Tensor]()
+    for chunk in chunks:
+        least_khw = _greatest(-planes(chunk)).neg_()
+        finite.append(least_khw.isfinite().all())  # one NaN or infinity would spoil all cells around it
+        floors.append(least_khw.amax(0))
+    floor_hw = torch.stack(floors).amax(0)
     floor_hw -= 1e-5 * floor_hw.abs().amax()
-    above = [(_greatest(planes(chunk)) >= floor_hw).flatten(1).any(1) for chunk in chunks]
+    for chunk in chunks:
+        greatest_khw = _greatest(planes(chunk))
+        finite.append(greatest_khw.isfinite().all())
+        above.append((greatest_khw >= floor_hw).flatten(1).any(1))
     # One transfer for all that is asked: each waits for the device.
-    is_finite, *contends = torch.cat([finite[None], *above]).tolist()
+    is_finite, *contends = torch.cat([torch.stack(finite).all()[None], *above]).tolist()
     if not is_finite:
-        raise ValueError("the logits are not finite: predict in a wider dtype (bfloat16 or float32)")
+        raise NotFinite("the logits are not finite: predict in a wider dtype (bfloat16 or float32)")
     return [number for number, wins in enumerate(contends) if wins]
 
 

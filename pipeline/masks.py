@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 from PIL import Image
 
+from beit_core import NotFinite
 from pipeline.decode.decode import to_rgb, upright
 from pipeline.task import Columns
 
@@ -46,7 +47,7 @@ def label_maps(
     for one, (height, width) in zip(given, sizes, strict=True):
         try:
             maps.append(to_map(one, height, width) if height and width else one.new_empty(0).byte())
-        except ValueError:
+        except NotFinite:
             maps.append(None)
     return maps
 

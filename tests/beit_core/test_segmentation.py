@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from beit_core import CheckpointError, label_map, load_card, load_segmenter
+from beit_core import CheckpointError, NotFinite, label_map, load_card, load_segmenter
 from beit_core.config import BeitConfig, Semantics
 from beit_core.segmentation import Segmenter
 from tests.conftest import Bundle
@@ -164,9 +164,13 @@ def test_label_maps_of_many_classes_are_wider() -> None:
     assert label_map(logits, 2, 3).unique().tolist() == [299]
 
 
-def test_logits_that_are_not_finite_are_refused() -> None:
-    with pytest.raises(ValueError, match="not finite"):
-        label_map(torch.full((3, 4, 4), float("nan")), 8, 8)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("where", [(0, 0, 0), (1, 2, 2), (2, 3, 0)])
+def test_logits_that_are_not_finite_are_refused(value: float, where: tuple[int, int, int]) -> None:
+    logits = torch.zeros(3, 4, 4)
+    logits[where] = value
+    with pytest.raises(NotFinite, match="not finite"):
+        label_map(logits, 8, 8)
 
 
 MEASURE = """

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.masks import classes, columns, default_palette, overlay, read_mask, to_png
+from beit_core import label_map
+from pipeline.masks import classes, columns, default_palette, label_maps, overlay, read_mask, to_png
 
 RAINBOW = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 
@@ -112,3 +114,16 @@ def test_default_colours_differ_and_do_not_depend_on_the_count() -> None:
 def test_only_background_is_black() -> None:
     assert default_palette(["Background", "cat"])[0] == (0, 0, 0)
     assert default_palette(["wall", "background"])[0] != (0, 0, 0)
+
+
+def test_only_what_is_not_finite_has_no_map() -> None:
+    """What else is wrong with a picture, such as that it is too small, has a reason of its own."""
+    logits = torch.eye(3)[:, :, None]
+    maps = label_maps(label_map, [logits, logits / 0, logits], [(6, 2), (6, 2), (0, 0)])
+    assert [None if one is None else one.numel() for one in maps] == [12, None, 0]
+
+    def refuse(*_: object) -> torch.Tensor:
+        raise ValueError("too small")
+
+    with pytest.raises(ValueError, match="too small"):
+        label_maps(refuse, [logits], [(6, 2)])
