@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import functools
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from beit_core import ModelCard, load_card
 from pipeline import hub, storage
 from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
 from pipeline.plan.names import digest
+
+COPIED = 1 << 20  # bytes at a time
 
 
 def fetch(model: str, flag: str = "--model") -> Path:
@@ -106,9 +109,18 @@ def _download(entries: list[storage.Entry], root: str, target: Path) -> None:
                 path.touch(exist_ok=False)
             except (OSError, ValueError) as error:  # a name too long, or of a file and of a folder at the same time
                 raise ConfigError(f"the file {relative} cannot be kept here ({error})") from error
-            path.write_bytes(storage.read(entry.uri))
+            _copy(entry, path)
         try:
             Path(temporary, "model").rename(target)
         except OSError:
             if not target.exists():  # otherwise another process was first
                 raise
+
+
+def _copy(entry: storage.Entry, path: Path) -> None:
+    """In ranges: gigabytes in one request take longer on a slow line than a request is waited for."""
+    if not entry.size:  # which some web servers do not tell
+        path.write_bytes(storage.read(entry.uri))
+        return
+    with storage.open_stream(entry, pinned=True) as stream, path.open("wb") as file:
+        shutil.copyfileobj(stream, file, COPIED)

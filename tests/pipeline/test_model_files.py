@@ -10,6 +10,7 @@ import pytest
 
 from beit_core import load_card
 from pipeline import model_files
+from pipeline.storage import ranged
 from tests.faults import FaultProxy
 from tests.flow import DIGITS, run_here
 from tests.helpers import ROOT, clean_env
@@ -44,6 +45,21 @@ def test_a_model_is_called_after_its_folder(
     assert card.name == "mine"
     assert card.fingerprint == load_card(DIGITS / "model").fingerprint
     assert model_files.name_for_workers("s3://inb/models/mine", card.path) == "s3://inb/models/mine"
+
+
+def test_weights_come_in_ranges(
+    weed: Weed, proxied: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one request gigabytes would outlast what a request is waited for; what breaks off is not begun anew."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(ranged, "BLOCK", 256 << 10)
+    weed.put_tree(DIGITS / "model", "inb/models/ranges")
+    weights = (DIGITS / "model/model.safetensors").read_bytes()
+    proxied.fail(Rule("trunc", "safetensors", "GET", after=1, times=1))
+    path = model_files.fetch("s3://inb/models/ranges/")
+    assert (path / "model.safetensors").read_bytes() == weights
+    blocks = -(-len(weights) // ranged.BLOCK)
+    assert proxied.requests()["GET inb/models/ranges/model.safetensors"] == blocks + 1 > 3
 
 
 def test_batches_of_images_that_keep_their_ratio(tmp_path: Path) -> None:
