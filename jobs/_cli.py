@@ -8,6 +8,7 @@ import difflib
 import json
 import os
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator
@@ -78,7 +79,7 @@ def main(task: type[AnyTask], doc: str | None) -> NoReturn:
                 _start_again(error, failures + 1)
             raise
 
-    run_simple(job, parser, verbose="--verbose" in sys.argv)
+    run_simple(job, parser)
 
 
 def _start_again(error: DeviceFailed, failures: int) -> NoReturn:
@@ -88,18 +89,19 @@ def _start_again(error: DeviceFailed, failures: int) -> NoReturn:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def run_simple(
-    main: Callable[[argparse.Namespace], int], parser: argparse.ArgumentParser, *, verbose: bool = False
-) -> NoReturn:
-    """Parse and call `main`; a known error becomes one sentence on standard error and its exit code."""
+def run_simple(main: Callable[[argparse.Namespace], int], parser: argparse.ArgumentParser) -> NoReturn:
+    """Parse and call `main`; a known error becomes one sentence on standard error and its exit code.
+
+    With `--verbose` its traceback comes first.
+    """
     parser.allow_abbrev = False
     flags = _parse(parser)
     called_by_command()
     try:
         code = main(flags)
     except (PipelineError, CheckpointError) as error:
-        if verbose:
-            raise
+        if getattr(flags, "verbose", False):
+            traceback.print_exc()
         say(f"{parser.prog}: {' '.join(str(error).split())}", "error")
         code = getattr(error, "exit_code", ConfigError.exit_code)
     except KeyboardInterrupt:
@@ -123,11 +125,15 @@ def _parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
         name, raw = raw[place + 1], [*raw[:place], *raw[place + 2 :]]
         raw = [*_from_file(parser, name, {word.partition("=")[0] for word in raw}), *raw]
         log_as_json("--log-json" in raw)
-    known = {flag for action in parser._actions for flag in action.option_strings}
-    for flag in (word.partition("=")[0] for word in raw if word.startswith("--")):
-        if flag not in known:
-            parser.error(f"unrecognized arguments: {flag}")  # before argparse reports flags that are missing
+    _check_known(parser, (word.partition("=")[0] for word in raw if word.startswith("--")))
     return parser.parse_args(raw)
+
+
+def _check_known(parser: argparse.ArgumentParser, flags: Iterable[str]) -> None:
+    """Exit 2 for a flag that there is not, before argparse reports flags that are missing."""
+    for flag in flags:
+        if flag not in parser._option_string_actions:
+            parser.error(f"unrecognized arguments: {flag}")
 
 
 def _from_file(parser: argparse.ArgumentParser, name: str, given: set[str]) -> Iterator[str]:
@@ -139,15 +145,20 @@ def _from_file(parser: argparse.ArgumentParser, name: str, given: set[str]) -> I
         parser.error(f"--config {name}: not a readable JSON object of flags ({error})")
     if "config" in flags:
         parser.error(f"--config {name}: it names another such file, {flags['config']}: put all flags into one")
-    for flag, value in items:
-        dashed = "--" + flag.replace("_", "-")
-        if dashed in given:
-            continue
-        if isinstance(value, bool):
-            yield from [dashed] if value else [f"--no-{dashed[2:]}"] if flag == "compile" else []
-        elif value is not None:
-            yield dashed
-            yield from map(str, value if isinstance(value, list) else [value])
+    dashed = {"--" + flag.replace("_", "-"): value for flag, value in items}
+    _check_known(parser, dashed)
+    for flag, value in dashed.items():
+        if flag not in given and value is not None:
+            yield from _words(parser._option_string_actions[flag], flag, value)
+
+
+def _words(action: argparse.Action, flag: str, value: object) -> list[str]:
+    """The flag with a value of JSON, as on the command line; one that is a switch has true or false."""
+    if action.nargs == 0 and isinstance(value, bool):
+        off = [no for no in action.option_strings if no.startswith("--no-") and no != flag]
+        return [flag] if value else off
+    values = value if isinstance(value, list) else [value]
+    return [flag, *(one if isinstance(one, str) else json.dumps(one) for one in values)]
 
 
 def _parser(task: type[AnyTask], doc: str) -> Parser:

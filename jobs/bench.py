@@ -16,18 +16,26 @@ from pathlib import Path
 from _cli import Parser, run_simple
 
 from pipeline.bench.bench import STEPS, Report, Wish, bench
-from pipeline.bench.feed import feed
+from pipeline.bench.feed import Feed, feed
+from pipeline.log import warn
 from pipeline.target import Target
 
 
 def main(flags: argparse.Namespace) -> int:
     """Print a table, a line per step."""
     to = flags.json and Target.of(flags.json, "--json")
-    found = _all(flags) if flags.feed is None else feed(flags.input, flags.feed, ray_address=flags.ray_address)
+    found = _all(flags) if flags.feed is None else _feed(flags)
     print(found)
     if to:
         to.put(json.dumps(found.to_json(), indent=1))
     return 0
+
+
+def _feed(flags: argparse.Namespace) -> Feed:
+    for name in ("model", "against"):
+        if given := getattr(flags, name):
+            warn(f"--{name} {given} plays no part in --feed, whose model costs nothing")
+    return feed(flags.input, flags.feed, ray_address=flags.ray_address)
 
 
 def _all(flags: argparse.Namespace) -> Report:

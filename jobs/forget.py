@@ -13,6 +13,7 @@ import typing
 
 from _cli import Parser, run_simple
 
+from pipeline.errors import ConfigError
 from pipeline.forget import Wish, forget
 from pipeline.output.lease import IfRunning
 
@@ -25,8 +26,8 @@ def arguments() -> Parser:
     which.add_argument("--uris", metavar="FILE", help="UTF-8 text, a URI a line")
     which.add_argument("--gone", action="store_true", help="images whose file, object or shard is not found")
     parser.add_argument(
-        "--max-gone", type=float, default=Wish.max_gone, metavar="X",
-        help="share of all images above which --gone forgets none and exits 2 (%(default)s)",
+        "--max-gone", type=float, metavar="X",
+        help=f"share of all images above which --gone forgets none and exits 2 ({Wish.max_gone})",
     )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="count them, and change nothing")
     parser.add_argument(
@@ -38,7 +39,10 @@ def arguments() -> Parser:
 
 def main(flags: argparse.Namespace) -> int:
     """Forget, and print the audit."""
-    return forget(Wish(flags.output, flags.uris, flags.max_gone, flags.dry_run, flags.if_running))
+    if flags.uris is not None and flags.max_gone is not None:
+        raise ConfigError("--max-gone is for --gone; --uris forgets what the file names: leave out either of them")
+    max_gone = Wish.max_gone if flags.max_gone is None else flags.max_gone
+    return forget(Wish(flags.output, flags.uris, max_gone, flags.dry_run, flags.if_running))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import argparse
 from _cli import Parser, run_simple
 
 from pipeline.compact import said_of_copy
+from pipeline.errors import ConfigError
 from pipeline.page import page
 from pipeline.page.state import verified_line
 
@@ -37,6 +38,8 @@ def arguments() -> argparse.ArgumentParser:
 def main(flags: argparse.Namespace) -> int:
     """Write the page; 1 if `--verify` found a fault, or for a copy that is older than its output."""
     if copy := said_of_copy(flags.output):
+        if asked := [name for name in ("verify", "truth", "to", "tokenizer") if getattr(flags, name)]:
+            raise ConfigError(f"--{asked[0]}: {flags.output} is a copy, which has no page; name the output it is of")
         print(copy[0])
         return 0 if copy[1] else 1
     verified = None

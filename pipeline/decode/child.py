@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from PIL import Image
 
 from pipeline.decode import resize
 from pipeline.decode.decode import MAX_PIXELS, Decoded, DecodeSettings, decode
@@ -65,6 +66,7 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
     """Decode until the parent is gone or closes the pipe."""
     order: Order = pickle.loads(_read(source, *LENGTH.unpack(_read(source, LENGTH.size))))
     settings = order.settings
+    Image.MAX_IMAGE_PIXELS = None  # --max-pixels is checked instead, with a status of its own
     batches = order.layout.batches(mapped(order.ring, order.layout)) if order.layout else []
     inbox = mmap.mmap(order.inbox, 0)
     os.nice(NICE)

@@ -16,7 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from PIL.Image import Transpose
 
 from pipeline.decode.resize import can_resize, resized
@@ -44,9 +44,6 @@ TURNS: dict[object, Transpose] = {
 }
 SIDEWAYS = {Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90}
 DRAFT_FACTOR = 2  # JPEG's scaled decoding keeps, both ways, at least so many times the target's longer side
-
-ImageFile.LOAD_TRUNCATED_IMAGES = False
-Image.MAX_IMAGE_PIXELS = None  # our own bound is checked first, from the header, with a status of its own
 
 
 @dataclass(frozen=True)
@@ -117,6 +114,7 @@ def _unread_kind(data: bytes) -> str:
 def decode(data: bytes, specs: Sequence[PixelSpec], max_pixels: int = MAX_PIXELS, *, exact: bool = False) -> Decoded:
     """Decode an image file and resize it as the model expects, once per spec.
 
+    Pillow's own bound, `Image.MAX_IMAGE_PIXELS`, makes what lies above it a `decode_error`; the child has none.
     Without `exact`, a large JPEG is decoded at a half, quarter or eighth of its size when that leaves, both ways,
     `DRAFT_FACTOR` times the longer side asked for (mean difference 0.3 of 255, four times faster), and pictures are
     resized as `resize.py` says.

@@ -137,6 +137,42 @@ def test_a_flag_of_many_values_may_be_repeated(tmp_path: Path) -> None:
     assert report["tags"] == {"night": "1", "by": "me=you", "empty": ""}
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"retry_faild": False}, r"unrecognized arguments: --retry-faild; did you mean --retry-failed\?"),
+        ({"nonsense": None}, "unrecognized arguments: --nonsense"),
+        ({"limit": False}, "argument --limit: invalid int value: 'false'"),
+        ({"local": "yes"}, "unrecognized arguments: yes"),
+    ],
+)
+def test_flags_of_a_file_are_checked_as_others(tmp_path: Path, flags: dict[str, object], said: str) -> None:
+    (tmp_path / "c.json").write_text(json.dumps(flags))
+    needed = ("--input", INPUT, "--output", tmp_path / "o", "--model", MODEL)
+    assert re.search(said, refused("--config", tmp_path / "c.json", *needed))
+
+
+def test_switches_of_a_file_are_as_on_the_command_line(tmp_path: Path) -> None:
+    """On, off, and off for one that is neither unless it is given; `verbose` shows where an error comes from."""
+    (tmp_path / "c.json").write_text('{"compile": false, "overwrite": false, "verbose": true, "limit": null}')
+    flags = ["--input", INPUT, "--output", tmp_path / "o", "--model", "nowhere"]
+    said = run_job("label.py", "--config", tmp_path / "c.json", *flags, code=2).stderr
+    assert "Traceback (most recent call last)" in said
+    assert "label.py: --model nowhere: no such folder" in said.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("job", "flags", "said"),
+    [
+        ("evaluate.py", ["--against", "old", "--truth", "cls"], "--truth is for kept truth, --against old for"),
+        ("evaluate.py", ["--against", "old", "--ignore", "0"], "--ignore is for kept truth"),
+        ("forget.py", ["--uris", "list.txt", "--max-gone", "0.5"], "--max-gone is for --gone"),
+    ],
+)
+def test_flags_that_would_do_nothing_are_refused(job: str, flags: list[str], said: str, tmp_path: Path) -> None:
+    assert said in run_job(job, tmp_path, *flags, code=2).stderr
+
+
 def test_a_second_file_of_flags_is_refused(tmp_path: Path) -> None:
     for name in ("a.json", "b.json"):
         (tmp_path / name).write_text("{}")
