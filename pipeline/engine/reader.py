@@ -147,6 +147,7 @@ class _ShardStream:
         self.format = FORMATS[shard.format]
         self.items = self.format.items(shard.entry, spec.wanted, at)
         self.ahead: list[Item | None] = []
+        self.ended_early = False
         self.passed = at.passed
         self.told = at.passed.copy()  # what spans have told of it
 
@@ -154,6 +155,7 @@ class _ShardStream:
         """The next image, None at the end."""
         if not self.ahead:
             self.ahead = [next(self.items, None)]
+            self.ended_early |= self.ahead[0] is not None and self.ahead[0].uri == self.shard.uri
         return self.ahead[0]
 
     def place(self, images: int) -> tuple[int, int]:
@@ -219,25 +221,29 @@ class Reader:
         """Cut an unread shard into spans as it passes, then add its plan entry, unless --limit stops it before."""
         shard, at, stream = row.shard, Position(), None
         spans: list[PlacedSpan] = []
-        start = 0
-        while row.most is None or start < row.most:
+        start, ends_early = 0, False
+        while not ends_early and (row.most is None or start < row.most):
             facts = self._as_found(row, start, stream.place(start) if stream else (at.offset, at.skip))
             again = self._to_be_redone(row, facts)
             if facts is not None and not _ends_early(again, shard.uri):
                 yield facts if again is None else _redone(self.spec, row, facts, again, _names_before(stream, at))
                 self._learn_names(shard, facts, at.names)
                 stream, at = None, Position(facts.next_offset, facts.next_skip, at.names)
+                ends_early = self._has_own_row(facts)  # reading on would give it again
             else:
                 stream = stream or _ShardStream(self.spec, row, at)
                 if stream.peek() is None:
                     break
+                row = files.reopen_shard(self.spec.place, row, self.spec.bound.span_size.shard, start)
                 span = _OpenShardSpan(stream, start, self._size(row, start), again)
                 yield span
                 facts = span.close()
             spans.append(PlacedSpan.of(facts))
             start += facts.images
-        if (stream or _ShardStream(self.spec, row, at)).peek() is None:
-            content = ShardContent(tuple(spans), at.names.repeated, digest(self.spec.wanted.kinds, 8))
+        stream = stream or _ShardStream(self.spec, row, at)
+        if ends_early or stream.peek() is None:
+            kinds = digest(self.spec.wanted.kinds, 8)
+            content = ShardContent(tuple(spans), at.names.repeated, kinds, ends_early or stream.ended_early)
             files.write_shard_entry(self.spec.place, row, content)
 
     def _size(self, row: UnreadShard, start: int) -> int:
@@ -268,8 +274,15 @@ class Reader:
         stop = facts.start + facts.images
         if facts.images >= self.spec.bound.span_size.shard or (row.most is not None and stop >= row.most):
             return False
-        behind = _ShardStream(self.spec, row, Position(facts.next_offset, facts.next_skip)).peek()
-        return behind is not None and behind.uri != row.shard.uri  # that would be why it cannot be read on
+        if self._has_own_row(facts):
+            return False
+        return _ShardStream(self.spec, row, Position(facts.next_offset, facts.next_skip)).peek() is not None
+
+    def _has_own_row(self, facts: SpanFacts) -> bool:
+        """Whether a finished span ends with its shard's own row, forgotten or not: the shard could not be read on."""
+        if facts.source in facts.forgotten:
+            return True
+        return facts.failed > 0 and _ends_early(read_rows(self.spec.place, facts.name, ["uri"]), facts.source)
 
     def _learn_names(self, shard: ShardRef, facts: SpanFacts, names: Names) -> None:
         """Names that finished spans have used count for `~2` of later ones."""

@@ -15,7 +15,7 @@ import json
 import operator
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -26,7 +26,7 @@ from pipeline.errors import ObjectUnreadable, StorageError
 from pipeline.output.place import Place
 from pipeline.output.span_file import SpanFacts
 from pipeline.plan.names import short_version
-from pipeline.plan.rows import LooseSpan, UnreadShard
+from pipeline.plan.rows import LooseSpan, ShardRef, UnreadShard
 from pipeline.source.item import Item, Remote
 from pipeline.storage import Entry
 
@@ -36,6 +36,7 @@ META = b"beit"
 GROUP = 1024  # rows of a row group: the least that is read to get at a span
 PART = re.compile(r"part-(\d{6})\.parquet")
 FORGOTTEN = re.compile(r"forgotten-(\d{6})\.parquet")
+REOPENED = "0" * 8  # stands for the version in the entry of a shard that is being read again
 SHARD = re.compile(r"shard-(.+)\.(\d+)-([0-9a-f]{8})-(\d+)\.json")
 
 
@@ -69,6 +70,11 @@ class ShardEntry:
         """Version and images, as they stand in the name."""
         return f"{self.version}-{self.images}"
 
+    @property
+    def file(self) -> str:
+        """Its file below `plan/`."""
+        return f"shard-{self.name}.{self.number}-{self.says}.json"
+
 
 @dataclass(frozen=True)
 class PlacedSpan:
@@ -89,12 +95,14 @@ class PlacedSpan:
 class ShardContent:
     """What an entry holds: the spans of a shard, whether a member name came twice in it, and what counted as an image.
 
-    `kinds` is a digest of `Wanted.kinds`, empty in entries of before.
+    `kinds` is a digest of `Wanted.kinds`, empty in entries of before. `ends_early`: the shard could not be read to its
+    end, which entries of before do not tell.
     """
 
     spans: tuple[PlacedSpan, ...]
     repeated_names: bool
     kinds: str = ""
+    ends_early: bool = True
 
 
 class Whence(NamedTuple):
@@ -194,28 +202,50 @@ def read_items(span: LooseSpan) -> Iterator[Item]:
 def write_shard_entry(place: Place, row: UnreadShard, content: ShardContent) -> None:
     """Add the entry of a shard that was read to its end, unless the latest one says the same."""
     shard, images = row.shard, sum(span.images for span in content.spans)
+    entry = ShardEntry(shard.name, row.number, short_version(shard.version), images, "")
+    if entry.says != row.known:
+        _write_entry(place, shard, entry, content)
+
+
+def reopen_shard(place: Place, row: UnreadShard, size: int, start: int) -> UnreadShard:
+    """Before the span at `start` is written: the row, once no entry hides what is found behind the end that it states.
+
+    `size` is that of the shard's spans. This very version was read before, up to where it could not be read on. Should
+    the run die before the next entry, the shard would seem finished without the images that are found there by now, and
+    their spans surplus. So an entry of no version takes its place, once.
+    """
+    version, _, images = row.known.rpartition("-")
+    if version != short_version(row.shard.version) or start + size < int(images):
+        return row
+    before = ShardEntry(row.shard.name, row.number - 1, version, int(images), "")
+    if not read_shard_entry(replace(before, uri=place.plan_file(before.file))).ends_early:
+        return row
+    entry = ShardEntry(row.shard.name, row.number, REOPENED, int(images), "")
+    _write_entry(place, row.shard, entry, ShardContent((), repeated_names=False))
+    return replace(row, number=row.number + 1, known=entry.says)
+
+
+def _write_entry(place: Place, shard: ShardRef, entry: ShardEntry, content: ShardContent) -> None:
     body = {
         "uri": shard.uri,
         "format": shard.format,
-        "version": shard.version,
+        "version": shard.version if entry.version != REOPENED else "",
         "size": shard.size,
-        "images": images,
+        "images": entry.images,
         "repeated_names": content.repeated_names,
         "kinds": content.kinds,
+        "ends_early": content.ends_early,
         "spans": [asdict(span) for span in content.spans],
     }
-    entry = ShardEntry(shard.name, row.number, short_version(shard.version), images, "")
-    if entry.says != row.known:
-        name = f"shard-{entry.name}.{entry.number}-{entry.says}.json"
-        with place.writing():
-            storage.create(place.plan_file(name), json.dumps(body).encode())
+    with place.writing():
+        storage.create(place.plan_file(entry.file), json.dumps(body).encode())
 
 
 def read_shard_entry(entry: ShardEntry) -> ShardContent:
     """What the entry of a shard holds."""
     body = json.loads(storage.read(entry.uri))
     spans = tuple(PlacedSpan(**span) for span in body["spans"])
-    return ShardContent(spans, body["repeated_names"], body.get("kinds", ""))
+    return ShardContent(spans, body["repeated_names"], body.get("kinds", ""), body.get("ends_early", True))
 
 
 def whence(entry: ShardEntry) -> Whence:

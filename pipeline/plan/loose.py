@@ -127,8 +127,8 @@ class LoosePlan:
             if not is_known:
                 before = self.fresh.get(uri)
                 self.fresh[uri] = image if before is None else _merged(before, image)
-            elif version == LISTED or (version == MISSING and self.forgotten.has(uri, self.latest)):
-                continue  # a list names it, which knows of no version, or names it still
+            elif version in (LISTED, MISSING):
+                continue  # a list names it, which knows of no version, or that is gone and has its row
             elif not is_same or self.latest.get(uri, version) != version:
                 self.changed[uri] = version
 

@@ -43,9 +43,10 @@ class ShardPlan:
         return planned
 
     def meet(self, shard: Shard) -> ShardRef | None:
-        """What a listed shard is to a worker; None for one that was listed before."""
+        """What a listed shard is to a worker; None for one that was listed before, or is gone and has rows."""
         name = shard_name(shard.entry.uri)
-        if name in self.met:
+        is_gone = shard.entry.version == storage.MISSING
+        if name in self.met or (is_gone and (name in self.entries or name in self.last)):
             return None
         self.met.add(name)
         return ShardRef(shard.entry.uri, shard.entry.size, shard.entry.version, shard.format, name)
@@ -124,11 +125,11 @@ class ShardPlan:
             return
         content = files.read_shard_entry(entry)
         last = content.spans[-1]
-        # What a repeated member is called depends on all before it, so the whole shard is walked again. So it is for a
-        # last span of one row, which may be the shard's own: only at the end of such a walk is that row expected. And
-        # where other kinds of images counted: positions of spans hold for those.
+        # What a repeated member is called depends on all before it, so the whole shard is walked again. So it is where
+        # the last span is lacking: it may have ended where the shard could not be read on, and now there may be more.
+        # And where other kinds of images counted: positions of spans hold for those.
         is_other = content.kinds != self.kinds
-        if is_other or content.repeated_names or (last.images == 1 and span_name(entry.name, last.start) in wanted):
+        if is_other or content.repeated_names or span_name(entry.name, last.start) in wanted:
             yield self._unread(shard)
             return
         forgotten = self._forgotten(shard)

@@ -63,7 +63,7 @@ def verify(place: Place) -> Verification:
         planned.found(facts, len(table) + len(wanted.intersection(facts.forgotten)))
         forgotten, remembered = forgotten + len(facts.forgotten), remembered + len(wanted.intersection(uris))
         rows, ok = rows + len(table), ok + good
-    every = np.concatenate(digests) if digests else _digests([])
+    every = np.concatenate([*digests, _digests([])])
     digests.clear()
     every.sort()
     twice = int(np.count_nonzero(every[1:] == every[:-1]))
