@@ -149,7 +149,7 @@ def forget_under_lease(wish: Wish, place: Place, named: frozenset[str] | None, r
 
 def _plan(there: Inventory, images: list[Forgetting]) -> None:
     """Name the images in the next part of the plan. Where that number is taken, by us it may be, look what it says."""
-    while images and not write_part(there.place, there.planner.forgotten.count, images):
+    while images and not write_part(there.place, there.planner.forgotten.next_number, images):
         there.planner.learn()
         images = [image for image in images if not there.is_forgotten(image)]
 

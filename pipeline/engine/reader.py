@@ -7,9 +7,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from pipeline.errors import ObjectUnreadable
+from pipeline.engine.redo import kept, read_on, these
 from pipeline.output.span_file import SpanFacts, find, read_rows
 from pipeline.plan import files
 from pipeline.plan.files import PlacedSpan, ShardContent
@@ -48,8 +47,8 @@ class _OpenShardSpan(OpenSpan):
         """`again` are the rows of a file that ends with the shard's own, whose failed ones are done again."""
         shard = stream.shard
         facts = SpanFacts(span_name(shard.name, start), shard.uri, shard.version, start, 0, 0)
-        items = iter(stream) if again is None else _read_on(iter(stream), again, facts)
-        before = None if again is None else _kept(again, Redo(failed=True))
+        items = iter(stream) if again is None else read_on(iter(stream), again, facts)
+        before = None if again is None else kept(again, Redo(failed=True))
         super().__init__(facts, self._counted(itertools.islice(items, size)), before, stream.forgotten)
         self.stream, self.images, self.bytes = stream, 0, 0
         self.is_new, self.told = stream.is_unread and again is None, stream.told
@@ -68,8 +67,9 @@ class _OpenShardSpan(OpenSpan):
         unreadable = dict(self.stream.told - self.told) if self.is_new else {}
         read = next_offset - offset if self.stream.format.counts_bytes else self.bytes
         return replace(
-            facts, next_offset=next_offset, next_skip=next_skip, unreadable=unreadable, read_bytes=max(0, read)
-        )
+            facts, next_offset=next_offset, next_skip=next_skip, unreadable=unreadable, read_bytes=max(0, read),
+            kinds=self.stream.kinds if next_skip else "",
+        )  # fmt: skip
 
 
 def _redone(spec: JobSpec, row: UnreadShard, facts: SpanFacts, rows: pa.Table, names: Names) -> OpenSpan:
@@ -81,60 +81,7 @@ def _redone(spec: JobSpec, row: UnreadShard, facts: SpanFacts, rows: pa.Table, n
     at = Position(facts.offset, facts.skip, names)
     items = FORMATS[row.shard.format].items(row.shard.entry, wanted, at)
     forgotten = {*facts.forgotten, *row.forgotten}
-    return OpenSpan(facts, _these(items, rows, facts), _kept(rows, Redo(failed=True)), forgotten)
-
-
-def _kept(rows: pa.Table, redo: Redo) -> pa.Table:
-    """The rows of a finished file that a redo leaves as they are."""
-    again = redo.again()
-    keep = [not again(*pair) for pair in zip(rows["uri"].to_pylist(), rows["status"].to_pylist(), strict=True)]
-    return rows.filter(pa.array(keep, pa.bool_()))
-
-
-def _these(items: Iterator[Item], rows: pa.Table, facts: SpanFacts) -> Iterator[Item]:
-    """Of a shard's images those of a finished span, in their order; what is not found has the reason in its place."""
-    uris, left = rows["uri"].to_pylist(), set(facts.forgotten)
-    place = {uri: index for index, uri in enumerate(uris)}
-    reason: Exception = ObjectUnreadable("not found where it was in its shard")
-    given = 0
-
-    def missed(until: int) -> Iterator[Item]:
-        for index in range(given, until):
-            row = {name: rows[name].combine_chunks().slice(index, 1) for name in rows.column_names}
-            yield Item(uris[index], row["key"][0].as_py(), reason, row, facts.offset)
-
-    while given < len(uris) or left:
-        item = next(items, None)
-        if item is None:
-            break
-        index = place.get(item.uri, -1)
-        if item.uri in left:
-            left.remove(item.uri)
-            yield item
-        elif index >= given:
-            yield from missed(index)
-            given = index + 1
-            yield item
-        elif item.uri == facts.source and isinstance(item.data, Exception):
-            reason = item.data
-    yield from missed(len(uris))
-    yield from (Item(uri, "", b"") for uri in sorted(left))
-
-
-def _read_on(items: Iterator[Item], rows: pa.Table, facts: SpanFacts) -> Iterator[Item]:
-    """The images of a span that ended with its shard's own row, whatever is found of them, and then what follows."""
-    own: list[Item] = []
-
-    def watched() -> Iterator[Item]:
-        for item in items:
-            if item.uri == facts.source:
-                own.append(item)
-            yield item
-
-    watching = watched()
-    yield from _these(watching, rows.filter(pc.not_equal(rows["uri"], facts.source)), facts)
-    yield from own  # it has come too early
-    yield from watching
+    return OpenSpan(facts, these(items, rows, facts), kept(rows, Redo(failed=True)), forgotten)
 
 
 class _ShardStream:
@@ -144,6 +91,7 @@ class _ShardStream:
         shard = row.shard
         self.shard, self.names, self.forgotten = shard, at.names, row.forgotten
         self.is_unread = isinstance(row, UnreadShard)
+        self.kinds = digest(spec.wanted.kinds, 8)
         self.format = FORMATS[shard.format]
         self.items = self.format.items(shard.entry, spec.wanted, at)
         self.ahead: list[Item | None] = []
@@ -242,8 +190,7 @@ class Reader:
             start += facts.images
         stream = stream or _ShardStream(self.spec, row, at)
         if ends_early or stream.peek() is None:
-            kinds = digest(self.spec.wanted.kinds, 8)
-            content = ShardContent(tuple(spans), at.names.repeated, kinds, ends_early or stream.ended_early)
+            content = ShardContent(tuple(spans), at.names.repeated, stream.kinds, ends_early or stream.ended_early)
             files.write_shard_entry(self.spec.place, row, content)
 
     def _size(self, row: UnreadShard, start: int) -> int:
@@ -265,6 +212,8 @@ class Reader:
         if facts is None or facts.version != row.shard.version or self._was_cut_short(row, facts):
             return None
         if start and (facts.offset, facts.skip) != place:
+            return None
+        if facts.kinds not in ("", digest(self.spec.wanted.kinds, 8)):  # where it ends is counted in others
             return None
         read = facts.next_offset - facts.offset if FORMATS[row.shard.format].counts_bytes else 0
         return replace(facts, read_bytes=max(0, read))
@@ -296,4 +245,4 @@ class Reader:
     def _before(self, name: str, redo: Redo | None) -> pa.Table | None:
         """The rows of a finished file that a redo keeps."""
         rows = read_rows(self.spec.place, name) if redo else None
-        return None if redo is None or rows is None else _kept(rows, redo)
+        return None if redo is None or rows is None else kept(rows, redo)

@@ -209,13 +209,23 @@ def bind(place: Place, resolve: Callable[[Bound | None], Bound]) -> Bound:
     """
     while (there := read_bound(place)) is None:
         wanted = resolve(None)
+        data = json.dumps(wanted.to_json(), indent=1, ensure_ascii=False).encode()
         try:
-            if storage.create(place.bound_file, json.dumps(wanted.to_json(), indent=1, ensure_ascii=False).encode()):
+            if storage.create(place.bound_file, data):
+                _check_exclusive(place, data)
                 return wanted
         except (OSError, ObjectUnreadable) as error:
             raise ConfigError(f"--output {place.root}: cannot be written ({storage.cause(error)})") from error
     resolve(there).check_same(there, place)
     return there
+
+
+def _check_exclusive(place: Place, data: bytes) -> None:
+    """Raise ConfigError where the storage creates what is there: two runs at once would lose each other's images."""
+    if not storage.is_local(place.root) and storage.create(place.bound_file, data):
+        storage.delete(place.bound_file)
+        why = "its storage ignores `If-None-Match: *`, without which two runs can overwrite each other's plan"
+        raise ConfigError(f"--output {place.root}: {why}: choose storage that honours it (AWS S3 and most others do)")
 
 
 def _short(value: object) -> str:

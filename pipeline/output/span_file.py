@@ -20,6 +20,7 @@ from pipeline.output.place import Place
 from pipeline.storage import Entry
 
 META = b"beit"
+SELDOM = ("forgotten", "kinds")  # facts that files without them do not speak of
 TOLD = ("unreadable", "read_bytes")  # facts that receipts tell and files do not hold
 T = TypeVar("T")
 
@@ -30,7 +31,8 @@ class SpanFacts:
 
     `images` is how many were cut for the span, which positions are counted in; `forgotten` are the uris of those that
     have no row any more, sorted. `next_offset` and `next_skip` say where the following span of the shard begins,
-    `repeated` whether a member name had occurred twice by then. Receipts alone tell how many bytes of a shard
+    `repeated` whether a member name had occurred twice by then. Where it begins within a sample, `kinds` is a digest of
+    what counted as an image (see `Wanted.kinds`). Receipts alone tell how many bytes of a shard
     were read, `read_bytes`, and which photos between the images cannot be read here, `unreadable`, by ending.
     """
 
@@ -47,15 +49,16 @@ class SpanFacts:
     next_skip: int = 0
     repeated: bool = False
     forgotten: tuple[str, ...] = ()
+    kinds: str = ""
     unreadable: dict[str, int] = field(default_factory=dict)
     read_bytes: int = 0
 
     @staticmethod
     def of(raw: Mapping[str, Any]) -> SpanFacts:
         """From JSON; raises KeyError for what is not there."""
-        always = {name: raw[name] for name in SpanFacts.__dataclass_fields__ if name not in ("forgotten", *TOLD)}
+        always = {name: raw[name] for name in SpanFacts.__dataclass_fields__ if name not in (*SELDOM, *TOLD)}
         told = {name: raw[name] for name in TOLD if name in raw}
-        return SpanFacts(**always, forgotten=tuple(raw.get("forgotten", ())), **told)
+        return SpanFacts(**always, forgotten=tuple(raw.get("forgotten", ())), kinds=raw.get("kinds", ""), **told)
 
     @property
     def rows(self) -> int:
@@ -85,12 +88,10 @@ def _encoded(table: pa.Table, facts: SpanFacts, bound: Bound) -> bytes:
 
     Where nothing is forgotten the metadata do not speak of it.
     """
-    held = {name: value for name, value in asdict(facts).items() if name not in TOLD}
+    held = {name: value for name, value in asdict(facts).items() if name not in TOLD and (value or name not in SELDOM)}
     about = {**held, "failed": facts.failed, "run": bound.durable()}
     if facts.forgotten:
         about["rows"] = facts.rows
-    else:
-        del about["forgotten"]
     sink = pa.BufferOutputStream()
     pq.write_table(
         table.replace_schema_metadata({META: json.dumps(about, sort_keys=True)}),

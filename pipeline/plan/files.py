@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import operator
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
@@ -158,6 +158,11 @@ def find_part(place: Place, number: int) -> Entry:
     if entry is None:
         raise StorageError(f"{place.root}: somebody deletes the plan while it is written")
     return entry
+
+
+def next_number(parts: Sequence[Entry]) -> int:
+    """The number of the part behind these; some before it are lacking where --overwrite was killed."""
+    return int(parts[-1].uri.rpartition("-")[2].partition(".")[0]) + 1 if parts else 0
 
 
 def _part(number: int) -> str:

@@ -19,7 +19,9 @@ from pipeline import storage
 from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
 from pipeline.output.span_file import SpanFacts
+from pipeline.plan.files import next_number
 from pipeline.plan.names import shard_of
+from pipeline.source.naming import LISTED
 from pipeline.storage import Entry
 
 MODE = "forget"  # how a report says that it is of forgetting, not of a run on the source
@@ -38,13 +40,14 @@ class Forgotten:
     """What all parts together say."""
 
     def __init__(self) -> None:
-        self.count = 0  # of parts
+        self.count = self.next_number = 0  # of parts
         self.versions: dict[str, set[str | None]] = {}  # by uri
         self.within: dict[str, list[str]] = {}  # uris, by the span or shard that they are in
         self.latest: dict[str, int] = {}  # how many parts there are up to the last one about a span or shard
 
     def learn(self, parts: list[Entry]) -> None:
         """Take in the parts that are new; `parts` are all there are."""
+        self.next_number = next_number(parts)
         for part in parts[self.count :]:
             self.count += 1
             with storage.open_stream(part) as stream:
@@ -58,7 +61,10 @@ class Forgotten:
     def has(self, uri: str, versions: Mapping[str, str]) -> bool:
         """Whether an image is forgotten. `versions` has its version unless that is the first one in the plan."""
         found = self.versions.get(uri, set())
-        return bool(found) and (None in found or uri not in versions or versions[uri] in found)
+        if not found or uri not in versions:
+            return bool(found)
+        # A list knows no version: whether one that is met later is new nobody can tell.
+        return versions[uri] in found or None in found or LISTED in found
 
     def of(self, within: str, versions: Mapping[str, str]) -> tuple[str, ...]:
         """The forgotten images of a span of loose images, or of a shard; `versions` as for `has`."""

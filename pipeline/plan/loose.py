@@ -148,7 +148,7 @@ class LoosePlan:
             return
         for image in taken:
             del self.fresh[image.entry.uri]
-        self.learn([*self.parts, files.find_part(self.place, len(self.parts))])
+        self.learn([*self.parts, files.find_part(self.place, files.next_number(self.parts))])
         for span, _ in spans:
             self.issued.add(span.name)
             yield self.row(self.spans[span.name])
@@ -156,7 +156,7 @@ class LoosePlan:
     def _write(self, spans: list[tuple[PartSpan, pa.Table]], *, changes: bool = False) -> bool:
         """Whether the next part is written; False where another run has written it."""
         self.before_writing()
-        return files.write_part(self.place, len(self.parts), spans, changes=changes)
+        return files.write_part(self.place, files.next_number(self.parts), spans, changes=changes)
 
     def _cut(self, images: list[LooseImage]) -> Iterator[tuple[PartSpan, pa.Table]]:
         """Spans of these images, with their rows in the part."""
@@ -228,6 +228,6 @@ def _merged(one: LooseImage, other: LooseImage) -> LooseImage:
 
 def _redo(planned: PlannedSpan, seen: Seen, *, retry_failed: bool) -> Redo | None:
     """What of a finished span is done again."""
-    if planned.later and seen.version != planned.version:
-        return Redo(uris=tuple(sorted(planned.later)))
-    return Redo(failed=True) if retry_failed and seen.failed else None
+    changed = tuple(sorted(planned.later)) if seen.version != planned.version else ()
+    failed = retry_failed and seen.failed > 0
+    return Redo(failed, changed) if failed or changed else None

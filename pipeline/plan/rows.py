@@ -15,7 +15,7 @@ from pipeline.storage import Entry
 class Redo:
     """Which rows of a finished span are computed again; its other rows are copied.
 
-    Either the failed ones, or those of the images in `uris`, which changed.
+    The failed ones if `failed`, and those of the images in `uris`, which changed.
     """
 
     failed: bool = False
@@ -24,7 +24,7 @@ class Redo:
     def again(self) -> Callable[[str, str], bool]:
         """Whether the row of this uri and status is done again."""
         changed = frozenset(self.uris)
-        return lambda uri, status: status != OK if self.failed else uri in changed
+        return lambda uri, status: uri in changed or (self.failed and status != OK)
 
 
 @dataclass(frozen=True)

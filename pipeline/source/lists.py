@@ -51,12 +51,13 @@ def listed(
         return map(Listed, _uncommented(lines, passed))
     head = list(itertools.islice(lines, LOOKED_AT))
     delimiter = _delimiter(head, "\t" if ending == ".tsv" else ",")
-    seen = list(_filled(csv.reader(head, delimiter=delimiter)))
+    seen = list(_filled(csv.reader(head, delimiter=delimiter)))  # not strict: the last line may go on
     if not seen:
         return iter(())
     form = form_of(seen, wanted.image_column, lambda cell: _names_an_image(cell, endings))
     kept = _places(form.header, wanted.keep)
-    rows = _filled(csv.reader(itertools.chain(head, lines), delimiter=delimiter))
+    # Strict: a quote that nothing closes would make all lines behind it one name.
+    rows = _filled(csv.reader(itertools.chain(head, lines), delimiter=delimiter, strict=True))
     return _read(itertools.islice(rows, 1 if form.header else 0, None), form.column, kept)
 
 

@@ -205,7 +205,8 @@ class Listing:
         except ConfigError as error:
             raise ConfigError(f"--input {given}: {error}") from error
         except (UnicodeDecodeError, csv.Error) as error:
-            raise ConfigError(f"--input {given}: the list is no UTF-8 text with a URI a line ({error})") from error
+            what = "a table with its quotes closed" if isinstance(error, csv.Error) else "UTF-8 text with a URI a line"
+            raise ConfigError(f"--input {given}: the list is not {what} ({error})") from error
         except (ObjectUnreadable, OSError) as error:
             raise ConfigError(f"--input {given}: the list cannot be read ({storage.reason(error)})") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -173,9 +173,9 @@ def _items(
     column, kind = image
     names = batch.schema.names
     key_name = next((name for name in KEY_NAMES if name in names), None)
-    keys = batch.column(key_name).to_pylist() if key_name else [None] * len(batch)
-    kept = {name: _unencoded(batch.column(name)) for name in keep if name in names}
-    for index, (key, cell) in enumerate(zip(keys, batch.column(column).to_pylist(), strict=True)):
+    keys = _values(batch.column(key_name)) if key_name else [None] * len(batch)
+    kept = {name: _readable(_unencoded(batch.column(name))) for name in keep if name in names}
+    for index, (key, cell) in enumerate(zip(keys, _values(batch.column(column)), strict=True)):
         number = row + index
         values = {name: column.slice(index, 1) for name, column in kept.items()}
         content = _content(cell, kind, shard)
@@ -183,6 +183,31 @@ def _items(
             key = content.uri if kind == "uri" and isinstance(content, Remote) else number
         name = key.decode("utf-8", "backslashreplace") if isinstance(key, bytes) else str(key)
         yield Item(f"{shard}#{number}", name, content, values, offset=number)
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """The column's values; a byte of a text that is not UTF-8, which writers do not check, is written `\\xNN`."""
+    try:
+        values: list[Any] = column.to_pylist()
+        return values
+    except UnicodeDecodeError:
+        column = _unencoded(column)
+    if pa.types.is_struct(column.type):
+        fields = [_values(field) for field in column.flatten()]
+        return [dict(zip(column.type.names, row, strict=True)) for row in zip(*fields, strict=True)]
+    texts = column.cast(pa.large_string()).view(pa.large_binary()).to_pylist()
+    return [None if text is None else text.decode("utf-8", "backslashreplace") for text in texts]
+
+
+def _readable(column: pa.Array) -> pa.Array:
+    """The column as every reader of the output can read it."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return column
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return pa.array(_values(column), column.type)
+    return column
 
 
 def _unencoded(column: pa.Array) -> pa.Array:

@@ -101,7 +101,10 @@ class Header(tarfile.TarInfo):
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
         if self.size < 0 or (self.size > LARGEST_NAME and self.type in READ_WHOLE):
             raise tarfile.ReadError("a header holds an impossible number")
-        checked: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]  # made to be overridden, yet untyped
+        try:
+            checked: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]  # to be overridden, yet untyped
+        except RecursionError:
+            raise tarfile.ReadError("hundreds of headers belong to one member") from None
         return checked
 
 

@@ -8,8 +8,10 @@ import pytest
 from pipeline.errors import ConfigError
 from pipeline.output.bound import bound_of, is_ours
 from pipeline.output.place import Place
+from pipeline.storage import s3
 from tests.flow import DIGITS, run_here
 from tests.outputs import edit
+from tests.weed import Weed
 
 SHARDS = DIGITS / "shards"
 MODEL = {"name": "digits", "head": "classifier", "fingerprint": "0123abcd", "semantics": "hf"}
@@ -51,3 +53,15 @@ def test_a_damaged_run_file_is_named_with_what_is_wrong(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=f"is no output of these jobs: its _run.json is damaged, in {name}"):
             bound_of(Place.of(str(tmp_path)))
         (tmp_path / "_run.json").write_text(whole)
+
+
+def test_storage_that_overwrites_what_it_should_create_is_refused(
+    weed: Weed, s3_env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs at once would take each other's plan parts away."""
+    assert s3_env
+    call = s3._call
+    monkeypatch.setattr(s3, "_call", lambda uri, name, **more: call(uri, name, **{**more, "IfNoneMatch": ""}))
+    with pytest.raises(ConfigError, match="--output s3://outb/careless: its storage ignores `If-None-Match"):
+        run_here(SHARDS, "s3://outb/careless", limit=3)
+    assert not weed.fs().exists("outb/careless/_run.json")

@@ -1,6 +1,7 @@
 """The same command on a source that has grown, changed or shrunk: what is new or changed is done, and nothing else."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -186,3 +187,28 @@ def test_changed_images_on_s3_cost_no_request_for_others_and_few_for_the_plan(pr
     assert images == {f"GET inb/few/{name}.png" for name in ("07", "41")}
     # Its footer and its rows when the plan is learned, its rows for the change, and one read for each of two spans.
     assert asked["GET outb/few/plan/part-000000.parquet"] <= 5
+
+
+def test_a_plan_that_lacks_its_first_parts_is_gone_on_with(loose: Path) -> None:
+    """As --overwrite leaves it that was killed while it deleted the plan, where another command comes first."""
+    for name in ("g", "h"):
+        save(loose / "in", **{name: 40})
+        run(loose)
+    shutil.rmtree(loose / "out/data")
+    (loose / "out/plan/part-000000.parquet").unlink()
+    output = run(loose)
+    assert len(rows(output)) == 5
+    assert verify(Place.of(str(output))).green
+    assert sorted(path.name for path in (output / "plan").iterdir()) == [f"part-00000{n}.parquet" for n in (1, 2, 3)]
+
+
+def test_a_change_and_a_failed_row_in_one_span(loose: Path) -> None:
+    (loose / "in/d.png").write_bytes(b"damaged")
+    assert run_here(loose / "in", loose / "out", "brightness", max_failed=1) == 0
+    (loose / "in/b.png").write_bytes(png(200))
+    (loose / "in/d.png").write_bytes(b"damaged too")
+    os.utime(loose / "in/d.png", ns=(0, 0))
+    assert run_here(loose / "in", loose / "out", "brightness", max_failed=1) == 0
+    save(loose / "in", b=11)
+    assert run_here(loose / "in", loose / "out", "brightness", max_failed=1, retry_failed=True) == 0
+    assert done(loose / "out") == 2

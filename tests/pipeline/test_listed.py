@@ -8,6 +8,7 @@ from pipeline.output.bound import SpanSize
 from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
 from pipeline.plan import files
+from pipeline.plan.forgotten import Forgetting, write_part
 from pipeline.plan.planner import Order, Planner
 from pipeline.source.item import Wanted
 from pipeline.source.naming import LISTED, LooseImage
@@ -40,3 +41,15 @@ def test_what_a_list_named_first_is_done_once_more_in_the_version_that_a_folder_
     assert [version for version, _ in plan(place, NAMED)] == [LISTED]
     for again in (FOUND, NAMED, FOUND):
         assert [version for version, _ in plan(place, again)] == [LISTED, "etag"]
+
+
+def test_what_was_forgotten_without_a_version_stays_forgotten(tmp_path: Path) -> None:
+    """Whether the version that a folder has is a new one nobody can tell."""
+    place = Place(str(tmp_path))
+    plan(place, NAMED)
+    planner = Planner(place, Ledger.load(place), Order(SpanSize.fixed(4), Wanted(frozenset(), keep=("cls",))))
+    planner.learn()
+    write_part(place, 0, [Forgetting(URI, LISTED, next(iter(planner.loose.spans)))])
+    plan(place, FOUND)
+    planner.learn()
+    assert planner.forgotten.has(URI, planner.loose.latest)

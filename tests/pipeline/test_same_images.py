@@ -94,6 +94,23 @@ def test_an_image_behind_a_gap_is_found_under_its_name(tmp_path: Path) -> None:
     assert rows(tmp_path / "out").equals(wanted)
 
 
+@pytest.mark.parametrize(("before", "size"), [("skip", 3), ("row", 2)])
+def test_spans_that_end_within_a_sample(before: str, size: int, tmp_path: Path) -> None:
+    """As a kill leaves it: of three images of a sample one counts for one of the two runs only."""
+    output, after = tmp_path / "out", "row" if before == "skip" else "skip"
+    samples = [
+        (f"{n:02d}.{kind}", HEIC if kind == "heic" else png(n)) for n in range(6) for kind in ("bmp", "heic", "png")
+    ]
+    shard = make_tar(tmp_path / "in/s.tar", samples)
+    assert run_here(shard, output, "brightness", unreadable=before, **{**FLAGS, "span_size": size}) == 0
+    for entry in (output / "plan").glob("shard-*"):
+        entry.unlink()
+    for span in sorted((output / "data").glob("*.parquet"))[1:]:
+        span.unlink()
+    assert run_here(shard, output, "brightness", unreadable=after, **{**FLAGS, "span_size": size}) == 0
+    assert names(output) == [name for name, _ in samples if after == "row" or not name.endswith("heic")]
+
+
 class Cut(io.RawIOBase):
     """A file that cannot be read from a place on."""
 

@@ -163,3 +163,10 @@ def test_a_listed_parquet_file_that_is_not_there_is_a_row(tmp_path: Path) -> Non
     assert run_here(tmp_path / "list.txt", tmp_path / "out", max_failed=1) == 0
     assert rows(tmp_path / "out")["error"].to_pylist() == ["not found", None]
     refused("--input .*/away.parquet: not found", tmp_path / "list.txt", tmp_path / "kept", keep=("n",))
+
+
+def test_a_quote_that_nothing_closes_is_refused(tmp_path: Path) -> None:
+    """All lines behind it would be one name."""
+    lines = ["path", *(f"{n}.png" for n in range(5)), '"odd.png', *(f"{n}.png" for n in range(200))]
+    (tmp_path / "l.csv").write_text("\n".join(lines))
+    refused(r"l.csv: the list is not a table with its quotes closed", tmp_path / "l.csv", tmp_path / "out")

@@ -1,0 +1,66 @@
+"""The images of a finished span that is written again: which rows stay, and which images of its shard belong to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.errors import ObjectUnreadable
+from pipeline.output.span_file import SpanFacts
+from pipeline.plan.rows import Redo
+from pipeline.source.item import Item
+
+
+def kept(rows: pa.Table, redo: Redo) -> pa.Table:
+    """The rows of a finished file that a redo leaves as they are."""
+    again = redo.again()
+    keep = [not again(*pair) for pair in zip(rows["uri"].to_pylist(), rows["status"].to_pylist(), strict=True)]
+    return rows.filter(pa.array(keep, pa.bool_()))
+
+
+def these(items: Iterator[Item], rows: pa.Table, facts: SpanFacts) -> Iterator[Item]:
+    """Of a shard's images those of a finished span, in their order; what is not found has the reason in its place."""
+    uris, left = rows["uri"].to_pylist(), set(facts.forgotten)
+    place = {uri: index for index, uri in enumerate(uris)}
+    reason: Exception = ObjectUnreadable("not found where it was in its shard")
+    given = 0
+
+    def missed(until: int) -> Iterator[Item]:
+        for index in range(given, until):
+            row = {name: rows[name].combine_chunks().slice(index, 1) for name in rows.column_names}
+            yield Item(uris[index], row["key"][0].as_py(), reason, row, facts.offset)
+
+    while given < len(uris) or left:
+        item = next(items, None)
+        if item is None:
+            break
+        index = place.get(item.uri, -1)
+        if item.uri in left:
+            left.remove(item.uri)
+            yield item
+        elif index >= given:
+            yield from missed(index)
+            given = index + 1
+            yield item
+        elif item.uri == facts.source and isinstance(item.data, Exception):
+            reason = item.data
+    yield from missed(len(uris))
+    yield from (Item(uri, "", b"") for uri in sorted(left))
+
+
+def read_on(items: Iterator[Item], rows: pa.Table, facts: SpanFacts) -> Iterator[Item]:
+    """The images of a span that ended with its shard's own row, whatever is found of them, and then what follows."""
+    own: list[Item] = []
+
+    def watched() -> Iterator[Item]:
+        for item in items:
+            if item.uri == facts.source:
+                own.append(item)
+            yield item
+
+    watching = watched()
+    yield from these(watching, rows.filter(pc.not_equal(rows["uri"], facts.source)), facts)
+    yield from own  # it has come too early
+    yield from watching

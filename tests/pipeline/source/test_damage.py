@@ -1,0 +1,67 @@
+"""What nobody's writer should write: each is a row with a reason, and the shards beside it are done."""
+
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+from tests.flow import make_tar, png, run_here
+from tests.helpers import rows
+
+
+def zip_of_another_time(path: Path) -> None:
+    """Its directory asks for a version of zip that there is not."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.png", png(1))
+    raw = bytearray(path.read_bytes())
+    raw[raw.rfind(b"PK\1\2") + 6] = 200
+    path.write_bytes(raw)
+
+
+def tar_of_headers(path: Path) -> None:
+    """Hundreds of long names before one member."""
+    name = tarfile.TarInfo("././@LongLink")
+    name.size, name.type = 4, tarfile.GNUTYPE_LONGNAME
+    whole = make_tar(path, [("a.png", png(1))]).read_bytes()
+    path.write_bytes((name.tobuf(tarfile.GNU_FORMAT) + b"abc\0".ljust(512, b"\0")) * 2000 + whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "said"),
+    [
+        ("s.zip", zip_of_another_time, "the zip is damaged or cut: zip file version 20.0"),
+        ("s.tar", tar_of_headers, "the tar is damaged or cut: hundreds of headers belong to one member"),
+    ],
+)
+def test_a_shard_that_no_reader_can_follow(name: str, make: Callable[[Path], None], said: str, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.png").write_bytes(png(1))
+    make(tmp_path / "in" / name)
+    assert run_here(tmp_path / "in", tmp_path / "out", max_failed=1) == 0
+    found = dict(zip(*(rows(tmp_path / "out")[column].to_pylist() for column in ("uri", "error")), strict=True))
+    assert found[f"{tmp_path}/in/a.png"] is None
+    assert found[f"{tmp_path}/in/{name}"] == said
+
+
+def latin(*texts: bytes) -> pa.StringArray:
+    """A column that says it is UTF-8, which writers do not check."""
+    return pa.array(texts, pa.binary()).view(pa.string())
+
+
+def test_texts_of_a_parquet_that_are_not_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    texts, images = latin(b"k\xe9y", b"plain"), pa.array([png(1), png(2)])
+    within = pa.StructArray.from_arrays([pa.array([None, png(3)]), texts], ["bytes", "path"])
+    pq.write_table(pa.table({"image": images, "key": texts, "cls": texts}), tmp_path / "in/bytes.parquet")
+    pq.write_table(pa.table({"image": within, "cls": texts}), tmp_path / "in/struct.parquet")
+    pq.write_table(pa.table({"url": texts, "cls": texts}), tmp_path / "in/uris.parquet")
+    assert run_here(tmp_path / "in", tmp_path / "out", keep=("cls",), max_failed=1) == 0
+    table = ds.dataset(tmp_path / "out/data").to_table().sort_by("uri").to_pydict()
+    assert table["key"] == ["k\\xe9y", "plain", "0", "1", f"{tmp_path}/in/k\\xe9y", f"{tmp_path}/in/plain"]
+    assert table["status"] == ["ok", "ok", "fetch_error", "ok", "fetch_error", "fetch_error"]
+    assert table["cls"] == ["k\\xe9y", "plain"] * 3
