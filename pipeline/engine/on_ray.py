@@ -28,7 +28,7 @@ from pipeline.engine.ray_metrics import RayMetrics
 from pipeline.engine.steps import Fused, Predicting, pull, read_step, write_step
 from pipeline.engine.wire import reports_from_table
 from pipeline.errors import ConfigError
-from pipeline.log import say
+from pipeline.log import say, warn
 from pipeline.output.receipts import Receipt
 from pipeline.plan.rows import Row
 from pipeline.spec import Device, JobSpec, Trial
@@ -50,12 +50,13 @@ class OnRay:
         self.ray = import_ray(verbose=config.verbose)
         address = address_of(config.ray_address)
         self.joined = address is not None
+        self.asked = False  # an autoscaler for a GPU
         connect(self.ray, address, verbose=config.verbose)
         try:
             self.sink = RayMetrics(self.ray)
             self.found = self._layout()
             check_shared(self.ray, config.output)
-        except ConfigError:
+        except BaseException:  # Ctrl-C too, while a GPU is waited for
             self.close()
             raise
 
@@ -97,14 +98,15 @@ class OnRay:
             if not waited:
                 say("waiting for a node with a GPU (--device gpu)")
             waited = True
-            self._ask_for_gpu()
+            self.asked = True
+            self._request({"GPU": self.config.gpus_per_worker})
             time.sleep(POLL_S)
 
-    def _ask_for_gpu(self) -> None:
-        """Let an autoscaler know what is wanted."""
+    def _request(self, *bundles: dict[str, float]) -> None:
+        """Let an autoscaler know what is wanted; it remembers that until it is told otherwise."""
         from ray.autoscaler.sdk import request_resources
 
-        request_resources(bundles=[{"GPU": self.config.gpus_per_worker}])
+        request_resources(bundles=list(bundles))
 
     def device(self, trial: Trial) -> Device:
         """See `Engine`."""
@@ -172,4 +174,10 @@ class OnRay:
 
     def close(self) -> None:
         """Leave the cluster; one that this run started ends."""
-        self.ray.shutdown()
+        try:
+            if self.asked:
+                self._request()  # else the node with the GPU would stay for ever
+        except Exception as error:  # of a cluster that is gone, in many types
+            warn(f"the GPU that the autoscaler was asked for may stay ({type(error).__name__}): look after its nodes")
+        finally:
+            self.ray.shutdown()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray._raylet import GcsClient
 
 from tests.flow import make_tar
 from tests.helpers import rows, run_job
@@ -14,6 +15,7 @@ from tests.torture.conftest import Tally
 from tests.torture.proof import FLAGS, compare, more_than, start, wait_until
 
 pytestmark = [pytest.mark.torture, pytest.mark.timeout(600)]
+ASKED = b"autoscaler_resource_request"  # Ray's key for what programs ask of an autoscaler
 NODE = {"num_cpus": 1, "object_store_memory": 200 << 20}
 
 
@@ -58,4 +60,6 @@ def test_a_run_waits_for_the_first_gpu_of_a_cluster(cluster: Any, tmp_path: Path
     assert job.returncode == 0, said
     assert "waiting for a node with a GPU" in said
     assert "1 GPU on 1 node" in said
+    # What it has asked of an autoscaler, which would keep such a node for ever.
+    assert GcsClient(address=cluster.address).internal_kv_get(ASKED, None) == b"[]"
     assert set(rows(tmp_path / "out")["status"].to_pylist()) == {"ok"}
