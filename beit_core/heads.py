@@ -155,4 +155,6 @@ class Embedder(nn.Module):
         if self.pooler is not None:
             return self.pooler(tokens_BND)
         cls_BD, mean_BD = tokens_BND[:, 0], tokens_BND[:, 1:].mean(1)
-        return {"cls": cls_BD, "mean": mean_BD}.get(self.pool, torch.cat([cls_BD, mean_BD], dim=1))
+        if self.pool == "cls":
+            return cls_BD
+        return mean_BD if self.pool == "mean" else torch.cat([cls_BD, mean_BD], dim=1)

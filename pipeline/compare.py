@@ -162,11 +162,11 @@ def compare(new: str, old: str) -> Comparison:
         raise ConfigError(f"{new} and {old} have neither labels, masks nor embeddings in common")
     found = Comparison(kind())
     for mine, theirs in pairs(*places, ["uri", "status", *kind.columns], found.counts):
-        ok = [pc.equal(table["status"], OK) for table in (mine, theirs)]
-        both = pc.and_(*ok)
+        now, before = (pc.equal(table["status"], OK) for table in (mine, theirs))
+        both = pc.and_(now, before)
         found.counts["ok"] += pc.sum(both).as_py() or 0
-        found.counts["gained"] += pc.sum(pc.and_not(*ok)).as_py() or 0
-        found.counts["lost"] += pc.sum(pc.and_not(*ok[::-1])).as_py() or 0
+        found.counts["gained"] += pc.sum(pc.and_not(now, before)).as_py() or 0
+        found.counts["lost"] += pc.sum(pc.and_not(before, now)).as_py() or 0
         found.difference.add(mine.filter(both), theirs.filter(both))
     return found
 

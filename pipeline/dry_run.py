@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import resource
 import time
 from dataclasses import dataclass, replace
@@ -20,9 +19,10 @@ from pipeline.output.bound import SpanSize
 from pipeline.output.columns import OK
 from pipeline.output.ledger import Ledger
 from pipeline.plan.planner import count_images
-from pipeline.plan.span_size import loose_spans, span_size_at
+from pipeline.plan.span_size import images_in, loose_spans, span_size_at
 from pipeline.request import Request
-from pipeline.source.naming import Shard
+from pipeline.source.item import Wanted
+from pipeline.source.naming import Shard, Source
 from pipeline.source.passed import PassedBy, told
 from pipeline.spec import JobSpec
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SAMPLE = 64  # images tried
 COUNT_S = 20.0  # time spent on counting the source
-COUNTED = 10_000  # images of the first shard that are counted at most
+COUNTED = 1000  # images of the first shard that are counted; of larger ones the first stand for all
 
 
 @dataclass(frozen=True)
@@ -93,18 +93,29 @@ def _count(request: Request, spec: JobSpec) -> Count:
     deadline = time.monotonic() + COUNT_S
     listing = request.sources.listing()
     stream = iter(listing)
-    seen = list(itertools.takewhile(lambda _: time.monotonic() < deadline, stream))
+    seen: list[Source] = []
+    while time.monotonic() < deadline and (source := next(stream, None)) is not None:
+        seen.append(source)
     shards = [source for source in seen if isinstance(source, Shard)]
     loose = len(seen) - len(shards)
-    packed = 0
-    if shards:
-        first = count_images(shards[0], spec.wanted, COUNTED)
-        packed = sum(source.entry.size for source in shards) * first // max(1, shards[0].entry.size)
-    more = "at least " if next(stream, None) is not None else "about " if shards else ""
+    packed = _images_in(shards, spec.wanted)
+    note = "about " if shards else ""
+    if next(stream, None) is not None:
+        note = "at least "
     limit = request.config.limit
     if limit is None or limit > loose + packed:
-        return Count(loose, packed, more, listing.passed)
+        return Count(loose, packed, note, listing.passed)
     return Count(max(0, limit - packed), min(limit, packed), "", listing.passed)
+
+
+def _images_in(shards: list[Shard], wanted: Wanted) -> int:
+    """About how many images shards hold, for their bytes: as the first one, if it is small enough to be counted."""
+    if not shards:
+        return 0
+    first = count_images(shards[0], wanted, COUNTED)
+    if first == COUNTED:
+        return images_in(shards, wanted)
+    return sum(shard.entry.size for shard in shards) * first // max(1, shards[0].entry.size)
 
 
 def _tell(spec: JobSpec, done: AnsweredSpan, count: Count, each_s: float, workers: int, device: str) -> None:

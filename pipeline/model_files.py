@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from beit_core import ModelCard, load_card
+from beit_core import CheckpointError, ModelCard, load_card
 from pipeline import hub, storage
 from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
 from pipeline.plan.names import digest
@@ -45,9 +45,12 @@ def card(path: Path, semantics: Literal["original", "hf"] | None) -> ModelCard:
 
 
 def read(model: str, flag: str = "--model") -> ModelCard:
-    """The card of the model that a user names, which is called as there; raises ConfigError and CheckpointError."""
+    """The card of the model that a user names, which is called as there; raises ConfigError, naming the flag."""
     path, uri = fetch(model, flag), storage.absolute(model)
-    found = load_card(path)
+    try:
+        found = load_card(path)
+    except CheckpointError as error:
+        raise ConfigError(f"{flag} {model}: {error}") from error
     if storage.is_local(uri) or found.name != path.name:
         return found
     return replace(found, name=uri.rstrip("/").rpartition("/")[2])  # and not after our cache's folder, a digest

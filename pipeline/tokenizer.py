@@ -100,10 +100,7 @@ def decoder(tokenizer: str) -> Callable[[np.ndarray], np.ndarray]:
 
 @cache
 def _read(tokenizer: str) -> ModelCard:
-    try:
-        card = model_files.read(tokenizer, "--tokenizer")
-    except beit_core.CheckpointError as error:
-        raise ConfigError(f"--tokenizer {tokenizer}: {error}") from error
+    card = model_files.read(tokenizer, "--tokenizer")
     if card.head != "dvae":
         raise ConfigError(f"--tokenizer {tokenizer} is no dVAE but a {card.head}")
     return card

@@ -117,8 +117,8 @@ def _images_in(row: Row) -> int:
 class Planning:
     """The driver's thread that plans: puts rows on the board, and no more than `AHEAD` that are not done."""
 
-    def __init__(self, ray: Any, board: Any, rows: Iterator[Row], workers: int) -> None:
-        self.ray, self.board, self.groups = ray, board, grouped(rows, workers)
+    def __init__(self, board: Any, rows: Iterator[Row], workers: int) -> None:
+        self.board, self.groups = board, grouped(rows, workers)
         self.error: BaseException | None = None
         self.open = 0
         self.ended = False

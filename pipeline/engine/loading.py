@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from beit_core import CheckpointError, ModelCard
 from pipeline import model_files, storage
 from pipeline.engine.device import (
     AGAIN,
@@ -23,6 +25,7 @@ from pipeline.engine.device import (
 from pipeline.engine.predictor import Predictor
 from pipeline.errors import ConfigError, DeviceFailed, PipelineError, StorageError
 from pipeline.spec import Device, JobSpec, Trial
+from pipeline.task import AnyTask
 
 
 def device_here(trial: Trial) -> Device:
@@ -39,7 +42,7 @@ def device_here(trial: Trial) -> Device:
     card = model_files.read(trial.model)
     batch_size = trial.batch_size or auto_batch_size(trial.task.views(card)[0].size, kind, dtype)
     if kind != "cpu" and not trial.batch_size and batch_size > 1:
-        predictor = Predictor(trial.task, card, dtype=dtype, batch_size=batch_size, device=trial.device)
+        predictor = _predictor(trial.task, card, dtype=dtype, batch_size=batch_size, device=trial.device)
         batch_size = fitting(predictor)
         del predictor
         free_memory(kind)
@@ -92,6 +95,14 @@ def load_predictor(spec: JobSpec) -> Predictor:
         raise DeviceFailed(f"no GPU answers on {socket.gethostname()}: {AGAIN}")
     keep_to_share(kind, spec.gpus_per_worker)
     dtype = resolve_dtype(bound.dtype, kind)  # refused where it would be emulated
-    return Predictor(
+    return _predictor(
         spec.task, card, dtype=dtype, batch_size=bound.batch_size, compiled=bound.compile, device=spec.device
     )
+
+
+def _predictor(task: AnyTask, card: ModelCard, **how: Any) -> Predictor:
+    """A `Predictor`; weights that are damaged on this node are said to be."""
+    try:
+        return Predictor(task, card, **how)
+    except CheckpointError as error:
+        raise PipelineError(f"the model {card.name} cannot be loaded on {socket.gethostname()}: {error}") from error

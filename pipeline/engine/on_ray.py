@@ -130,7 +130,7 @@ class OnRay:
             self.ray.get_runtime_context().get_node_id(), soft=False
         )  # a node that is lost takes no rows along, unless it is the driver's
         board = self.ray.remote(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)(RowBoard).remote()
-        planning = Planning(self.ray, board, rows, self.workers)
+        planning = Planning(board, rows, self.workers)
         hearing = Hearing(self.ray, board)
         try:
             for batch in self._dataset(spec, board).iter_batches(batch_size=None, batch_format="pyarrow"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -90,7 +90,7 @@ class Ledger:
         """How many of the forgetting parts a file is known to be cleared of."""
         return self.seen[name].cleared if self.is_seen(name) else 0
 
-    def facts_of(self, names: Iterable[str]) -> Iterator[tuple[str, Seen]]:
+    def facts_of(self, names: Collection[str]) -> Iterator[tuple[str, Seen]]:
         """What is known of these spans; footers are read where no earlier run has recorded the file."""
         unseen = [name for name in names if not self.is_seen(name)]
         pool = ThreadPoolExecutor(storage.PARALLEL)

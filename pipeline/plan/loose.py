@@ -1,7 +1,7 @@
 """The plan of loose images: listed in numbered parts, so that new objects never shift spans that exist.
 
-An image that changed is listed again in a later part, and its span is written again. Memory: 32 bytes an image, and the
-names of all spans.
+An image that changed is listed again in a later part, and its span is written again. Memory: two digests of
+16 bytes an image, of which a sorted array and what is merged into it take up to twice that, and the names of all spans.
 """
 
 from __future__ import annotations

@@ -26,6 +26,8 @@ class Remote:
 class Item:
     """One image: its bytes, where to fetch them, or the reason why there are none; and its place in the shard.
 
+    A reason that is a ValueError says that the bytes are there and damaged (`decode_error`), any other that they could
+    not be had (`fetch_error`).
     `uri` and `key` are the row's. `offset` and `skip` are the position (see `Position`) from which reading begins
     with this image.
     """

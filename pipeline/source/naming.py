@@ -138,7 +138,9 @@ class Listing:
     def _single(self, entry: Entry, given: str) -> Iterator[Source]:
         """A file that was named: its kind follows from --input-format, else from its ending; else it is an image."""
         key = entry.uri.rpartition("/")[2]
-        shard = self.format if self.format in FORMATS else format_of(entry.uri) if self.format == "auto" else None
+        shard = format_of(entry.uri) if self.format == "auto" else None
+        if self.format in FORMATS:
+            shard = self.format
         if shard is not None:
             yield Shard(entry, shard)
         elif self.format == "list" or (self.format == "auto" and _ending(key) in LISTS):

@@ -3,10 +3,12 @@
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import ConfigError
-from tests.flow import DIGITS, run_here
+from tests.flow import DIGITS, png, run_here
 from tests.helpers import run_job, tree_bytes
 
 FLAGS = ["--input", DIGITS / "shards", "--model", DIGITS / "model", "--local"]
@@ -44,3 +46,13 @@ def test_it_refuses_what_a_run_would_refuse(output: Path, tmp_path: Path) -> Non
     assert tree_bytes(output) == before
     with pytest.raises(ConfigError, match="holds no image and no shard"):
         run_here(tmp_path, output, dry_run=True)
+
+
+def test_it_estimates_what_it_does_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a large shard the first images stand for all."""
+    images = pa.array([png(3) + bytes(1000)] * 20_000)
+    pq.write_table(pa.table({"image": images}), tmp_path / "s.parquet", compression="none", use_dictionary=False)
+    assert run_here(tmp_path / "s.parquet", tmp_path / "out", dry_run=True) == 0
+    found = re.search(r"about ([\d,]+) images", capsys.readouterr().out)
+    assert found is not None
+    assert 18_000 < int(found[1].replace(",", "")) < 22_000

@@ -107,7 +107,7 @@ def endless() -> Iterator[Row]:
 
 def test_a_plan_that_is_ended_puts_nothing_more_on_the_board() -> None:
     calls = Calls()
-    planning = Planning(None, calls, endless(), workers=1)
+    planning = Planning(calls, endless(), workers=1)
     planning.end()
     assert not planning.thread.is_alive()
     made = len(calls.made)
