@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -32,26 +33,43 @@ from pipeline.storage import MISSING, Entry
 FIRST, SHARE, PART_IMAGES, PART_SPANS = 1024, 4, 32_768, 64
 
 
+class Change(NamedTuple):
+    """What a part of changes says of a span: the version that it has since, and the images' own, by uri."""
+
+    version: str
+    images: dict[str, str]
+
+
 @dataclass
 class PlannedSpan:
-    """A span as all parts together have it: its rows, and the versions that it has had by parts of changes, in order.
-
-    `later` holds the versions of those of its images that changed since they were planned, by uri.
-    """
+    """A span as all parts together have it: its rows, and how it has changed since, in order."""
 
     part: str
     span: PartSpan
-    changes: tuple[str, ...] = ()
-    later: dict[str, str] = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
 
     @property
     def version(self) -> str:
         """The version that its file should have."""
-        return self.changes[-1] if self.changes else self.span.version
+        return self.changes[-1].version if self.changes else self.span.version
+
+    @property
+    def later(self) -> dict[str, str]:
+        """The versions of those of its images that changed since they were planned, by uri."""
+        return {uri: version for change in self.changes for uri, version in change.images.items()}
 
     def knows(self, version: str) -> bool:
         """Whether the file is of a version that these parts tell of: a later one follows from parts not read yet."""
-        return version == self.span.version or version in self.changes
+        return version in (self.span.version, *(change.version for change in self.changes))
+
+    def changed_since(self, version: str) -> tuple[str, ...]:
+        """The images that changed after the span had this version; its others have their rows, and may be gone."""
+        pending = list[Change]()
+        for change in reversed(self.changes):
+            if change.version == version:
+                break
+            pending.append(change)
+        return tuple(sorted({uri for change in pending for uri in change.images}))
 
 
 class LoosePlan:
@@ -112,11 +130,9 @@ class LoosePlan:
                 self.spans[span.name] = PlannedSpan(part.uri, span)
                 self.images += span.images
                 continue
-            planned = self.spans[span.name]
-            planned.changes += (span.version,)
-            later = zip(uris[span.start : span.stop], versions[span.start : span.stop], strict=True)
-            planned.later.update(later)
-            self.latest.update(planned.later)
+            later = dict(zip(uris[span.start : span.stop], versions[span.start : span.stop], strict=True))
+            self.spans[span.name].changes.append(Change(span.version, later))
+            self.latest.update(later)
 
     def meet(self, images: Sequence[LooseImage]) -> None:
         """Compare listed images with the plan: new ones wait for their part, changed ones are noted."""
@@ -209,7 +225,7 @@ class LoosePlan:
     def unfinished(self, *, retry_failed: bool) -> Iterator[LooseSpan]:
         """Spans of earlier runs that are missing, outdated, or (if wanted) hold failed rows."""
         finished = self.ledger.files
-        looked_at = [name for name, p in self.spans.items() if name in finished and (p.later or retry_failed)]
+        looked_at = [name for name, p in self.spans.items() if name in finished and (p.changes or retry_failed)]
         seen = dict(self.ledger.facts_of(looked_at))
         for name, planned in self.spans.items():
             if name in self.issued:
@@ -228,6 +244,6 @@ def _merged(one: LooseImage, other: LooseImage) -> LooseImage:
 
 def _redo(planned: PlannedSpan, seen: Seen, *, retry_failed: bool) -> Redo | None:
     """What of a finished span is done again."""
-    changed = tuple(sorted(planned.later)) if seen.version != planned.version else ()
+    changed = planned.changed_since(seen.version)
     failed = retry_failed and seen.failed > 0
     return Redo(failed, changed) if failed or changed else None

@@ -212,3 +212,21 @@ def test_a_change_and_a_failed_row_in_one_span(loose: Path) -> None:
     save(loose / "in", b=11)
     assert run_here(loose / "in", loose / "out", "brightness", max_failed=1, retry_failed=True) == 0
     assert done(loose / "out") == 2
+
+
+def test_an_image_that_changed_once_is_done_once(loose: Path) -> None:
+    """And keeps its row when it is gone, whatever happens to the others of its span."""
+    save(loose / "in", b=11)
+    run(loose)
+    (loose / "in/b.png").unlink()
+    save(loose / "in", d=21)
+    output = run(loose)
+    assert done(output) == 1
+    save(loose / "in", f=31)
+    assert done(run(loose)) == 1
+    table = rows(output)
+    assert table["status"].to_pylist() == ["ok"] * 3
+    fresh = run_here(loose / "in", loose / "fresh", "brightness")
+    assert fresh == 0
+    assert rows(loose / "fresh").equals(table[1:])
+    assert verify(Place.of(str(output))).green
