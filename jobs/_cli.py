@@ -126,7 +126,13 @@ def _parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
         raw = [*_from_file(parser, name, {word.partition("=")[0] for word in raw}), *raw]
         log_as_json("--log-json" in raw)
     _check_known(parser, (word.partition("=")[0] for word in raw if word.startswith("--")))
-    return parser.parse_args(raw)
+    flags = parser.parse_args(raw)
+    for action in parser._actions:
+        value = getattr(flags, action.dest, None)
+        if "" in (value if isinstance(value, list | tuple) else [value]):
+            (flag,) = action.option_strings[:1] or [str(action.metavar)]
+            parser.error(f'{flag} "": it is empty, as of a variable that is not set: give a value, or leave it out')
+    return flags
 
 
 def _check_known(parser: argparse.ArgumentParser, flags: Iterable[str]) -> None:

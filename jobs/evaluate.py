@@ -27,8 +27,7 @@ def main(flags: argparse.Namespace) -> int:
             raise ConfigError(
                 f"--to {flags.to} shows what differs between two outputs: give --against OLD, or leave it out"
             )
-        ignored = 255 if flags.ignore is None else flags.ignore
-        print(evaluate(flags.output, flags.truth or "cls", ignored))
+        print(evaluate(flags.output, flags.truth or "cls", flags.ignore))
         return 0
     if flags.truth is not None or flags.ignore is not None:
         asked = "--ignore" if flags.truth is None else "--truth"
@@ -47,7 +46,7 @@ if __name__ == "__main__":
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", metavar="OUTPUT", help="the --output of a job")
     parser.add_argument("--truth", metavar="COLUMN", help="the kept column that holds the truth (cls)")
-    parser.add_argument("--ignore", type=int, metavar="ID", help="true class to leave out (255)")
+    parser.add_argument("--ignore", type=int, metavar="ID", help="of masks: true class to leave out (255)")
     parser.add_argument("--against", metavar="OLD", help="another output of the same task, to compare with")
     parser.add_argument("--to", metavar="FILE", help="with --against: a page with pictures of changed labels")
     run_simple(main, parser)

@@ -56,7 +56,7 @@ def main(flags: argparse.Namespace) -> int:
 
         decoder = decoder_of(flags.tokenizer)
     print(f"The report is {page.write(flags.output, flags.to, verified, decoder, flags.truth)}")
-    return 0 if verified is None or verified.green else 1
+    return 0 if verified is None or (verified.green and verified.has_ended) else 1
 
 
 if __name__ == "__main__":

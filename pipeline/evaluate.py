@@ -20,6 +20,7 @@ from pipeline.output.columns import OK
 from pipeline.output.place import Place
 from pipeline.output.span_file import as_it_is, read_columns
 
+VOID = 255  # the usual class of pixels that nobody has judged
 MOST_CLASSES = 1 << 12  # of masks; pairs of them are counted, in 8 bytes each
 PNGS = "a column of PNG files whose pixels are class ids, such as --keep mask.png keeps"
 
@@ -51,10 +52,11 @@ class Overlap:
         return f"{self.images:,} masks: mean IoU {self.mean_iou:.4f}, pixel accuracy {self.pixel_accuracy:.4f}"
 
 
-def evaluate(output: str, truth: str, ignore: int = 255) -> Accuracy | Overlap:
+def evaluate(output: str, truth: str, ignore: int | None = None) -> Accuracy | Overlap:
     """Compare an output with its kept column `truth`: class names or ids for labels, mask files for masks.
 
-    Pixels whose true class is `ignore` do not count. Raises ConfigError when there is nothing to compare.
+    Pixels of masks whose true class is `ignore` (None: VOID) do not count, and that class has no part in the mean.
+    Raises ConfigError when there is nothing to compare.
     """
     place = output_of(output)
     batches = _batches(place, truth)
@@ -68,11 +70,13 @@ def evaluate(output: str, truth: str, ignore: int = 255) -> Accuracy | Overlap:
         has = ", ".join(columns_of(place, output))
         raise ConfigError(f"{output} has no column {truth}: run the job with --keep {truth}; it has {has}")
     if "labels" in names:
+        if ignore is not None:
+            raise ConfigError(f"--ignore {ignore} is for masks, and {output} holds labels: leave it out")
         return _accuracy(itertools.chain([first], batches), truth)
     kind = first.schema.field(truth).type
     if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
         raise ConfigError(f"--truth {truth}: a column of {kind}; of masks the truth is {PNGS}")
-    return _overlap(itertools.chain([first], batches), truth, ignore)
+    return _overlap(itertools.chain([first], batches), truth, VOID if ignore is None else ignore)
 
 
 def columns_of(place: Place, output: str) -> list[str]:
@@ -128,7 +132,7 @@ class _Tally:
 
 
 def _overlap(tables: Iterable[pa.Table], truth: str, ignore: int) -> Overlap:
-    pixels = Pixels()
+    pixels = Pixels(ignore)
     for uri, mask, true in _rows(tables, ["uri", "mask", truth]):
         try:
             found, wanted = masks.read_mask(mask), masks.read_mask(true)
@@ -139,21 +143,22 @@ def _overlap(tables: Iterable[pa.Table], truth: str, ignore: int) -> Overlap:
             raise ConfigError(f"--truth {truth} of {uri}: mask and truth are {sizes}, and must have the same size")
         if (largest := int(wanted[wanted != ignore].max(initial=0))) >= MOST_CLASSES:
             raise ConfigError(f"--truth {truth} of {uri}: class {largest:,} is no class; is it --ignore {largest}?")
-        pixels.add(found, wanted, ignore)
+        pixels.add(found, wanted)
     if not pixels.counts.any():
         raise ConfigError(f"--truth {truth}: no image has an answer and a true class other than --ignore {ignore}")
     return pixels.overlap()
 
 
 class Pixels:
-    """Pairs of class maps, counted pixel by pixel."""
+    """Pairs of class maps, counted pixel by pixel; those that should be of the class `ignore` do not count."""
 
-    def __init__(self) -> None:
+    def __init__(self, ignore: int | None = None) -> None:
+        self.ignore = ignore
         self.images, self.counts = 0, np.zeros((0, 0), np.int64)  # counts[wanted, found]
 
-    def add(self, found: np.ndarray, wanted: np.ndarray, ignore: int | None = None) -> None:
-        """Count two maps of class ids of one shape; pixels that should be `ignore` do not count."""
-        seen = np.ones(wanted.shape, bool) if ignore is None else wanted != ignore
+    def add(self, found: np.ndarray, wanted: np.ndarray) -> None:
+        """Count two maps of class ids of one shape."""
+        seen = np.ones(wanted.shape, bool) if self.ignore is None else wanted != self.ignore
         size = max(len(self.counts), int(found.max(initial=0)) + 1, int(wanted[seen].max(initial=0)) + 1)
         self.counts = np.pad(self.counts, ((0, size - len(self.counts)),) * 2)
         pairs = wanted[seen].astype(np.int64) * size + found[seen]
@@ -164,5 +169,6 @@ class Pixels:
         """Over all that were added."""
         right = np.diag(self.counts)
         union = self.counts.sum(0) + self.counts.sum(1) - right
-        iou = right[union > 0] / union[union > 0]
+        occurs = (union > 0) & (np.arange(len(union)) != self.ignore)
+        iou = right[occurs] / union[occurs]
         return Overlap(self.images, float(iou.mean()), float(right.sum() / self.counts.sum()))

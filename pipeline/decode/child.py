@@ -29,10 +29,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
 
 from pipeline.decode import resize
-from pipeline.decode.decode import MAX_PIXELS, Decoded, DecodeSettings, decode
+from pipeline.decode.decode import MAX_PIXELS, Decoded, DecodeSettings, decode, lift_pillows_bound
 from pipeline.decode.ring import RingLayout, mapped
 
 HEADROOM = 1 << 30  # bytes of memory a child may use beside the pixels
@@ -66,7 +65,7 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
     """Decode until the parent is gone or closes the pipe."""
     order: Order = pickle.loads(_read(source, *LENGTH.unpack(_read(source, LENGTH.size))))
     settings = order.settings
-    Image.MAX_IMAGE_PIXELS = None  # --max-pixels is checked instead, with a status of its own
+    lift_pillows_bound()
     batches = order.layout.batches(mapped(order.ring, order.layout)) if order.layout else []
     inbox = mmap.mmap(order.inbox, 0)
     os.nice(NICE)

@@ -111,10 +111,15 @@ def _unread_kind(data: bytes) -> str:
     return "a JPEG XL photo" if data.startswith(JXL_BEGINNINGS) else ""
 
 
+def lift_pillows_bound() -> None:
+    """In a process that decodes, --max-pixels is checked instead, with a status of its own."""
+    Image.MAX_IMAGE_PIXELS = None
+
+
 def decode(data: bytes, specs: Sequence[PixelSpec], max_pixels: int = MAX_PIXELS, *, exact: bool = False) -> Decoded:
     """Decode an image file and resize it as the model expects, once per spec.
 
-    Pillow's own bound, `Image.MAX_IMAGE_PIXELS`, makes what lies above it a `decode_error`; the child has none.
+    What lies above Pillow's own bound is a `decode_error`, unless `lift_pillows_bound` was called.
     Without `exact`, a large JPEG is decoded at a half, quarter or eighth of its size when that leaves, both ways,
     `DRAFT_FACTOR` times the longer side asked for (mean difference 0.3 of 255, four times faster), and pictures are
     resized as `resize.py` says.

@@ -170,7 +170,7 @@ class Reader:
         shard, at, stream = row.shard, Position(), None
         spans: list[PlacedSpan] = []
         start, ends_early = 0, False
-        while not ends_early and (row.most is None or start < row.most):
+        while not ends_early and self._size(row, start) > 0:
             facts = self._as_found(row, start, stream.place(start) if stream else (at.offset, at.skip))
             again = self._to_be_redone(row, facts)
             if facts is not None and not _ends_early(again, shard.uri):
@@ -190,8 +190,12 @@ class Reader:
             start += facts.images
         stream = stream or _ShardStream(self.spec, row, at)
         if ends_early or stream.peek() is None:
-            content = ShardContent(tuple(spans), at.names.repeated, stream.kinds, ends_early or stream.ended_early)
-            files.write_shard_entry(self.spec.place, row, content)
+            self._enter(row, spans, stream, ends_early=ends_early or stream.ended_early)
+
+    def _enter(self, row: UnreadShard, spans: list[PlacedSpan], stream: _ShardStream, *, ends_early: bool) -> None:
+        """Add the plan entry of a shard that was read as far as it can be."""
+        content = ShardContent(tuple(spans), stream.names.repeated, stream.kinds, ends_early)
+        files.write_shard_entry(self.spec.place, row, content)
 
     def _size(self, row: UnreadShard, start: int) -> int:
         """Images of the span that begins there, at most."""

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.errors import StorageError
 from pipeline.output.place import Place
 from pipeline.output.span_file import SpanFacts, read_facts
 from pipeline.storage import Entry
@@ -111,7 +112,10 @@ class Ledger:
         return Entry(self.place.span_file(name), self.sizes[name], self.files[name])
 
     def _footer(self, name: str) -> SpanFacts:
-        return read_facts(self.entry(name))
+        facts = read_facts(self.entry(name))
+        if facts.name != name:
+            raise StorageError(f"{self.place.span_file(name)} is a copy of {facts.name}: remove it and run again")
+        return facts
 
     def save(self, run: str, names: Collection[str]) -> None:
         """Record what this run has seen, for later ones."""

@@ -123,7 +123,9 @@ def as_it_is(entry: Entry, read: Callable[[BinaryIO], T]) -> tuple[Entry, T]:
         try:
             with storage.open_stream(entry, pinned=True) as stream:
                 return entry, read(stream)
-        except (ValueError, KeyError, pa.ArrowException, ObjectUnreadable) as error:
+        except (ValueError, KeyError, OSError, pa.ArrowException, ObjectUnreadable) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # pyarrow's of a damaged footer has none
+                raise
             now = storage.stat(entry.uri)
             if now is None:
                 raise FileNotFoundError(f"{entry.uri} is gone") from error

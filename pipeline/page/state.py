@@ -102,7 +102,8 @@ def verified_line(verified: Verification) -> str:
     harm += f"; {_remembered(verified)}" if verified.remembered else ""
     forgotten = f", {plural(verified.forgotten, 'image')} forgotten" if verified.forgotten else ""
     rows, files = plural(verified.rows, "row"), plural(verified.files, "file")
-    return f"{rows} in {files}, {verified.ok:,} ok, {twice}{lost}{forgotten}{harm}"
+    going_on = "" if verified.has_ended else "; the last run has not ended: the same command continues it"
+    return f"{rows} in {files}, {verified.ok:,} ok, {twice}{lost}{forgotten}{harm}{going_on}"
 
 
 def _remembered(verified: Verification) -> str:

@@ -15,8 +15,9 @@ import json
 import operator
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -169,16 +170,28 @@ def _part(number: int) -> str:
     return f"part-{number:06d}.parquet"
 
 
+@contextmanager
+def _opened(part: Entry) -> Iterator[BinaryIO]:
+    """A part of the plan, to be read in the block; raises StorageError where it is damaged."""
+    try:
+        with storage.open_stream(part) as stream:
+            yield stream
+    except (ValueError, KeyError, TypeError, OSError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # pyarrow's of a damaged footer has none
+            raise
+        raise StorageError(f"{part.uri} is damaged: restore this part of the plan, or begin a new --output") from error
+
+
 def read_part(part: Entry) -> tuple[list[PartSpan], bool]:
     """The spans of a part from its footer, and whether it lists later versions of images planned before."""
-    with storage.open_stream(part) as stream:
+    with _opened(part) as stream:
         meta = json.loads(pq.read_metadata(stream).metadata[META])
     return [PartSpan(**span) for span in meta["spans"]], meta["changes"]
 
 
 def read_images(part: Entry, columns: list[str] | None = None) -> pa.Table:
     """All rows of a part."""
-    with storage.open_stream(part) as stream:
+    with _opened(part) as stream:
         return pq.read_table(stream, columns=columns)
 
 
@@ -187,7 +200,7 @@ def read_rows(uri: str, start: int, stop: int) -> pa.Table:
     entry = storage.stat(uri)
     if entry is None:
         raise ObjectUnreadable(f"{uri} is gone: the plan of this output is damaged")
-    with storage.open_stream(entry) as stream:
+    with _opened(entry) as stream:
         file = pq.ParquetFile(stream)
         if stop > file.metadata.num_rows:
             raise ObjectUnreadable(f"{uri} has no row {stop - 1}: the plan of this output is damaged")
@@ -247,13 +260,19 @@ def _write_entry(place: Place, shard: ShardRef, entry: ShardEntry, content: Shar
 
 
 def read_shard_entry(entry: ShardEntry) -> ShardContent:
-    """What the entry of a shard holds."""
-    body = json.loads(storage.read(entry.uri))
-    spans = tuple(PlacedSpan(**span) for span in body["spans"])
-    return ShardContent(spans, body["repeated_names"], body.get("kinds", ""), body.get("ends_early", True))
+    """What the entry of a shard holds; raises StorageError where it is damaged."""
+    try:
+        body = json.loads(storage.read(entry.uri))
+        spans = tuple(PlacedSpan(**span) for span in body["spans"])
+        return ShardContent(spans, body["repeated_names"], body.get("kinds", ""), body.get("ends_early", True))
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{entry.uri} is damaged: remove it, and the shard is read again") from error
 
 
 def whence(entry: ShardEntry) -> Whence:
-    """Where the shard of an entry was, and its format."""
-    body = json.loads(storage.read(entry.uri))
-    return Whence(body["uri"], body.get("format"))
+    """Where the shard of an entry was, and its format; raises StorageError where the entry is damaged."""
+    try:
+        body = json.loads(storage.read(entry.uri))
+        return Whence(body["uri"], body.get("format"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{entry.uri} is damaged: remove it, and the shard is read again") from error

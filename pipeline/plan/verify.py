@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.errors import CredentialsLost, PatienceSpent
+from pipeline import storage
+from pipeline.errors import CredentialsLost, PatienceSpent, TooManyFailures
 from pipeline.output.bound import bound_of
 from pipeline.output.columns import OK
 from pipeline.output.ledger import Ledger
@@ -16,7 +18,7 @@ from pipeline.output.span_file import SpanFacts, as_it_is, facts_and_rows
 from pipeline.plan import files
 from pipeline.plan.audit import gone_shards
 from pipeline.plan.forgotten import Forgotten
-from pipeline.plan.names import last_spans, shard_of, span_name
+from pipeline.plan.names import images_name, last_spans, shard_of, span_name
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Verification:
     missing: int = 0  # images of the plan that are not forgotten and have no row, and may have one
     forgotten: int = 0  # images without a row, as the plan wants it
     remembered: int = 0  # rows of images that the plan wants forgotten
+    has_ended: bool = True  # the last run, so that the plan is known to be whole
 
     @property
     def green(self) -> bool:
@@ -46,7 +49,7 @@ def verify(place: Place) -> Verification:
     rows = ok = count = 0
     damaged: list[str] = []
     forgotten = remembered = 0
-    for _, entry in spans:
+    for name, entry in spans:
         count += 1
         try:
             facts, table = as_it_is(entry, facts_and_rows)[1]
@@ -55,10 +58,13 @@ def verify(place: Place) -> Verification:
         except Exception as error:  # whatever is wrong with one file, the others are read
             damaged.append(f"{entry.uri}: {error}")
             continue
+        uris = table["uri"].to_pylist()
+        if why := planned.contradicts(name, facts, uris):
+            damaged.append(f"{entry.uri}: {why}")
         good = sum(status == OK for status in table["status"].to_pylist())
         if (facts.rows, facts.ok) != (len(table), good):
             damaged.append(f"{entry.uri}: says {facts.rows} rows, {facts.ok} ok; has {len(table)}, {good}")
-        uris, wanted = table["uri"].to_pylist(), planned.forgotten_of(facts)
+        wanted = planned.forgotten_of(facts)
         digests.append(_digests(uris))
         planned.found(facts, len(table) + len(wanted.intersection(facts.forgotten)))
         forgotten, remembered = forgotten + len(facts.forgotten), remembered + len(wanted.intersection(uris))
@@ -67,9 +73,18 @@ def verify(place: Place) -> Verification:
     digests.clear()
     every.sort()
     twice = int(np.count_nonzero(every[1:] == every[:-1]))
+    missing = planned.missing(Ledger.load(place))
     return Verification(
-        count, rows, ok, twice, tuple(damaged), planned.missing(Ledger.load(place)), forgotten, remembered
+        count, rows, ok, twice, tuple(damaged), missing, forgotten, remembered, has_ended=_has_ended(place)
     )
+
+
+def _has_ended(place: Place) -> bool:
+    """Whether the last run came to its end, if with too many failures; of one that was killed there is no trace."""
+    if storage.stat(place.success_file) is not None:
+        return True
+    newest = place.reports()[-1:]
+    return any(json.loads(storage.read(report)).get("exit") == TooManyFailures.exit_code for report in newest)
 
 
 class _Planned:
@@ -93,6 +108,18 @@ class _Planned:
         for shard, last in last_spans(finished).items():
             if shard not in shards:
                 self.images |= {span_name(shard, start): span_size for start in range(0, last, span_size)}
+
+    def contradicts(self, name: str, facts: SpanFacts, uris: list[str]) -> str | None:
+        """Why a file is not what its name says, or holds images of others; None where all is well."""
+        if facts.name != name:
+            return f"is a copy of {facts.name}"
+        if not shard_of(name):
+            if name not in self.images:
+                return "is in no part of the plan"
+            is_own = bool(facts.forgotten) or images_name(uris) == name
+        else:
+            is_own = all(uri == facts.source or uri.startswith(f"{facts.source}#") for uri in uris)
+        return None if is_own else "holds other images than it was planned with"
 
     def found(self, facts: SpanFacts, images: int) -> None:
         """So many images of a span have a row, or have none as the plan wants it."""

@@ -138,9 +138,7 @@ class Listing:
     def _single(self, entry: Entry, given: str) -> Iterator[Source]:
         """A file that was named: its kind follows from --input-format, else from its ending; else it is an image."""
         key = entry.uri.rpartition("/")[2]
-        shard = format_of(entry.uri) if self.format == "auto" else None
-        if self.format in FORMATS:
-            shard = self.format
+        shard = self.format if self.format in FORMATS else self._shard(entry.uri)
         if shard is not None:
             yield Shard(entry, shard)
         elif self.format == "list" or (self.format == "auto" and _ending(key) in LISTS):
@@ -201,14 +199,13 @@ class Listing:
         try:
             with io.TextIOWrapper(storage.open_stream(entry), "utf-8-sig", newline="") as lines:
                 self.tables |= _ending(entry.uri) != PLAIN
-                endings = self.extensions | PHOTOS
-                for line in listed(lines, _ending(entry.uri), self.sources.wanted, endings, self.passed):
+                wanted, endings = self.sources.wanted, self.extensions | PHOTOS
+                for line in listed(lines, _ending(entry.uri), wanted, endings, self.passed):
                     yield self._named(storage.named_in(entry.uri, line.name), line)
         except ConfigError as error:
             raise ConfigError(f"--input {given}: {error}") from error
         except (UnicodeDecodeError, csv.Error) as error:
-            what = "a table with its quotes closed" if isinstance(error, csv.Error) else "UTF-8 text with a URI a line"
-            raise ConfigError(f"--input {given}: the list is not {what} ({error})") from error
+            raise ConfigError(f"--input {given}: no UTF-8 text, or a quote is left open ({error})") from error
         except (ObjectUnreadable, OSError) as error:
             raise ConfigError(f"--input {given}: the list cannot be read ({storage.reason(error)})") from error
 

@@ -128,7 +128,9 @@ class S3(Remote):
             more = {"ContinuationToken": page.get("NextContinuationToken", "")}
 
     def stat(self, uri: str) -> Entry | None:
-        """One HEAD request."""
+        """One HEAD request; none for a bucket, which is no object."""
+        if not _split(uri)[1]:
+            return None
         try:
             head = _call(uri, "head_object")
         except FileNotFoundError:

@@ -166,10 +166,12 @@ def test_switches_of_a_file_are_as_on_the_command_line(tmp_path: Path) -> None:
     [
         ("evaluate.py", ["--against", "old", "--truth", "cls"], "--truth is for kept truth, --against old for"),
         ("evaluate.py", ["--against", "old", "--ignore", "0"], "--ignore is for kept truth"),
+        ("evaluate.py", ["--against", ""], '--against "": it is empty, as of a variable that is not set'),
+        ("report.py", ["--to", ""], '--to "": it is empty'),
         ("forget.py", ["--uris", "list.txt", "--max-gone", "0.5"], "--max-gone is for --gone"),
     ],
 )
-def test_flags_that_would_do_nothing_are_refused(job: str, flags: list[str], said: str, tmp_path: Path) -> None:
+def test_flags_that_mean_nothing_are_refused(job: str, flags: list[str], said: str, tmp_path: Path) -> None:
     assert said in run_job(job, tmp_path, *flags, code=2).stderr
 
 

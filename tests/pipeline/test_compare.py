@@ -92,6 +92,14 @@ def test_pixels_of_two_maps() -> None:
     assert found.pixel_accuracy == 0.5
 
 
+def test_a_class_that_is_left_out_has_no_part_in_the_mean() -> None:
+    pixels = Pixels(ignore=0)
+    pixels.add(np.array([[0, 0], [1, 0]]), np.array([[0, 1], [1, 2]]))
+    found = pixels.overlap()
+    assert found.mean_iou == pytest.approx((1 / 2 + 0) / 2)
+    assert found.pixel_accuracy == pytest.approx(1 / 3)
+
+
 @pytest.mark.torture
 def test_the_refusal_of_another_model_has_the_command_that_starts_it(
     other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

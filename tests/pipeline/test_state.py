@@ -52,7 +52,7 @@ def test_a_verification_that_finds_harm_outweighs_a_good_run(output: Path) -> No
     assert said(output, "--verify") == ("good", "Complete: every planned image is accounted for.")
     span = min(output.glob("data/*.parquet"))
     (output / "data/copy.parquet").write_bytes(span.read_bytes())
-    assert said(output, "--verify") == ("bad", "Not complete: 4 rows twice.")
+    assert said(output, "--verify") == ("bad", "Not complete: 4 rows twice, 1 file damaged.")
     (output / "data/copy.parquet").unlink()
     span.unlink()
     assert said(output, "--verify") == ("bad", "Not complete: 4 planned images missing.")

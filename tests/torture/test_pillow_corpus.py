@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.source.format import format_of
 from tests.flow import run_here
 from tests.helpers import ROOT, rows
 from tests.torture.conftest import Tally
@@ -60,7 +61,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_file_has_its_row_and_what_pillow_opens_is_ok(corpus: Path, tmp_path: Path, tally: Tally) -> None:
     import json
 
-    files = sorted(path for path in corpus.iterdir())
+    files = sorted(path for path in corpus.iterdir() if not format_of(str(path)))  # a tar among them is a shard
     (tmp_path / "list.txt").write_text("\n".join(map(str, files)))
     assert run_here(tmp_path / "list.txt", tmp_path / "out", max_failed=1) == 0
     table = rows(tmp_path / "out")

@@ -169,4 +169,4 @@ def test_a_quote_that_nothing_closes_is_refused(tmp_path: Path) -> None:
     """All lines behind it would be one name."""
     lines = ["path", *(f"{n}.png" for n in range(5)), '"odd.png', *(f"{n}.png" for n in range(200))]
     (tmp_path / "l.csv").write_text("\n".join(lines))
-    refused(r"l.csv: the list is not a table with its quotes closed", tmp_path / "l.csv", tmp_path / "out")
+    refused(r"l.csv: no UTF-8 text, or a quote is left open", tmp_path / "l.csv", tmp_path / "out")

@@ -51,6 +51,13 @@ def test_odd_keys_on_s3_arrive_verbatim(folder: Path, weed: Weed, tmp_path: Path
     assert f"s3://inb/odd/{ODD[0]}" in rows(tmp_path / "out")["uri"].to_pylist()
 
 
+@pytest.mark.usefixtures("s3_env")
+def test_a_whole_bucket_needs_no_slash(weed: Weed) -> None:
+    weed.fs().mkdir("wholebucket")
+    weed.fs().pipe_file("wholebucket/a/b.png", png(1))
+    assert found("s3://wholebucket") == found("s3://wholebucket/") == [("image", "a/b.png")]
+
+
 def test_single_files_globs_and_folders(folder: Path) -> None:
     make_tar(folder / "deep/er/s.tar", [("x.png", png(1))])
     (folder / "notes.txt").write_text("not a list here")
