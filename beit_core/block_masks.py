@@ -10,6 +10,7 @@ from .config import Grid
 LEAST = 16  # patches of a block; all that are wanted where those are fewer
 ASPECT = 0.3  # height over width of a block lies between this and one over it
 TRIES = 10  # to place a block, before the mask is left as it is
+FIRST_TRIES = 100  # to place the first one: in training such a mask would stay empty
 
 
 def block_masks(grid: Grid, share: float, seed: int, names: Sequence[str]) -> list[list[bool]]:
@@ -45,7 +46,7 @@ def wanted(grid: Grid, share: float) -> int:
 def _draw_block(grid: Grid, hidden: set[Grid], least: int, most: int, chance: Random) -> set[Grid]:
     """Patches (y, x) that one more block adds to the hidden ones: `most` or fewer, none if no such block was drawn."""
     rows, columns = grid
-    for _ in range(TRIES):
+    for _ in range(TRIES if hidden else FIRST_TRIES):
         area = chance.uniform(least, most)  # overlaps may bring a block of `least` below a smaller `most`
         aspect = math.exp(chance.uniform(math.log(ASPECT), -math.log(ASPECT)))
         height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))

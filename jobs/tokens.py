@@ -30,7 +30,7 @@ class Tokens(Task[Any]):
     """A tokenizer's tokens; with a masked-modelling checkpoint also its predictions under a block-wise mask."""
 
     name: ClassVar[str] = "tokens"
-    mask_ratio: float = field(default=0.4, metadata={"help": "share of the patches to hide, in blocks"})
+    mask_ratio: float = field(default=0.4, metadata={"help": "share of the patches to hide at most, in blocks"})
     seed: int = field(default=0, metadata={"help": "chooses, with the image's uri, which patches to hide (0)"})
     tokenizer: str | None = field(default=None, metadata={"help": "the dVAE whose tokens a masked --model predicts"})
 

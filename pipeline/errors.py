@@ -1,4 +1,4 @@
-"""All exceptions of the pipeline.
+"""The exceptions that pass from room to room; others stay in the room that defines them.
 
     PipelineError                exit 1
     ├── ConfigError              exit 2: the command cannot work; nothing was written

@@ -43,6 +43,7 @@ TURNS: dict[object, Transpose] = {
     8: Transpose.ROTATE_90,
 }
 SIDEWAYS = {Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90}
+BAND = 256  # rows of a deep grey that are scaled at a time
 DRAFT_FACTOR = 2  # JPEG's scaled decoding keeps, both ways, at least so many times the target's longer side
 
 
@@ -216,12 +217,18 @@ def _scale_grey(image: Image.Image) -> Image.Image:
 
     The grey that a PNG calls transparent becomes white.
     """
-    values = np.asarray(image, dtype=np.float64)
-    clear = values == image.info.get("transparency")
-    values = np.nan_to_num(values, nan=0.0, posinf=65535.0, neginf=0.0)
-    if image.mode.startswith("I;16") or values.max(initial=0) > 255:
-        values = values / 257.0
-    return Image.fromarray(np.where(clear, 255, np.clip(np.rint(values), 0, 255)).astype(np.uint8))
+    values, clear = np.asarray(image), image.info.get("transparency")
+    bands = [slice(top, top + BAND) for top in range(0, len(values), BAND)]  # 8 bytes a pixel are too many for a whole
+
+    def finite(band: slice) -> np.ndarray:
+        return np.nan_to_num(values[band].astype(np.float64), nan=0.0, posinf=65535.0, neginf=0.0)
+
+    is_deep = image.mode.startswith("I;16") or any(finite(band).max(initial=0) > 255 for band in bands)
+    grey = np.empty(values.shape, np.uint8)
+    for band in bands:
+        scaled = finite(band) / 257.0 if is_deep else finite(band)
+        grey[band] = np.where(values[band] == clear, 255, np.clip(np.rint(scaled), 0, 255))
+    return Image.fromarray(grey)
 
 
 def fit(rgb: Image.Image, spec: PixelSpec, full_size: tuple[int, int], *, exact: bool) -> np.ndarray:

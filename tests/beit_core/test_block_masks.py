@@ -92,3 +92,9 @@ def test_no_single_block_hides_a_whole_row_or_column() -> None:
         hidden = _draw_block(PAPER, set(), 98, 98, Random(seed))  # half of the patches: some shapes are 14 long
         assert len({y for y, _ in hidden}) < 14
         assert len({x for _, x in hidden}) < 14
+
+
+@pytest.mark.parametrize("share", [0.75, 0.9, 1.0])
+def test_large_shares_of_small_grids_hide_most(share: float) -> None:
+    """Few blocks fit there; where ten tries find none, as in training, there are more of them."""
+    assert min(sum(mask) for mask in block_masks((8, 8), share, 0, [str(number) for number in range(300)])) > 32
