@@ -89,6 +89,8 @@ def decoder(tokenizer: str) -> Callable[[np.ndarray], np.ndarray]:
         import torch
 
         side = math.isqrt(tokens.shape[1])
+        if side * side != tokens.shape[1]:
+            raise ConfigError(f"--tokenizer {tokenizer}: {tokens.shape[1]} tokens of an image are no square to decode")
         grids = torch.from_numpy(tokens.astype(np.int64)).reshape(-1, side, side)
         with torch.inference_mode():
             parts = [dvae.decode(some) for some in grids.split(AT_ONCE)]

@@ -64,8 +64,9 @@ def sections(sample: Sample) -> list[Markup]:
 def _lead(rows: list[Tokenised]) -> str:
     tokens = np.array([row["tokens"] for row in rows])
     side = math.isqrt(tokens.shape[1])
+    grid = f" as a grid of {side} x {side}" if side * side == tokens.shape[1] else ""
     said = (
-        f"The {tokens.shape[1]:,} tokens of each image as a grid of {side} x {side}; equal colours are equal tokens. "
+        f"The {tokens.shape[1]:,} tokens of each image{grid}; equal colours are equal tokens. "
         f"The sample of {plural(len(rows), 'image')} uses {plural(len(np.unique(tokens)), 'different token')}."
     )
     masked = [row for row in rows if row.get("masked") and row.get("predicted")]

@@ -17,7 +17,7 @@ from pipeline.output.place import Place
 from pipeline.output.span_file import SpanFacts, as_it_is, facts_and_rows
 from pipeline.plan import files
 from pipeline.plan.audit import gone_shards
-from pipeline.plan.forgotten import Forgotten
+from pipeline.plan.forgotten import MODE, Forgotten
 from pipeline.plan.names import images_name, last_spans, shard_of, span_name
 
 
@@ -83,8 +83,11 @@ def _has_ended(place: Place) -> bool:
     """Whether the last run came to its end, if with too many failures; of one that was killed there is no trace."""
     if storage.stat(place.success_file) is not None:
         return True
-    newest = place.reports()[-1:]
-    return any(json.loads(storage.read(report)).get("exit") == TooManyFailures.exit_code for report in newest)
+    for report in reversed(place.reports()):
+        told = json.loads(storage.read(report))
+        if told.get("mode") != MODE:  # forgetting ends no run
+            return bool(told.get("exit") == TooManyFailures.exit_code)
+    return False
 
 
 class _Planned:

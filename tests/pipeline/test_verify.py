@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import PipelineError, StorageError
+from pipeline.forget import Wish, forget
 from pipeline.output.place import Place
 from pipeline.plan.verify import verify
 from tests.flow import make_tar, png, run_here
@@ -72,6 +73,9 @@ def test_a_run_with_too_many_failures_has_ended(tmp_path: Path) -> None:
     make_tar(tmp_path / "in/a.tar", [("a.png", png(1)), ("b.png", b"none")])
     assert run_here(tmp_path / "in", tmp_path / "out", "brightness") == 3
     assert not (tmp_path / "out/_SUCCESS").exists()
+    assert verify(Place.of(str(tmp_path / "out"))).has_ended
+    (tmp_path / "list.txt").write_text(f"{tmp_path}/in/a.tar#b.png")
+    assert forget(Wish(str(tmp_path / "out"), str(tmp_path / "list.txt"))) == 0
     assert verify(Place.of(str(tmp_path / "out"))).has_ended
 
 
