@@ -3,7 +3,8 @@ r"""A page to look at: what the runs did, and pictures of what they found.
     python jobs/report.py OUTPUT [--verify] [--truth COLUMN] [--to FILE] [--tokenizer DVAE]
 
 Writes OUTPUT/report.html, one file that needs no network, and prints where it lies. It reads the runs' reports and a
-small sample of rows, whatever the size of the output; `--verify` reads every row and puts the result on the page.
+small sample of rows, whatever the size of the output; `--verify` reads every row and puts the result on the page. Exit 1:
+something is wrong, or the last run was killed, and nobody knows yet what else it would have planned.
 Of a copy that jobs/compact.py has made it only says whether it is older than its output (exit 1).
 """
 
@@ -36,7 +37,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main(flags: argparse.Namespace) -> int:
-    """Write the page; 1 if `--verify` found a fault, or for a copy that is older than its output."""
+    """Write the page; 1 if `--verify` found a fault or a run that has not ended, or for a copy that is too old."""
     if copy := said_of_copy(flags.output):
         if asked := [name for name in ("verify", "truth", "to", "tokenizer") if getattr(flags, name)]:
             raise ConfigError(f"--{asked[0]}: {flags.output} is a copy, which has no page; name the output it is of")
