@@ -3,8 +3,8 @@ r"""A page to look at: what the runs did, and pictures of what they found.
     python jobs/report.py OUTPUT [--verify] [--truth COLUMN] [--to FILE] [--tokenizer DVAE]
 
 Writes OUTPUT/report.html, one file that needs no network, and prints where it lies. It reads the runs' reports and a
-small sample of rows, whatever the size of the output; `--verify` reads every row and puts the result on the page. Exit 1:
-something is wrong, or the last run was killed, and nobody knows yet what else it would have planned.
+small sample of rows, whatever the size of the output. `--verify` reads every row and puts the result on the page; exit
+code 1: something is wrong, or the last run was killed, and nobody knows yet what else it would have planned.
 Of a copy that jobs/compact.py has made it only says whether it is older than its output (exit 1).
 """
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from pipeline.engine.redo import kept, read_on, these
-from pipeline.output.span_file import SpanFacts, find, read_rows
+from pipeline import storage
+from pipeline.engine.redo import holds_own_row, kept, read_on, these
+from pipeline.output.span_file import SpanFacts, as_it_is, facts_and_rows, find, read_rows
 from pipeline.plan import files
-from pipeline.plan.files import PlacedSpan, ShardContent
+from pipeline.plan.files import Known, PlacedSpan, ShardContent
 from pipeline.plan.names import digest, span_name
 from pipeline.plan.rows import LooseSpan, Redo, Row, ShardRef, ShardSpan, UnreadShard
 from pipeline.source.fetch import fetched
@@ -43,11 +44,14 @@ class OpenSpan:
 class _OpenShardSpan(OpenSpan):
     """The next `size` images of a shard, which may be fewer."""
 
-    def __init__(self, stream: _ShardStream, start: int, size: int, again: pa.Table | None = None) -> None:
-        """`again` are the rows of a file that ends with the shard's own, whose failed ones are done again."""
+    def __init__(
+        self, stream: _ShardStream, start: int, size: int, found: SpanFacts | None = None,
+        again: pa.Table | None = None,
+    ) -> None:  # fmt: skip
+        """`found` and `again` are a finished file's facts and rows: the failed ones are done again, others added."""
         shard = stream.shard
         facts = SpanFacts(span_name(shard.name, start), shard.uri, shard.version, start, 0, 0)
-        items = iter(stream) if again is None else read_on(iter(stream), again, facts)
+        items = iter(stream) if found is None or again is None else read_on(iter(stream), again, found)
         before = None if again is None else kept(again, Redo(failed=True))
         super().__init__(facts, self._counted(itertools.islice(items, size)), before, stream.forgotten)
         self.stream, self.images, self.bytes = stream, 0, 0
@@ -95,7 +99,7 @@ class _ShardStream:
         self.format = FORMATS[shard.format]
         self.items = self.format.items(shard.entry, spec.wanted, at)
         self.ahead: list[Item | None] = []
-        self.ended_early = False
+        self.own: Item | None = None  # the row of a shard that cannot be read on
         self.passed = at.passed
         self.told = at.passed.copy()  # what spans have told of it
 
@@ -103,8 +107,21 @@ class _ShardStream:
         """The next image, None at the end."""
         if not self.ahead:
             self.ahead = [next(self.items, None)]
-            self.ended_early |= self.ahead[0] is not None and self.ahead[0].uri == self.shard.uri
+            if self.ahead[0] is not None and self.ahead[0].uri == self.shard.uri:
+                self.own = self.ahead[0]
         return self.ahead[0]
+
+    def has_ended(self, known: Known | None, start: int) -> bool:
+        """Whether there is no image `start`; also where the shard's own row is in its place, and `known` has more.
+
+        Then what is wrong will pass. Where others count as images by now, only damage tells that it is the same end.
+        """
+        first = self.peek()
+        if first is None or known is None or first is not self.own:
+            return first is None
+        if known.kinds != self.kinds:
+            return not isinstance(first.data, ValueError)
+        return start + 1 < known.images if known.ends_early else start <= known.images
 
     def place(self, images: int) -> tuple[int, int]:
         """Offset and skip of the next image; at the end those behind all `images` of the shard."""
@@ -123,11 +140,6 @@ def _names_before(stream: _ShardStream | None, at: Position) -> Names:
     if stream is not None:
         found.used -= {item.uri.removeprefix(f"{stream.shard.uri}#") for item in filter(None, stream.ahead)}
     return found
-
-
-def _ends_early(rows: pa.Table | None, shard: str) -> bool:
-    """Whether the shard could not be read on in this span: what follows is not known."""
-    return rows is not None and shard in rows["uri"].to_pylist()
 
 
 @dataclass(frozen=True)
@@ -166,34 +178,56 @@ class Reader:
         return facts
 
     def _unread(self, row: UnreadShard) -> Iterator[SpanFacts | OpenSpan]:
-        """Cut an unread shard into spans as it passes, then add its plan entry, unless --limit stops it before."""
-        shard, at, stream = row.shard, Position(), None
+        """Cut an unread shard into spans as it passes, then add its plan entry, unless --limit stops it before.
+
+        Where this version was read further before, what stops it now passes: nothing is given from there on, and what
+        is known and finished stays.
+        """
+        known = files.known_before(self.spec.place, row)
+        at, stream = Position(), None
         spans: list[PlacedSpan] = []
         start, ends_early = 0, False
         while not ends_early and self._size(row, start) > 0:
             facts = self._as_found(row, start, stream.place(start) if stream else (at.offset, at.skip))
-            again = self._to_be_redone(row, facts)
-            if facts is not None and not _ends_early(again, shard.uri):
+            again, goes_on = self._again(row, known, facts)
+            if facts is not None and not goes_on:
                 yield facts if again is None else _redone(self.spec, row, facts, again, _names_before(stream, at))
-                self._learn_names(shard, facts, at.names)
+                self._learn_names(row.shard, facts, at.names)
                 stream, at = None, Position(facts.next_offset, facts.next_skip, at.names)
                 ends_early = self._has_own_row(facts)  # reading on would give it again
             else:
                 stream = stream or _ShardStream(self.spec, row, at)
-                if stream.peek() is None:
+                if stream.has_ended(known if facts is None else None, start):
                     break
-                row = files.reopen_shard(self.spec.place, row, self.spec.bound.span_size.shard, start)
-                span = _OpenShardSpan(stream, start, self._size(row, start), again)
+                row = self._reopened(row, known, start)
+                span = _OpenShardSpan(stream, start, self._size(row, start), facts, again)
                 yield span
                 facts = span.close()
             spans.append(PlacedSpan.of(facts))
             start += facts.images
-        stream = stream or _ShardStream(self.spec, row, at)
-        if ends_early or stream.peek() is None:
-            self._enter(row, spans, stream, ends_early=ends_early or stream.ended_early)
+        self._enter(row, known, spans, stream or _ShardStream(self.spec, row, at), ends_early=ends_early)
 
-    def _enter(self, row: UnreadShard, spans: list[PlacedSpan], stream: _ShardStream, *, ends_early: bool) -> None:
-        """Add the plan entry of a shard that was read as far as it can be."""
+    def _reopened(self, row: UnreadShard, known: Known | None, start: int) -> UnreadShard:
+        """The row, once the plan says that its shard is read on, where the span at `start` may do so."""
+        if known is None or not known.ends_early or known.reopened or row.known.startswith(files.REOPENED):
+            return row
+        if start + self.spec.bound.span_size.shard < known.images:
+            return row
+        return files.reopen_shard(self.spec.place, row, known)
+
+    def _enter(
+        self, row: UnreadShard, known: Known | None, spans: list[PlacedSpan], stream: _ShardStream, *, ends_early: bool
+    ) -> None:
+        """Add the plan entry of a shard that was read as far as it can be, unless it could be read further before.
+
+        `ends_early`: a finished span has the shard's own row.
+        """
+        if not ends_early and stream.peek() is not None:
+            return
+        ends_early |= stream.own is not None
+        images = sum(span.images for span in spans)
+        if ends_early and known is not None and known.kinds == stream.kinds and images < known.images:
+            return
         content = ShardContent(tuple(spans), stream.names.repeated, stream.kinds, ends_early)
         files.write_shard_entry(self.spec.place, row, content)
 
@@ -202,10 +236,17 @@ class Reader:
         size = self.spec.bound.span_size.shard
         return size if row.most is None else min(size, row.most - start)
 
-    def _to_be_redone(self, row: UnreadShard, facts: SpanFacts | None) -> pa.Table | None:
-        """The rows of a finished span whose failed ones are to be done again; None where there are none of these."""
-        is_wanted = facts is not None and facts.failed and row.retry_failed
-        return read_rows(self.spec.place, facts.name) if is_wanted and facts else None
+    def _again(self, row: UnreadShard, known: Known | None, facts: SpanFacts | None) -> tuple[pa.Table | None, bool]:
+        """The rows of a finished span of which some are done again, if any, and whether what is behind it is added."""
+        if facts is None:
+            return None, False
+        goes_on = self._was_cut_short(row, known, facts)
+        if known is not None and (known.reopened or facts.start + facts.images < known.images):
+            goes_on |= self._has_own_row(facts)
+        if not goes_on and not (facts.failed and row.retry_failed):
+            return None, False
+        rows = read_rows(self.spec.place, facts.name)
+        return rows, goes_on or holds_own_row(rows, row.shard.uri)
 
     def _as_found(self, row: UnreadShard, start: int, place: tuple[int, int]) -> SpanFacts | None:
         """The facts of the span that begins there if it is finished, and begins where the one before has ended.
@@ -213,7 +254,7 @@ class Reader:
         It does not where the one before was read with other kinds of images, as with another --unreadable.
         """
         facts = find(self.spec.place, span_name(row.shard.name, start))
-        if facts is None or facts.version != row.shard.version or self._was_cut_short(row, facts):
+        if facts is None or facts.version != row.shard.version:
             return None
         if start and (facts.offset, facts.skip) != place:
             return None
@@ -222,12 +263,12 @@ class Reader:
         read = facts.next_offset - facts.offset if FORMATS[row.shard.format].counts_bytes else 0
         return replace(facts, read_bytes=max(0, read))
 
-    def _was_cut_short(self, row: UnreadShard, facts: SpanFacts) -> bool:
+    def _was_cut_short(self, row: UnreadShard, known: Known | None, facts: SpanFacts) -> bool:
         """Whether --limit has ended a finished span that is now to have more images: it is written again whole."""
         stop = facts.start + facts.images
         if facts.images >= self.spec.bound.span_size.shard or (row.most is not None and stop >= row.most):
             return False
-        if self._has_own_row(facts):
+        if self._has_own_row(facts) or (known is not None and known.images == stop and not known.reopened):
             return False
         return _ShardStream(self.spec, row, Position(facts.next_offset, facts.next_skip)).peek() is not None
 
@@ -235,7 +276,7 @@ class Reader:
         """Whether a finished span ends with its shard's own row, forgotten or not: the shard could not be read on."""
         if facts.source in facts.forgotten:
             return True
-        return facts.failed > 0 and _ends_early(read_rows(self.spec.place, facts.name, ["uri"]), facts.source)
+        return facts.failed > 0 and holds_own_row(read_rows(self.spec.place, facts.name, ["uri"]), facts.source)
 
     def _learn_names(self, shard: ShardRef, facts: SpanFacts, names: Names) -> None:
         """Names that finished spans have used count for `~2` of later ones."""
@@ -247,6 +288,9 @@ class Reader:
             names.repeated |= facts.repeated
 
     def _before(self, name: str, redo: Redo | None) -> pa.Table | None:
-        """The rows of a finished file that a redo keeps."""
-        rows = read_rows(self.spec.place, name) if redo else None
-        return None if redo is None or rows is None else kept(rows, redo)
+        """The rows of a finished file that a redo keeps: none where another run has written another version since."""
+        entry = storage.stat(self.spec.place.span_file(name)) if redo is not None else None
+        if redo is None or entry is None:
+            return None
+        facts, rows = as_it_is(entry, facts_and_rows)[1]
+        return kept(rows, redo) if facts.version == redo.version else None

@@ -13,6 +13,11 @@ from pipeline.plan.rows import Redo
 from pipeline.source.item import Item
 
 
+def holds_own_row(rows: pa.Table | None, shard: str) -> bool:
+    """Whether the shard could not be read on in this span: what follows is not known."""
+    return rows is not None and shard in rows["uri"].to_pylist()
+
+
 def kept(rows: pa.Table, redo: Redo) -> pa.Table:
     """The rows of a finished file that a redo leaves as they are."""
     again = redo.again()

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.errors import StorageError
 from pipeline.output.place import Place
-from pipeline.output.span_file import SpanFacts, read_facts
+from pipeline.output.span_file import SpanFacts, is_pyarrows, read_facts
 from pipeline.storage import Entry
 
 SEEN_SCHEMA = pa.schema(
@@ -69,8 +69,13 @@ class Ledger:
 
     def _load_seen(self) -> None:
         for entry in self.place.seen_files():
-            with storage.open_stream(entry) as stream:
-                table = pq.read_table(stream)
+            try:
+                with storage.open_stream(entry) as stream:
+                    table = pq.read_table(stream)
+            except (ValueError, OSError, pa.ArrowException) as error:
+                if isinstance(error, OSError) and not is_pyarrows(error):
+                    raise
+                continue  # it is damaged: footers are read instead
             for name, file, *more in zip(*(column.to_pylist() for column in table.columns), strict=True):
                 if self.files.get(name) == file:
                     self.seen[name] = Seen(file, *more)

@@ -114,6 +114,11 @@ def counted(facts: SpanFacts, table: pa.Table) -> SpanFacts:
     return replace(facts, images=images, ok=statuses[OK], statuses=dict(sorted(statuses.items())))
 
 
+def is_pyarrows(error: OSError) -> bool:
+    """Whether an error is that of a Parquet footer that pyarrow cannot read, and none of a disk or storage."""
+    return type(error) is OSError and error.errno is None
+
+
 def as_it_is(entry: Entry, read: Callable[[BinaryIO], T]) -> tuple[Entry, T]:
     """What `read` makes of a span's file, all of one version of it, and which: another run may just have replaced it.
 
@@ -124,7 +129,7 @@ def as_it_is(entry: Entry, read: Callable[[BinaryIO], T]) -> tuple[Entry, T]:
             with storage.open_stream(entry, pinned=True) as stream:
                 return entry, read(stream)
         except (ValueError, KeyError, OSError, pa.ArrowException, ObjectUnreadable) as error:
-            if isinstance(error, OSError) and error.errno is not None:  # pyarrow's of a damaged footer has none
+            if isinstance(error, OSError) and not is_pyarrows(error):
                 raise
             now = storage.stat(entry.uri)
             if now is None:

@@ -147,7 +147,7 @@ def gone_shards(short: Iterable[str], shards: Shards, ledger: Ledger, uris: Mapp
         shard = shard_of(name)
         lacking.add(shard)
         seen = {short_version(version) for version in ledger.lost.get(name, ())}
-        if shard in shards:
+        if shard in shards and shards[shard].version != files.REOPENED:
             seen &= {shards[shard].version}
         if seen:
             lost.add(shard)

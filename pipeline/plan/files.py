@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.errors import ObjectUnreadable, StorageError
 from pipeline.output.place import Place
-from pipeline.output.span_file import SpanFacts
+from pipeline.output.span_file import SpanFacts, is_pyarrows
 from pipeline.plan.names import short_version
 from pipeline.plan.rows import LooseSpan, ShardRef, UnreadShard
 from pipeline.source.item import Item, Remote
@@ -106,10 +106,23 @@ class ShardContent:
     ends_early: bool = True
 
 
+class Known(NamedTuple):
+    """What was known of a version of a shard: how many images of which kinds, and whether that was all of it.
+
+    `reopened`: a run has begun to read on behind them, and has not come to the end.
+    """
+
+    images: int
+    kinds: str
+    ends_early: bool
+    reopened: bool
+
+
 class Whence(NamedTuple):
-    """What an entry was made of: the uri of the shard, and the name of its format (None in entries of before)."""
+    """What an entry was made of: uri, version and format of the shard (None for the format in entries of before)."""
 
     uri: str
+    version: str
     format: str | None
 
 
@@ -171,27 +184,27 @@ def _part(number: int) -> str:
 
 
 @contextmanager
-def _opened(part: Entry) -> Iterator[BinaryIO]:
+def opened(part: Entry) -> Iterator[BinaryIO]:
     """A part of the plan, to be read in the block; raises StorageError where it is damaged."""
     try:
         with storage.open_stream(part) as stream:
             yield stream
     except (ValueError, KeyError, TypeError, OSError, pa.ArrowException) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # pyarrow's of a damaged footer has none
+        if isinstance(error, OSError) and not is_pyarrows(error):
             raise
         raise StorageError(f"{part.uri} is damaged: restore this part of the plan, or begin a new --output") from error
 
 
 def read_part(part: Entry) -> tuple[list[PartSpan], bool]:
     """The spans of a part from its footer, and whether it lists later versions of images planned before."""
-    with _opened(part) as stream:
+    with opened(part) as stream:
         meta = json.loads(pq.read_metadata(stream).metadata[META])
     return [PartSpan(**span) for span in meta["spans"]], meta["changes"]
 
 
 def read_images(part: Entry, columns: list[str] | None = None) -> pa.Table:
     """All rows of a part."""
-    with _opened(part) as stream:
+    with opened(part) as stream:
         return pq.read_table(stream, columns=columns)
 
 
@@ -200,7 +213,7 @@ def read_rows(uri: str, start: int, stop: int) -> pa.Table:
     entry = storage.stat(uri)
     if entry is None:
         raise ObjectUnreadable(f"{uri} is gone: the plan of this output is damaged")
-    with _opened(entry) as stream:
+    with opened(entry) as stream:
         file = pq.ParquetFile(stream)
         if stop > file.metadata.num_rows:
             raise ObjectUnreadable(f"{uri} has no row {stop - 1}: the plan of this output is damaged")
@@ -225,21 +238,27 @@ def write_shard_entry(place: Place, row: UnreadShard, content: ShardContent) -> 
         _write_entry(place, shard, entry, content)
 
 
-def reopen_shard(place: Place, row: UnreadShard, size: int, start: int) -> UnreadShard:
-    """Before the span at `start` is written: the row, once no entry hides what is found behind the end that it states.
-
-    `size` is that of the shard's spans. This very version was read before, up to where it could not be read on. Should
-    the run die before the next entry, the shard would seem finished without the images that are found there by now, and
-    their spans surplus. So an entry of no version takes its place, once.
-    """
+def known_before(place: Place, row: UnreadShard) -> Known | None:
+    """What the plan has of this very version of a shard that is read again; None where it has nothing."""
     version, _, images = row.known.rpartition("-")
-    if version != short_version(row.shard.version) or start + size < int(images):
-        return row
-    before = ShardEntry(row.shard.name, row.number - 1, version, int(images), "")
-    if not read_shard_entry(replace(before, uri=place.plan_file(before.file))).ends_early:
-        return row
-    entry = ShardEntry(row.shard.name, row.number, REOPENED, int(images), "")
-    _write_entry(place, row.shard, entry, ShardContent((), repeated_names=False))
+    if version not in (short_version(row.shard.version), REOPENED):
+        return None
+    entry = ShardEntry(row.shard.name, row.number - 1, version, int(images), "")
+    entry = replace(entry, uri=place.plan_file(entry.file))
+    if whence(entry).version != row.shard.version:
+        return None
+    content = read_shard_entry(entry)
+    return Known(entry.images, content.kinds, ends_early=content.ends_early, reopened=version == REOPENED)
+
+
+def reopen_shard(place: Place, row: UnreadShard, known: Known) -> UnreadShard:
+    """Before a span is written that may go on behind the end of a shard that ended early: the row from then on.
+
+    Should the run die before the next entry, the shard would seem finished without the images that are found there by
+    now, and their spans surplus. So an entry that stands for no version takes the place of the one before.
+    """
+    entry = ShardEntry(row.shard.name, row.number, REOPENED, known.images, "")
+    _write_entry(place, row.shard, entry, ShardContent((), repeated_names=False, kinds=known.kinds))
     return replace(row, number=row.number + 1, known=entry.says)
 
 
@@ -247,7 +266,7 @@ def _write_entry(place: Place, shard: ShardRef, entry: ShardEntry, content: Shar
     body = {
         "uri": shard.uri,
         "format": shard.format,
-        "version": shard.version if entry.version != REOPENED else "",
+        "version": shard.version,
         "size": shard.size,
         "images": entry.images,
         "repeated_names": content.repeated_names,
@@ -270,9 +289,9 @@ def read_shard_entry(entry: ShardEntry) -> ShardContent:
 
 
 def whence(entry: ShardEntry) -> Whence:
-    """Where the shard of an entry was, and its format; raises StorageError where the entry is damaged."""
+    """Of what an entry was made; raises StorageError where it is damaged."""
     try:
         body = json.loads(storage.read(entry.uri))
-        return Whence(body["uri"], body.get("format"))
+        return Whence(body["uri"], body["version"], body.get("format"))
     except (ValueError, KeyError, TypeError) as error:
         raise StorageError(f"{entry.uri} is damaged: remove it, and the shard is read again") from error

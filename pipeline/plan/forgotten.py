@@ -19,7 +19,7 @@ from pipeline import storage
 from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
 from pipeline.output.span_file import SpanFacts
-from pipeline.plan.files import next_number
+from pipeline.plan.files import next_number, opened
 from pipeline.plan.names import shard_of
 from pipeline.source.naming import LISTED
 from pipeline.storage import Entry
@@ -50,7 +50,7 @@ class Forgotten:
         self.next_number = next_number(parts)
         for part in parts[self.count :]:
             self.count += 1
-            with storage.open_stream(part) as stream:
+            with opened(part) as stream:
                 table = pq.read_table(stream)
             for uri, version, within in map(Forgetting._make, zip(*table.to_pydict().values(), strict=True)):
                 if uri not in self.versions:

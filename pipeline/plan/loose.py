@@ -246,4 +246,4 @@ def _redo(planned: PlannedSpan, seen: Seen, *, retry_failed: bool) -> Redo | Non
     """What of a finished span is done again."""
     changed = planned.changed_since(seen.version)
     failed = retry_failed and seen.failed > 0
-    return Redo(failed, changed) if failed or changed else None
+    return Redo(failed, changed, seen.version) if failed or changed else None

@@ -15,11 +15,12 @@ from pipeline.storage import Entry
 class Redo:
     """Which rows of a finished span are computed again; its other rows are copied.
 
-    The failed ones if `failed`, and those of the images in `uris`, which changed.
+    The failed ones if `failed`, and those of the images in `uris`, which changed since the file had this `version`.
     """
 
     failed: bool = False
     uris: tuple[str, ...] = ()
+    version: str = ""
 
     def again(self) -> Callable[[str, str], bool]:
         """Whether the row of this uri and status is done again."""
@@ -104,7 +105,7 @@ def from_json(text: str) -> Row:
 
 
 def _redo(raw: Mapping[str, Any] | None) -> Redo | None:
-    return Redo(raw["failed"], tuple(raw["uris"])) if raw is not None else None
+    return Redo(raw["failed"], tuple(raw["uris"]), raw["version"]) if raw is not None else None
 
 
 def _shard(raw: Mapping[str, Any]) -> ShardRef:

@@ -82,7 +82,7 @@ class ShardPlan:
         """What is missing of shards that the listing did not have and that are there: they were another run's input."""
         for entry in list(self.entries.values()):
             if entry.name not in self.met and self._lacking(entry):
-                uri, format_ = files.whence(entry)
+                uri, _, format_ = files.whence(entry)
                 found = storage.stat(uri)
                 if found is not None and format_ is not None:
                     yield from self.rows(ShardRef(uri, found.size, found.version, format_, entry.name))
@@ -126,10 +126,11 @@ class ShardPlan:
         content = files.read_shard_entry(entry)
         last = content.spans[-1]
         # What a repeated member is called depends on all before it, so the whole shard is walked again. So it is where
-        # the last span is lacking: it may have ended where the shard could not be read on, and now there may be more.
-        # And where other kinds of images counted: positions of spans hold for those.
+        # the last span is lacking of a shard that could not be read on: by now there may be more. And where other kinds
+        # of images counted: positions of spans hold for those.
         is_other = content.kinds != self.kinds
-        if is_other or content.repeated_names or span_name(entry.name, last.start) in wanted:
+        may_go_on = content.ends_early and span_name(entry.name, last.start) in wanted
+        if is_other or content.repeated_names or may_go_on:
             yield self._unread(shard)
             return
         forgotten = self._forgotten(shard)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,13 +81,16 @@ def verify(place: Place) -> Verification:
 
 
 def _has_ended(place: Place) -> bool:
-    """Whether the last run came to its end, if with too many failures; of one that was killed there is no trace."""
+    """Whether the last run came to its end, if with too many failures; one that was killed leaves its lease."""
     if storage.stat(place.success_file) is not None:
         return True
+    if storage.stat(place.lease_file) is not None:
+        return False
     for report in reversed(place.reports()):
-        told = json.loads(storage.read(report))
-        if told.get("mode") != MODE:  # forgetting ends no run
-            return bool(told.get("exit") == TooManyFailures.exit_code)
+        with suppress(ValueError, AttributeError):  # a report that is none tells nothing
+            told = json.loads(storage.read(report))
+            if told.get("mode") != MODE:  # forgetting ends no run
+                return bool(told.get("exit") == TooManyFailures.exit_code)
     return False
 
 

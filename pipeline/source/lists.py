@@ -51,13 +51,12 @@ def listed(
         return map(Listed, _uncommented(lines, passed))
     head = list(itertools.islice(lines, LOOKED_AT))
     delimiter = _delimiter(head, "\t" if ending == ".tsv" else ",")
-    seen = list(_filled(csv.reader(head, delimiter=delimiter)))  # not strict: the last line may go on
+    seen = list(_filled(csv.reader(head, delimiter=delimiter)))
     if not seen:
         return iter(())
     form = form_of(seen, wanted.image_column, lambda cell: _names_an_image(cell, endings))
     kept = _places(form.header, wanted.keep)
-    # Strict: a quote that nothing closes would make all lines behind it one name.
-    rows = _filled(csv.reader(itertools.chain(head, lines), delimiter=delimiter, strict=True))
+    rows = _filled(_closed(itertools.chain(head, lines), delimiter))
     return _read(itertools.islice(rows, 1 if form.header else 0, None), form.column, kept)
 
 
@@ -66,6 +65,22 @@ def _read(rows: Iterator[list[str]], column: int, kept: Mapping[str, int]) -> It
         if len(row) > column and row[column]:
             values = {name: row[place] for name, place in kept.items() if place < len(row)}
             yield Listed(row[column], json.dumps(values) if values else "")
+
+
+def _closed(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
+    """The rows of a table. Raises csv.Error for a quote that nothing closes: all lines behind it would be one cell."""
+    taken: list[str] = []  # lines of the row that is read
+
+    def noted() -> Iterator[str]:
+        for line in lines:
+            taken.append(line)
+            yield line
+
+    for number, row in enumerate(csv.reader(noted(), delimiter=delimiter), 1):
+        if len(taken) > 1 and sum(line.count('"') for line in taken) % 2:
+            raise csv.Error(f"row {number} has {len(taken):,} lines and a quote that nothing closes")
+        taken.clear()
+        yield row
 
 
 def _filled(rows: Iterable[list[str]]) -> Iterator[list[str]]:

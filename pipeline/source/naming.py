@@ -205,7 +205,7 @@ class Listing:
         except ConfigError as error:
             raise ConfigError(f"--input {given}: {error}") from error
         except (UnicodeDecodeError, csv.Error) as error:
-            raise ConfigError(f"--input {given}: no UTF-8 text, or a quote is left open ({error})") from error
+            raise ConfigError(f"--input {given}: it is no table of UTF-8 text ({error})") from error
         except (ObjectUnreadable, OSError) as error:
             raise ConfigError(f"--input {given}: the list cannot be read ({storage.reason(error)})") from error
 

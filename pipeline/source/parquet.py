@@ -189,25 +189,27 @@ def _values(column: pa.Array) -> list[Any]:
     """The column's values; a byte of a text that is not UTF-8, which writers do not check, is written `\\xNN`."""
     try:
         values: list[Any] = column.to_pylist()
-        return values
     except UnicodeDecodeError:
-        column = _unencoded(column)
-    if pa.types.is_struct(column.type):
-        fields = [_values(field) for field in column.flatten()]
-        return [dict(zip(column.type.names, row, strict=True)) for row in zip(*fields, strict=True)]
-    texts = column.cast(pa.large_string()).view(pa.large_binary()).to_pylist()
-    return [None if text is None else text.decode("utf-8", "backslashreplace") for text in texts]
+        values = _readable(_unencoded(column)).to_pylist()
+    return values
 
 
 def _readable(column: pa.Array) -> pa.Array:
-    """The column as every reader of the output can read it."""
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        return column
+    """The column as every reader can read it: `_values` says how."""
     try:
         column.validate(full=True)
+        return column
     except pa.ArrowInvalid:
-        return pa.array(_values(column), column.type)
-    return column
+        type_ = column.type
+    if pa.types.is_struct(type_):
+        fields = [_readable(_unencoded(field)) for field in column.flatten()]
+        return pa.StructArray.from_arrays(fields, type_.names, mask=column.is_null())
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        whole = column.take(pa.array(range(len(column))))  # no slice, which cannot be built with its nulls
+        return type(column).from_arrays(whole.offsets, _readable(whole.values), type=type_, mask=whole.is_null())
+    binary = pa.binary_view() if pa.types.is_string_view(type_) else pa.large_binary()
+    texts = (column if pa.types.is_string_view(type_) else column.cast(pa.large_string())).view(binary).to_pylist()
+    return pa.array([None if text is None else text.decode("utf-8", "backslashreplace") for text in texts], type_)
 
 
 def _unencoded(column: pa.Array) -> pa.Array:

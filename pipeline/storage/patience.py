@@ -129,7 +129,9 @@ class _Waiting:
     def _pause_s(self) -> float:
         """Up to the next attempt, which is not later than the verdict or the end of the waiting."""
         pause = pause_s(self.tries) * random.uniform(0.5, 1)
-        return max(0.0, min(pause, self.verdict_s - self.evidence.alone_s, self.deadline - time.monotonic()))
+        if self.read is not None:
+            pause = min(pause, self.verdict_s - self.evidence.alone_s)
+        return max(0.0, min(pause, self.deadline - time.monotonic()))
 
     def _is_at_fault(self) -> bool:
         """Whether it is the object, or its host, rather than the storage."""

@@ -5,11 +5,14 @@ import os
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from pipeline.engine.reader import Reader
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.output.place import Place
 from pipeline.plan import planner
+from pipeline.plan.rows import Redo
 from pipeline.plan.verify import verify
 from tests.faults import FaultProxy
 from tests.flow import make_tar, png, run_here
@@ -230,3 +233,23 @@ def test_an_image_that_changed_once_is_done_once(loose: Path) -> None:
     assert fresh == 0
     assert rows(loose / "fresh").equals(table[1:])
     assert verify(Place.of(str(output))).green
+
+
+def test_a_file_that_a_slow_run_has_put_back_is_done_anew(loose: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the plan of a run and its reading: what changed before, and was in the file, is in it no more."""
+    (span,) = (loose / "out/data").iterdir()
+    old = span.read_bytes()
+    save(loose / "in", b=11)
+    run(loose)
+    save(loose / "in", d=21)
+    before = Reader._before
+
+    def late(reader: Reader, name: str, redo: Redo | None) -> pa.Table | None:
+        span.write_bytes(old)
+        return before(reader, name, redo)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Reader, "_before", late)
+        run(loose)
+    assert run_here(loose / "in", loose / "fresh", "brightness") == 0
+    assert rows(loose / "out").equals(rows(loose / "fresh"))

@@ -166,7 +166,7 @@ def test_failed_rows_within_a_limit_are_done_again(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run_here(tmp_path / "in", out, "brightness", span_size=SIZE, limit=13, max_pixels=80_000) == 3
     assert run(tmp_path / "in", 13, retry_failed=True) == 1
-    assert run(tmp_path / "in") == COUNT - SIZE
+    assert run(tmp_path / "in") == COUNT - 13
 
 
 def test_repeated_names_are_counted_on_behind_a_limit(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.errors import PipelineError
 from pipeline.source.tar import Tar
 from tests.flow import make_tar, png, run_here
 from tests.helpers import rows
@@ -134,3 +135,59 @@ def test_what_a_list_names_and_is_gone_keeps_its_rows(tmp_path: Path) -> None:
     again = rows(tmp_path / "out")
     assert again["uri"].equals(before["uri"])
     assert not again["brightness"].equals(before["brightness"])
+
+
+def closed(monkeypatch: pytest.MonkeyPatch, *args: Any, **flags: Any) -> int:
+    """The exit code of a run in which the storage refuses the shard."""
+    with monkeypatch.context() as patched:
+        patched.setattr(Tar, "open", lambda _, shard: io.BufferedReader(Cut(shard.uri, 0), 512))
+        try:
+            return run_here(*args, "brightness", **{**FLAGS, **flags})
+        except PipelineError as error:
+            return error.exit_code
+
+
+@pytest.mark.parametrize("images", [6, 8])
+@pytest.mark.parametrize("lost", [(), (0,), (1,), (0, 1)])
+@pytest.mark.parametrize("flags", [{}, {"retry_failed": True}, {"unreadable": "row"}])
+def test_a_shard_that_is_refused_for_a_while_loses_no_row(
+    flags: dict[str, Any], lost: tuple[int, ...], images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = [(name, png(n) if n != 1 else b"damaged") for n, name in enumerate(IMAGES[:images])]
+    shard, output = make_tar(tmp_path / "in/s.tar", members), tmp_path / "out"
+    assert run_here(shard, output, "brightness", **FLAGS) == 0
+    wanted = rows(output)
+    there = spans(output)
+    for number in lost:
+        there[number].unlink()
+    left = {path: path.read_bytes() for path in spans(output)[1:]}
+    assert closed(monkeypatch, shard, output, **flags) == (1 if lost else 0)
+    assert {path: path.read_bytes() for path in left} == left
+    assert run_here(shard, output, "brightness", **{**FLAGS, **flags, "retry_failed": True}) == 0
+    assert rows(output).equals(wanted)
+
+
+def test_a_limit_is_lifted_while_the_shard_is_refused(
+    shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_here(shard, tmp_path / "out", "brightness", **FLAGS, limit=6) == 0
+    assert closed(monkeypatch, shard, tmp_path / "out") == 0
+    assert names(tmp_path / "out") == [str(shard), *IMAGES[:6]]  # by uri
+    assert run_here(shard, tmp_path / "out", "brightness", **FLAGS, retry_failed=True) == 0
+    assert names(tmp_path / "out") == IMAGES
+
+
+def test_two_runs_read_a_shard_on(shard: Path, run_until: Callable[..., None], tmp_path: Path) -> None:
+    """One has begun to, as the plan says, and the other finds the span as it was: it reads on too."""
+    run_until(8)
+    before = {path: path.read_bytes() for path in spans(tmp_path / "out")}
+    assert run_here(shard, tmp_path / "out", "brightness", **FLAGS, retry_failed=True) == 0
+    entries = sorted((tmp_path / "out/plan").glob("shard-*"))
+    assert len(entries) == 3
+    entries[2].unlink()
+    for path in spans(tmp_path / "out"):
+        path.unlink()
+    for path, data in before.items():
+        path.write_bytes(data)
+    assert run_here(shard, tmp_path / "out", "brightness", **FLAGS) == 0
+    assert names(tmp_path / "out") == IMAGES

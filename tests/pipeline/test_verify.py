@@ -7,9 +7,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import storage
 from pipeline.errors import PipelineError, StorageError
 from pipeline.forget import Wish, forget
 from pipeline.output.place import Place
+from pipeline.output.span_file import read_facts
+from pipeline.plan import files
 from pipeline.plan.verify import verify
 from tests.flow import make_tar, png, run_here
 from tests.helpers import run_job
@@ -101,3 +104,27 @@ def test_a_copy_among_the_files_ends_a_run_in_one_sentence(output: Path) -> None
     shutil.copy(span(output, "a"), output / "data/copy.parquet")
     with pytest.raises(PipelineError, match=r"copy\.parquet is a copy of a-.*: remove it and run again"):
         run_here(output.parent / "in", output, "brightness", span_size=4)
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("not found"), PermissionError("access denied")])
+def test_what_storage_says_is_no_damage(error: OSError, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    entry = storage.stat(str(span(output, "a")))
+    assert entry
+    monkeypatch.setattr(storage, "open_stream", refuse)
+    with pytest.raises(type(error), match=str(error)):
+        read_facts(entry)
+    with pytest.raises(type(error), match=str(error)):
+        files.read_part(entry)
+
+
+def test_what_is_only_remembered_may_be_damaged(output: Path) -> None:
+    (seen,) = (output / "runs").glob("*.spans.parquet")
+    seen.write_bytes(seen.read_bytes()[:40])
+    assert run_here(output.parent / "in", output, "brightness", span_size=4) == 0
+    (output / "_SUCCESS").unlink()
+    for report in (output / "runs").glob("*.json"):
+        report.write_text("")
+    assert not verify(Place.of(str(output))).has_ended

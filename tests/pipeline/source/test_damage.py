@@ -10,6 +10,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.source.parquet import _readable
 from tests.flow import make_tar, png, run_here
 from tests.helpers import rows
 
@@ -65,3 +66,17 @@ def test_texts_of_a_parquet_that_are_not_utf_8(tmp_path: Path) -> None:
     assert table["key"] == ["k\\xe9y", "plain", "0", "1", f"{tmp_path}/in/k\\xe9y", f"{tmp_path}/in/plain"]
     assert table["status"] == ["ok", "ok", "fetch_error", "ok", "fetch_error", "fetch_error"]
     assert table["cls"] == ["k\\xe9y", "plain"] * 3
+
+
+def test_every_kind_of_text_is_made_readable() -> None:
+    texts = latin(b"k\xe9y", b"plain", b"last")
+    ends = pa.array([0, 1, 2, 3], pa.int32())
+    lists = pa.ListArray.from_arrays(ends, texts, mask=pa.array([False, True, False]))
+    fields = pa.StructArray.from_arrays([lists, texts], ["list", "text"])
+    assert _readable(lists).to_pylist() == [["k\\xe9y"], None, ["last"]]
+    assert _readable(lists[:2]).to_pylist() == [["k\\xe9y"], None]
+    assert _readable(fields[:1]).to_pylist() == [{"list": ["k\\xe9y"], "text": "k\\xe9y"}]
+    assert _readable(fields).type == fields.type
+    view = pa.array([b"k\xe9y"], pa.binary_view()).view(pa.string_view())
+    assert _readable(view).to_pylist() == ["k\\xe9y"]
+    assert _readable(pa.array([b"\xff", None])).to_pylist() == [b"\xff", None]

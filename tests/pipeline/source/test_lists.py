@@ -169,4 +169,10 @@ def test_a_quote_that_nothing_closes_is_refused(tmp_path: Path) -> None:
     """All lines behind it would be one name."""
     lines = ["path", *(f"{n}.png" for n in range(5)), '"odd.png', *(f"{n}.png" for n in range(200))]
     (tmp_path / "l.csv").write_text("\n".join(lines))
-    refused(r"l.csv: no UTF-8 text, or a quote is left open", tmp_path / "l.csv", tmp_path / "out")
+    said = r"l.csv: it is no table of UTF-8 text \(row 7 has 201 lines and a quote that nothing closes\)"
+    refused(said, tmp_path / "l.csv", tmp_path / "out")
+
+
+def test_quotes_that_are_closed_may_stand_anywhere() -> None:
+    text = 'caption,path\n"Hello" she said,0.png\na 5" disk,1.png\n"two\nlines",2.png\n'
+    assert [line.name for line in read(text)] == ["0.png", "1.png", "2.png"]

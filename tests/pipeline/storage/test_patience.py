@@ -112,6 +112,16 @@ def test_no_pause_sleeps_past_the_verdict(
     assert isinstance(storage.try_read(URI), ObjectUnreadable)
 
 
+def test_requests_that_no_verdict_ends_pause_too(in_run: Callable[..., None]) -> None:
+    """Such as writes: whether their host is at fault is nothing that they decide."""
+    in_run(60)
+    dead = host.host_of("s3://dead/x")
+    dead.evidence.alone_s = 100.0
+    waiting = patience._Waiting("s3://dead/x", dead, None, host.Fault("no"))
+    waiting.tries = 3
+    assert waiting._pause_s() > 0
+
+
 @pytest.mark.usefixtures("there")
 def test_an_object_that_may_not_be_read_is_known_at_once(proxied: FaultProxy, in_run: Callable[..., None]) -> None:
     in_run(60)
