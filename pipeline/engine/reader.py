@@ -194,7 +194,7 @@ class Reader:
                 yield facts if again is None else _redone(self.spec, row, facts, again, _names_before(stream, at))
                 self._learn_names(row.shard, facts, at.names)
                 stream, at = None, Position(facts.next_offset, facts.next_skip, at.names)
-                ends_early = self._has_own_row(facts)  # reading on would give it again
+                ends_early = self._has_own_row(row.shard, facts)  # reading on would give it again
             else:
                 stream = stream or _ShardStream(self.spec, row, at)
                 if stream.has_ended(known if facts is None else None, start):
@@ -242,7 +242,7 @@ class Reader:
             return None, False
         goes_on = self._was_cut_short(row, known, facts)
         if known is not None and (known.reopened or facts.start + facts.images < known.images):
-            goes_on |= self._has_own_row(facts)
+            goes_on |= self._has_own_row(row.shard, facts)
         if not goes_on and not (facts.failed and row.retry_failed):
             return None, False
         rows = read_rows(self.spec.place, facts.name)
@@ -268,12 +268,14 @@ class Reader:
         stop = facts.start + facts.images
         if facts.images >= self.spec.bound.span_size.shard or (row.most is not None and stop >= row.most):
             return False
-        if self._has_own_row(facts) or (known is not None and known.images == stop and not known.reopened):
+        if self._has_own_row(row.shard, facts) or (known is not None and known.images == stop and not known.reopened):
             return False
         return _ShardStream(self.spec, row, Position(facts.next_offset, facts.next_skip)).peek() is not None
 
-    def _has_own_row(self, facts: SpanFacts) -> bool:
+    def _has_own_row(self, shard: ShardRef, facts: SpanFacts) -> bool:
         """Whether a finished span ends with its shard's own row, forgotten or not: the shard could not be read on."""
+        if facts.next_offset != FORMATS[shard.format].end(shard.entry, facts.start + facts.images):
+            return False  # most spans, without a request: behind that row there is nothing
         if facts.source in facts.forgotten:
             return True
         return facts.failed > 0 and holds_own_row(read_rows(self.spec.place, facts.name, ["uri"]), facts.source)
