@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.engine.redo import holds_own_row, kept, read_on, these
+from pipeline.engine.shard_stream import ShardStream
 from pipeline.output.span_file import SpanFacts, as_it_is, facts_and_rows, find, read_rows
 from pipeline.plan import files
 from pipeline.plan.files import Known, PlacedSpan, ShardContent
@@ -45,13 +46,17 @@ class _OpenShardSpan(OpenSpan):
     """The next `size` images of a shard, which may be fewer."""
 
     def __init__(
-        self, stream: _ShardStream, start: int, size: int, found: SpanFacts | None = None,
+        self, stream: ShardStream, start: int, size: int, found: SpanFacts | None = None,
         again: pa.Table | None = None,
     ) -> None:  # fmt: skip
         """`found` and `again` are a finished file's facts and rows: the failed ones are done again, others added."""
         shard = stream.shard
         facts = SpanFacts(span_name(shard.name, start), shard.uri, shard.version, start, 0, 0)
-        items = iter(stream) if found is None or again is None else read_on(iter(stream), again, found)
+        items = iter(stream)
+        if found is not None and again is not None:
+            items = read_on(stream, again, found, size)
+        if not stream.is_unread:  # where its end is known; what stops it before will pass
+            items = itertools.takewhile(lambda item: item.uri != shard.uri, items)
         before = None if again is None else kept(again, Redo(failed=True))
         super().__init__(facts, self._counted(itertools.islice(items, size)), before, stream.forgotten)
         self.stream, self.images, self.bytes = stream, 0, 0
@@ -88,53 +93,7 @@ def _redone(spec: JobSpec, row: UnreadShard, facts: SpanFacts, rows: pa.Table, n
     return OpenSpan(facts, these(items, rows, facts), kept(rows, Redo(failed=True)), forgotten)
 
 
-class _ShardStream:
-    """The images of a shard from a position on; it can show the next one."""
-
-    def __init__(self, spec: JobSpec, row: ShardSpan | UnreadShard, at: Position) -> None:
-        shard = row.shard
-        self.shard, self.names, self.forgotten = shard, at.names, row.forgotten
-        self.is_unread = isinstance(row, UnreadShard)
-        self.kinds = digest(spec.wanted.kinds, 8)
-        self.format = FORMATS[shard.format]
-        self.items = self.format.items(shard.entry, spec.wanted, at)
-        self.ahead: list[Item | None] = []
-        self.own: Item | None = None  # the row of a shard that cannot be read on
-        self.passed = at.passed
-        self.told = at.passed.copy()  # what spans have told of it
-
-    def peek(self) -> Item | None:
-        """The next image, None at the end."""
-        if not self.ahead:
-            self.ahead = [next(self.items, None)]
-            if self.ahead[0] is not None and self.ahead[0].uri == self.shard.uri:
-                self.own = self.ahead[0]
-        return self.ahead[0]
-
-    def has_ended(self, known: Known | None, start: int) -> bool:
-        """Whether there is no image `start`; also where the shard's own row is in its place, and `known` has more.
-
-        Then what is wrong will pass. Where others count as images by now, only damage tells that it is the same end.
-        """
-        first = self.peek()
-        if first is None or known is None or first is not self.own:
-            return first is None
-        if known.kinds != self.kinds:
-            return not isinstance(first.data, ValueError)
-        return start + 1 < known.images if known.ends_early else start <= known.images
-
-    def place(self, images: int) -> tuple[int, int]:
-        """Offset and skip of the next image; at the end those behind all `images` of the shard."""
-        following = self.peek()
-        return (following.offset, following.skip) if following else (self.format.end(self.shard.entry, images), 0)
-
-    def __iter__(self) -> Iterator[Item]:
-        while (item := self.peek()) is not None:
-            self.ahead = []
-            yield item
-
-
-def _names_before(stream: _ShardStream | None, at: Position) -> Names:
+def _names_before(stream: ShardStream | None, at: Position) -> Names:
     """The names of members before the next image, which an open stream has looked at."""
     found = at.names.copy()
     if stream is not None:
@@ -157,11 +116,11 @@ class Reader:
             yield self._done_meanwhile(row) or OpenSpan(
                 SpanFacts(row.name, "", row.version, 0, row.stop - row.start, 0),
                 files.read_items(row),
-                self._before(row.name, row.redo),
+                self._before(row),
                 row.forgotten,
             )
         elif isinstance(row, ShardSpan):
-            stream = _ShardStream(self.spec, row, Position(row.offset, row.skip))
+            stream = ShardStream(self.spec, row, Position(row.offset, row.skip))
             first = stream.peek()
             if first is not None and first.uri != row.shard.uri:
                 yield _OpenShardSpan(stream, row.start, row.stop - row.start)
@@ -196,7 +155,7 @@ class Reader:
                 stream, at = None, Position(facts.next_offset, facts.next_skip, at.names)
                 ends_early = self._has_own_row(row.shard, facts)  # reading on would give it again
             else:
-                stream = stream or _ShardStream(self.spec, row, at)
+                stream = stream or ShardStream(self.spec, row, at)
                 if stream.has_ended(known if facts is None else None, start):
                     break
                 row = self._reopened(row, known, start)
@@ -205,7 +164,7 @@ class Reader:
                 facts = span.close()
             spans.append(PlacedSpan.of(facts))
             start += facts.images
-        self._enter(row, known, spans, stream or _ShardStream(self.spec, row, at), ends_early=ends_early)
+        self._enter(row, known, spans, stream or ShardStream(self.spec, row, at), ends_early=ends_early)
 
     def _reopened(self, row: UnreadShard, known: Known | None, start: int) -> UnreadShard:
         """The row, once the plan says that its shard is read on, where the span at `start` may do so."""
@@ -216,7 +175,7 @@ class Reader:
         return files.reopen_shard(self.spec.place, row, known)
 
     def _enter(
-        self, row: UnreadShard, known: Known | None, spans: list[PlacedSpan], stream: _ShardStream, *, ends_early: bool
+        self, row: UnreadShard, known: Known | None, spans: list[PlacedSpan], stream: ShardStream, *, ends_early: bool
     ) -> None:
         """Add the plan entry of a shard that was read as far as it can be, unless it could be read further before.
 
@@ -225,9 +184,10 @@ class Reader:
         if not ends_early and stream.peek() is not None:
             return
         ends_early |= stream.own is not None
-        images = sum(span.images for span in spans)
-        if ends_early and known is not None and known.kinds == stream.kinds and images < known.images:
-            return
+        if ends_early and known is not None and sum(span.images for span in spans) < known.images:
+            passes = stream.own is not None and not isinstance(stream.own.data, ValueError)
+            if passes or known.kinds == stream.kinds:
+                return
         content = ShardContent(tuple(spans), stream.names.repeated, stream.kinds, ends_early)
         files.write_shard_entry(self.spec.place, row, content)
 
@@ -270,7 +230,7 @@ class Reader:
             return False
         if self._has_own_row(row.shard, facts) or (known is not None and known.images == stop and not known.reopened):
             return False
-        return _ShardStream(self.spec, row, Position(facts.next_offset, facts.next_skip)).peek() is not None
+        return ShardStream(self.spec, row, Position(facts.next_offset, facts.next_skip)).peek() is not None
 
     def _has_own_row(self, shard: ShardRef, facts: SpanFacts) -> bool:
         """Whether a finished span ends with its shard's own row, forgotten or not: the shard could not be read on."""
@@ -289,10 +249,12 @@ class Reader:
             names.used.update(uri.removeprefix(f"{shard.uri}#") for uri in uris)
             names.repeated |= facts.repeated
 
-    def _before(self, name: str, redo: Redo | None) -> pa.Table | None:
-        """The rows of a finished file that a redo keeps: none where another run has written another version since."""
-        entry = storage.stat(self.spec.place.span_file(name)) if redo is not None else None
-        if redo is None or entry is None:
+    def _before(self, row: LooseSpan) -> pa.Table | None:
+        """The rows of a finished file that a redo keeps: none of a version that neither it nor the plan knows."""
+        entry = storage.stat(self.spec.place.span_file(row.name)) if row.redo is not None else None
+        if row.redo is None or entry is None:
             return None
         facts, rows = as_it_is(entry, facts_and_rows)[1]
-        return kept(rows, redo) if facts.version == redo.version else None
+        if facts.version == row.version:  # another run has done what had changed
+            return kept(rows, replace(row.redo, uris=()))
+        return kept(rows, row.redo) if facts.version == row.redo.version else None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.engine.shard_stream import ShardStream
 from pipeline.errors import ObjectUnreadable
 from pipeline.output.span_file import SpanFacts
 from pipeline.plan.rows import Redo
@@ -55,17 +57,24 @@ def these(items: Iterator[Item], rows: pa.Table, facts: SpanFacts) -> Iterator[I
     yield from (Item(uri, "", b"") for uri in sorted(left))
 
 
-def read_on(items: Iterator[Item], rows: pa.Table, facts: SpanFacts) -> Iterator[Item]:
-    """The images of a span that ended with its shard's own row, whatever is found of them, and then what follows."""
-    own: list[Item] = []
+def read_on(stream: ShardStream, rows: pa.Table, facts: SpanFacts, most: int) -> Iterator[Item]:
+    """The images of a finished span that is written again with what follows it, its shard's own row apart.
 
-    def watched() -> Iterator[Item]:
-        for item in items:
-            if item.uri == facts.source:
-                own.append(item)
-            yield item
-
-    watching = watched()
-    yield from these(watching, rows.filter(pc.not_equal(rows["uri"], facts.source)), facts)
-    yield from own  # it has come too early
-    yield from watching
+    What comes between its images, as others count by now, is no part of it. What comes after them is given back to the
+    stream, also where one of its images is not found: it is not looked for behind `most` others.
+    """
+    forgotten = set(facts.forgotten) - {facts.source}
+    images = rows.filter(pc.not_equal(rows["uri"], facts.source))
+    left, behind, found = {*images["uri"].to_pylist(), *forgotten}, list[Item](), list[Item]()
+    items = iter(stream)
+    while left and len(behind) < most and (item := next(items, None)) is not None:
+        if item.uri in left:
+            left.remove(item.uri)
+            found.append(item)
+            behind.clear()
+        else:
+            behind.append(item)
+    stream.put_back(behind)
+    own = [item for item in behind if item.uri == facts.source]  # why others are not found
+    yield from these(iter([*found, *own]), images, replace(facts, forgotten=tuple(sorted(forgotten))))
+    yield from stream

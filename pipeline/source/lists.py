@@ -77,8 +77,12 @@ def _closed(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
             yield line
 
     for number, row in enumerate(csv.reader(noted(), delimiter=delimiter), 1):
-        if len(taken) > 1 and sum(line.count('"') for line in taken) % 2:
-            raise csv.Error(f"row {number} has {len(taken):,} lines and a quote that nothing closes")
+        try:
+            if len(taken) > 1:
+                list(csv.reader(taken, delimiter=delimiter, strict=True))
+        except csv.Error as error:
+            said = f"row {number} has {len(taken):,} lines and a quote that nothing closes, or something behind one"
+            raise csv.Error(said) from error
         taken.clear()
         yield row
 

@@ -106,8 +106,8 @@ class Parquet:
                     row += len(batch)
         except (ConfigError, CredentialsLost):
             raise
-        except (pa.ArrowException, OSError, ObjectUnreadable) as error:
-            damaged = isinstance(error, pa.ArrowException)
+        except (pa.ArrowException, UnicodeDecodeError, OSError, ObjectUnreadable) as error:
+            damaged = isinstance(error, pa.ArrowException | UnicodeDecodeError)
             reason = "it is damaged or no Parquet file" if damaged else storage.reason(error)
             failure = ValueError(reason) if damaged else ObjectUnreadable(reason)
             yield Item(shard.uri, "", failure, {}, row)
@@ -201,14 +201,25 @@ def _readable(column: pa.Array) -> pa.Array:
         return column
     except pa.ArrowInvalid:
         type_ = column.type
+    if pa.types.is_dictionary(type_):
+        return pa.DictionaryArray.from_arrays(column.indices, _readable(column.dictionary))
     if pa.types.is_struct(type_):
-        fields = [_readable(_unencoded(field)) for field in column.flatten()]
+        fields = [_readable(field) for field in column.flatten()]
         return pa.StructArray.from_arrays(fields, type_.names, mask=column.is_null())
     if pa.types.is_list(type_) or pa.types.is_large_list(type_):
         whole = column.take(pa.array(range(len(column))))  # no slice, which cannot be built with its nulls
         return type(column).from_arrays(whole.offsets, _readable(whole.values), type=type_, mask=whole.is_null())
-    binary = pa.binary_view() if pa.types.is_string_view(type_) else pa.large_binary()
-    texts = (column if pa.types.is_string_view(type_) else column.cast(pa.large_string())).view(binary).to_pylist()
+    return _readable_text(column)
+
+
+def _readable_text(column: pa.Array) -> pa.Array:
+    type_ = column.type
+    if pa.types.is_string_view(type_):
+        texts = column.view(pa.binary_view()).to_pylist()
+    elif pa.types.is_string(type_) or pa.types.is_large_string(type_):
+        texts = column.cast(pa.large_string()).view(pa.large_binary()).to_pylist()
+    else:
+        return column
     return pa.array([None if text is None else text.decode("utf-8", "backslashreplace") for text in texts], type_)
 
 

@@ -12,7 +12,7 @@ from pipeline.engine.reader import Reader
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.output.place import Place
 from pipeline.plan import planner
-from pipeline.plan.rows import Redo
+from pipeline.plan.rows import LooseSpan
 from pipeline.plan.verify import verify
 from tests.faults import FaultProxy
 from tests.flow import make_tar, png, run_here
@@ -244,12 +244,35 @@ def test_a_file_that_a_slow_run_has_put_back_is_done_anew(loose: Path, monkeypat
     save(loose / "in", d=21)
     before = Reader._before
 
-    def late(reader: Reader, name: str, redo: Redo | None) -> pa.Table | None:
+    def late(reader: Reader, row: LooseSpan) -> pa.Table | None:
         span.write_bytes(old)
-        return before(reader, name, redo)
+        return before(reader, row)
 
     with monkeypatch.context() as patched:
         patched.setattr(Reader, "_before", late)
         run(loose)
     assert run_here(loose / "in", loose / "fresh", "brightness") == 0
     assert rows(loose / "out").equals(rows(loose / "fresh"))
+
+
+def test_a_span_that_another_run_has_done_keeps_the_rows_of_what_is_gone(
+    loose: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (span,) = (loose / "out/data").iterdir()
+    old = span.read_bytes()
+    save(loose / "in", b=11)
+    (loose / "in/d.png").unlink()
+    done_by_other = rows(run(loose))
+    new = span.read_bytes()
+    span.write_bytes(old)
+    before = Reader._before
+
+    def late(reader: Reader, row: LooseSpan) -> pa.Table | None:
+        span.write_bytes(new)
+        return before(reader, row)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Reader, "_before", late)
+        run(loose)
+    assert rows(loose / "out").equals(done_by_other)
+    assert set(done_by_other["status"].to_pylist()) == {"ok"}

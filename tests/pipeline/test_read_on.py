@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from pipeline.errors import PipelineError
+from pipeline.forget import Wish, forget
 from pipeline.source.tar import Tar
 from tests.flow import make_tar, png, run_here
 from tests.helpers import rows
 from tests.pipeline.source.test_archives import make_tar_gz
+from tests.pipeline.source.test_passed import HEIC
 from tests.pipeline.test_same_images import FLAGS, IMAGES, Cut, names
 
 
@@ -137,10 +139,10 @@ def test_what_a_list_names_and_is_gone_keeps_its_rows(tmp_path: Path) -> None:
     assert not again["brightness"].equals(before["brightness"])
 
 
-def closed(monkeypatch: pytest.MonkeyPatch, *args: Any, **flags: Any) -> int:
-    """The exit code of a run in which the storage refuses the shard."""
+def closed(monkeypatch: pytest.MonkeyPatch, *args: Any, images: int = 0, **flags: Any) -> int:
+    """The exit code of a run in which the storage gives just so many images of the shard."""
     with monkeypatch.context() as patched:
-        patched.setattr(Tar, "open", lambda _, shard: io.BufferedReader(Cut(shard.uri, 0), 512))
+        patched.setattr(Tar, "open", lambda _, shard: io.BufferedReader(Cut(shard.uri, images * 1024), 512))
         try:
             return run_here(*args, "brightness", **{**FLAGS, **flags})
         except PipelineError as error:
@@ -189,5 +191,46 @@ def test_two_runs_read_a_shard_on(shard: Path, run_until: Callable[..., None], t
         path.unlink()
     for path, data in before.items():
         path.write_bytes(data)
+    assert run_here(shard, tmp_path / "out", "brightness", **FLAGS) == 0
+    assert names(tmp_path / "out") == IMAGES
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+def test_what_counts_no_more_stops_no_reading_on(forgets: bool, tmp_path: Path) -> None:
+    """A span that --limit had cut short, with a photo that does not count, and is not found, when it is read on."""
+    members = [(name, png(n)) for n, name in enumerate(IMAGES)]
+    shard = make_tar(tmp_path / "in/s.tar", [*members[:2], ("01x.heic", HEIC), *members[2:]])
+    assert run_here(shard, tmp_path / "out", "brightness", **FLAGS, limit=3, unreadable="row") == 0
+    if forgets:
+        (tmp_path / "list.txt").write_text(f"{shard}#01x.heic")
+        assert forget(Wish(str(tmp_path / "out"), str(tmp_path / "list.txt"))) == 0
+    assert run_here(shard, tmp_path / "out", "brightness", **FLAGS, unreadable="skip") == 0
+    assert names(tmp_path / "out") == (IMAGES if forgets else sorted([*IMAGES, "01x.heic"]))
+
+
+def test_a_shards_own_row_is_forgotten_while_it_is_read_on(
+    shard: Path, run_until: Callable[..., None], tmp_path: Path
+) -> None:
+    run_until(6)
+    before = {path: path.read_bytes() for path in spans(tmp_path / "out")}
+    assert run_here(shard, tmp_path / "out", "brightness", **FLAGS, retry_failed=True) == 0
+    max((tmp_path / "out/plan").glob("shard-*")).unlink()
+    for path in spans(tmp_path / "out"):
+        path.unlink()
+    for path, data in before.items():
+        path.write_bytes(data)
+    (tmp_path / "list.txt").write_text(str(shard))
+    assert forget(Wish(str(tmp_path / "out"), str(tmp_path / "list.txt"))) == 0
+    assert run_here(shard, tmp_path / "out", "brightness", **FLAGS) == 0
+    assert names(tmp_path / "out") == IMAGES
+
+
+def test_a_span_in_the_middle_is_not_ended_by_the_shards_own_row(
+    shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_here(shard, tmp_path / "out", "brightness", **FLAGS) == 0
+    spans(tmp_path / "out")[1].unlink()
+    assert closed(monkeypatch, shard, tmp_path / "out", images=7) == 1
+    assert str(shard) not in rows(tmp_path / "out")["uri"].to_pylist()
     assert run_here(shard, tmp_path / "out", "brightness", **FLAGS) == 0
     assert names(tmp_path / "out") == IMAGES

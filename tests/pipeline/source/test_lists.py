@@ -1,5 +1,6 @@
 """Lists with columns: header, delimiter and images are found, named by a flag, or refused; other columns are kept."""
 
+import csv
 from pathlib import Path
 
 import pyarrow as pa
@@ -169,10 +170,13 @@ def test_a_quote_that_nothing_closes_is_refused(tmp_path: Path) -> None:
     """All lines behind it would be one name."""
     lines = ["path", *(f"{n}.png" for n in range(5)), '"odd.png', *(f"{n}.png" for n in range(200))]
     (tmp_path / "l.csv").write_text("\n".join(lines))
-    said = r"l.csv: it is no table of UTF-8 text \(row 7 has 201 lines and a quote that nothing closes\)"
+    said = r"l.csv: it is no table of UTF-8 text \(row 7 has 201 lines and a quote that nothing closes"
     refused(said, tmp_path / "l.csv", tmp_path / "out")
 
 
 def test_quotes_that_are_closed_may_stand_anywhere() -> None:
     text = 'caption,path\n"Hello" she said,0.png\na 5" disk,1.png\n"two\nlines",2.png\n'
     assert [line.name for line in read(text)] == ["0.png", "1.png", "2.png"]
+    assert [line.name for line in read('path,caption,more\n0.png,5" pipe,"two\nlines"\n')] == ["0.png"]
+    with pytest.raises(csv.Error, match="row 2 has 4 lines"):
+        read('path,caption\n1.png,"unclosed\n2.png,b\n3.png,c\n4.png,"also unclosed\n5.png,d\n')
