@@ -168,7 +168,7 @@ class Reader:
 
     def _reopened(self, row: UnreadShard, known: Known | None, start: int) -> UnreadShard:
         """The row, once the plan says that its shard is read on, where the span at `start` may do so."""
-        if known is None or not known.ends_early or known.reopened or row.known.startswith(files.REOPENED):
+        if known is None or not known.ends_early or row.known.startswith(files.REOPENED):
             return row
         if start + self.spec.bound.span_size.shard < known.images:
             return row

@@ -14,10 +14,10 @@ from __future__ import annotations
 import json
 import operator
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +31,7 @@ from pipeline.plan.rows import LooseSpan, ShardRef, UnreadShard
 from pipeline.source.item import Item, Remote
 from pipeline.storage import Entry
 
+T = TypeVar("T")
 PART_SCHEMA = pa.schema([("uri", pa.string()), ("key", pa.string()), ("version", pa.string()), ("span", pa.string())])
 KEPT = pa.field("kept", pa.string())  # one more column of a part where lists name values to keep, as JSON
 META = b"beit"
@@ -119,10 +120,9 @@ class Known(NamedTuple):
 
 
 class Whence(NamedTuple):
-    """What an entry was made of: uri, version and format of the shard (None for the format in entries of before)."""
+    """What an entry was made of: the uri of the shard, and the name of its format (None in entries of before)."""
 
     uri: str
-    version: str
     format: str | None
 
 
@@ -245,9 +245,9 @@ def known_before(place: Place, row: UnreadShard) -> Known | None:
         return None
     entry = ShardEntry(row.shard.name, row.number - 1, version, int(images), "")
     entry = replace(entry, uri=place.plan_file(entry.file))
-    if whence(entry).version != row.shard.version:
+    of, content = _read_entry(entry, lambda body: (body["version"], _content(body)))
+    if of != row.shard.version:
         return None
-    content = read_shard_entry(entry)
     return Known(entry.images, content.kinds, ends_early=content.ends_early, reopened=version == REOPENED)
 
 
@@ -280,18 +280,21 @@ def _write_entry(place: Place, shard: ShardRef, entry: ShardEntry, content: Shar
 
 def read_shard_entry(entry: ShardEntry) -> ShardContent:
     """What the entry of a shard holds; raises StorageError where it is damaged."""
-    try:
-        body = json.loads(storage.read(entry.uri))
-        spans = tuple(PlacedSpan(**span) for span in body["spans"])
-        return ShardContent(spans, body["repeated_names"], body.get("kinds", ""), body.get("ends_early", True))
-    except (ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"{entry.uri} is damaged: remove it, and the shard is read again") from error
+    return _read_entry(entry, _content)
 
 
 def whence(entry: ShardEntry) -> Whence:
-    """Of what an entry was made; raises StorageError where it is damaged."""
+    """Where the shard of an entry was, and its format; raises StorageError where the entry is damaged."""
+    return _read_entry(entry, lambda body: Whence(body["uri"], body.get("format")))
+
+
+def _content(body: Mapping[str, Any]) -> ShardContent:
+    spans = tuple(PlacedSpan(**span) for span in body["spans"])
+    return ShardContent(spans, body["repeated_names"], body.get("kinds", ""), body.get("ends_early", True))
+
+
+def _read_entry(entry: ShardEntry, told: Callable[[Mapping[str, Any]], T]) -> T:
     try:
-        body = json.loads(storage.read(entry.uri))
-        return Whence(body["uri"], body["version"], body.get("format"))
+        return told(json.loads(storage.read(entry.uri)))
     except (ValueError, KeyError, TypeError) as error:
         raise StorageError(f"{entry.uri} is damaged: remove it, and the shard is read again") from error
