@@ -47,9 +47,16 @@ class Request:
     @property
     def trial(self) -> Trial:
         """What has to be found out about a device."""
-        model, config = model_files.name_for_workers(self.config.model, self.card.path), self.config
-        asked = config.device, config.dtype, config.batch_size, bool(config.compile), config.gpus_per_worker
-        return Trial(self.task, model, *asked)
+        config = self.config
+        return Trial(
+            task=self.task,
+            model=model_files.name_for_workers(config.model, self.card.path),
+            device=config.device,
+            dtype=config.dtype,
+            batch_size=config.batch_size,
+            compile=bool(config.compile),
+            gpus_per_worker=config.gpus_per_worker,
+        )
 
     @property
     def model(self) -> ReportedModel:

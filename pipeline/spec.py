@@ -36,8 +36,15 @@ class JobSpec:
     @property
     def trial(self) -> Trial:
         """Whether a device can compute what the output is bound to."""
-        asked = self.device, self.bound.dtype, self.bound.batch_size, self.bound.compile, self.gpus_per_worker
-        return Trial(self.task, self.model, *asked)
+        return Trial(
+            task=self.task,
+            model=self.model,
+            device=self.device,
+            dtype=self.bound.dtype,
+            batch_size=self.bound.batch_size,
+            compile=self.bound.compile,
+            gpus_per_worker=self.gpus_per_worker,
+        )
 
 
 @dataclass(frozen=True)
