@@ -222,7 +222,7 @@ def bind(place: Place, resolve: Callable[[Bound | None], Bound]) -> Bound:
 
 def _check_exclusive(place: Place, data: bytes) -> None:
     """Raise ConfigError where the storage creates what is there: two runs at once would lose each other's images."""
-    if not storage.is_local(place.root) and storage.create(place.bound_file, data):
+    if storage.create(place.bound_file, data):
         storage.delete(place.bound_file)
         why = "its storage ignores `If-None-Match: *`, without which two runs can overwrite each other's plan"
         raise ConfigError(f"--output {place.root}: {why}: choose storage that honours it (AWS S3 and most others do)")
