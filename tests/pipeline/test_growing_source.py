@@ -235,6 +235,19 @@ def test_an_image_that_changed_once_is_done_once(loose: Path) -> None:
     assert verify(Place.of(str(output))).green
 
 
+def run_overtaken(folder: Path, span: Path, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that finds a span's file as another one has put it since it planned."""
+    before = Reader._before
+
+    def late(reader: Reader, row: LooseSpan) -> pa.Table | None:
+        span.write_bytes(data)
+        return before(reader, row)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Reader, "_before", late)
+        run(folder)
+
+
 def test_a_file_that_a_slow_run_has_put_back_is_done_anew(loose: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the plan of a run and its reading: what changed before, and was in the file, is in it no more."""
     (span,) = (loose / "out/data").iterdir()
@@ -242,15 +255,7 @@ def test_a_file_that_a_slow_run_has_put_back_is_done_anew(loose: Path, monkeypat
     save(loose / "in", b=11)
     run(loose)
     save(loose / "in", d=21)
-    before = Reader._before
-
-    def late(reader: Reader, row: LooseSpan) -> pa.Table | None:
-        span.write_bytes(old)
-        return before(reader, row)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Reader, "_before", late)
-        run(loose)
+    run_overtaken(loose, span, old, monkeypatch)
     assert run_here(loose / "in", loose / "fresh", "brightness") == 0
     assert rows(loose / "out").equals(rows(loose / "fresh"))
 
@@ -265,14 +270,6 @@ def test_a_span_that_another_run_has_done_keeps_the_rows_of_what_is_gone(
     done_by_other = rows(run(loose))
     new = span.read_bytes()
     span.write_bytes(old)
-    before = Reader._before
-
-    def late(reader: Reader, row: LooseSpan) -> pa.Table | None:
-        span.write_bytes(new)
-        return before(reader, row)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Reader, "_before", late)
-        run(loose)
+    run_overtaken(loose, span, new, monkeypatch)
     assert rows(loose / "out").equals(done_by_other)
     assert set(done_by_other["status"].to_pylist()) == {"ok"}

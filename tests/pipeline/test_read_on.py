@@ -41,6 +41,23 @@ def spans(output: Path) -> list[Path]:
     return sorted((output / "data").glob("*.parquet"))
 
 
+def entries(output: Path) -> list[Path]:
+    """Of the one shard, oldest first: there are fewer than ten."""
+    return sorted((output / "plan").glob("shard-*"))
+
+
+def begin_to_read_on(shard: Path, output: Path) -> None:
+    """As a kill leaves `--retry-failed` that has told the plan that it reads on, and has written no span yet."""
+    before = {path: path.read_bytes() for path in spans(output)}
+    assert run_here(shard, output, "brightness", **FLAGS, retry_failed=True) == 0
+    entries(output)[-1].unlink()
+    assert len(entries(output)) == 2
+    for path in spans(output):
+        path.unlink()
+    for path, data in before.items():
+        path.write_bytes(data)
+
+
 @pytest.mark.parametrize("images", range(5, 9))
 def test_what_is_behind_a_lost_last_span_is_read(
     images: int, shard: Path, run_until: Callable[..., None], tmp_path: Path
@@ -64,7 +81,7 @@ def test_a_shard_that_is_read_on_is_not_taken_for_finished(
     if lost:
         spans(tmp_path / "out")[-1].unlink()
     assert run_here(shard, tmp_path / "out", "brightness", **FLAGS, retry_failed=not lost) == 0
-    max((tmp_path / "out/plan").glob("shard-*"), key=lambda entry: int(entry.name.split(".")[1].split("-")[0])).unlink()
+    entries(tmp_path / "out")[-1].unlink()
     for span in spans(tmp_path / "out")[first:]:
         span.unlink()
     assert run_here(shard, tmp_path / "out", "brightness", **FLAGS, retry_failed=retry_failed) == 0
@@ -182,15 +199,7 @@ def test_a_limit_is_lifted_while_the_shard_is_refused(
 def test_two_runs_read_a_shard_on(shard: Path, run_until: Callable[..., None], tmp_path: Path) -> None:
     """One has begun to, as the plan says, and the other finds the span as it was: it reads on too."""
     run_until(8)
-    before = {path: path.read_bytes() for path in spans(tmp_path / "out")}
-    assert run_here(shard, tmp_path / "out", "brightness", **FLAGS, retry_failed=True) == 0
-    entries = sorted((tmp_path / "out/plan").glob("shard-*"))
-    assert len(entries) == 3
-    entries[2].unlink()
-    for path in spans(tmp_path / "out"):
-        path.unlink()
-    for path, data in before.items():
-        path.write_bytes(data)
+    begin_to_read_on(shard, tmp_path / "out")
     assert run_here(shard, tmp_path / "out", "brightness", **FLAGS) == 0
     assert names(tmp_path / "out") == IMAGES
 
@@ -212,13 +221,7 @@ def test_a_shards_own_row_is_forgotten_while_it_is_read_on(
     shard: Path, run_until: Callable[..., None], tmp_path: Path
 ) -> None:
     run_until(6)
-    before = {path: path.read_bytes() for path in spans(tmp_path / "out")}
-    assert run_here(shard, tmp_path / "out", "brightness", **FLAGS, retry_failed=True) == 0
-    max((tmp_path / "out/plan").glob("shard-*")).unlink()
-    for path in spans(tmp_path / "out"):
-        path.unlink()
-    for path, data in before.items():
-        path.write_bytes(data)
+    begin_to_read_on(shard, tmp_path / "out")
     (tmp_path / "list.txt").write_text(str(shard))
     assert forget(Wish(str(tmp_path / "out"), str(tmp_path / "list.txt"))) == 0
     assert run_here(shard, tmp_path / "out", "brightness", **FLAGS) == 0
