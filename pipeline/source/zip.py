@@ -23,10 +23,8 @@ from pipeline.storage.ranged import Meter, Ranges
 BUFFER = 1 << 18  # bytes per request where single members are picked
 END = 1 << 62  # the offset behind the last image: members that are no images have numbers too
 BZIP2_DAMAGE = ("Invalid data stream",)  # arguments of the OSError that bzip2's decompressor raises
-DAMAGE = (  # NotImplementedError: the directory asks for a version of zip that there is not
-    *(zipfile.BadZipFile, zlib.error, EOFError),
-    *(ValueError, OverflowError, NotImplementedError),
-)
+# zipfile raises NotImplementedError for a directory that asks for an unknown version of zip.
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OverflowError, NotImplementedError)
 
 
 class Zip:
