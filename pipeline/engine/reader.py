@@ -52,11 +52,10 @@ class _OpenShardSpan(OpenSpan):
         """`found` and `again` are a finished file's facts and rows: the failed ones are done again, others added."""
         shard = stream.shard
         facts = SpanFacts(span_name(shard.name, start), shard.uri, shard.version, start, 0, 0)
-        items = iter(stream)
+        # Where a span's end is known, what stops it before will pass.
+        items = iter(stream) if stream.is_unread else stream.images()
         if found is not None and again is not None:
             items = read_on(stream, again, found, size)
-        if not stream.is_unread:  # where its end is known; what stops it before will pass
-            items = itertools.takewhile(lambda item: item.uri != shard.uri, items)
         before = None if again is None else kept(again, Redo(failed=True))
         super().__init__(facts, self._counted(itertools.islice(items, size)), before, stream.forgotten)
         self.stream, self.images, self.bytes = stream, 0, 0
@@ -184,9 +183,10 @@ class Reader:
         if not ends_early and stream.peek() is not None:
             return
         ends_early |= stream.own is not None
-        if ends_early and known is not None and sum(span.images for span in spans) < known.images:
+        if known is not None and sum(span.images for span in spans) < known.images:
             passes = stream.own is not None and not isinstance(stream.own.data, ValueError)
-            if passes or known.kinds == stream.kinds:
+            is_less = known.kinds == stream.kinds and (ends_early or not known.ends_early)
+            if passes or is_less:
                 return
         content = ShardContent(tuple(spans), stream.names.repeated, stream.kinds, ends_early)
         files.write_shard_entry(self.spec.place, row, content)

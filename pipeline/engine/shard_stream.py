@@ -57,6 +57,12 @@ class ShardStream:
             self.ahead = self.ahead[1:]
             yield item
 
+    def images(self) -> Iterator[Item]:
+        """Up to the shard's own row, which stays: the place behind them is where reading would go on."""
+        while (item := self.peek()) is not None and item is not self.own:
+            self.ahead = self.ahead[1:]
+            yield item
+
     def put_back(self, items: list[Item]) -> None:
         """These come next, as if they had not been taken."""
         self.ahead = [*items, *self.ahead]

@@ -237,3 +237,18 @@ def test_a_span_in_the_middle_is_not_ended_by_the_shards_own_row(
     assert str(shard) not in rows(tmp_path / "out")["uri"].to_pylist()
     assert run_here(shard, tmp_path / "out", "brightness", **FLAGS) == 0
     assert names(tmp_path / "out") == IMAGES
+
+
+@pytest.mark.parametrize("forgets_entry", [False, True])
+def test_a_span_that_was_stopped_says_where_to_go_on(
+    forgets_entry: bool, shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is short, and no end of its shard: not where others count as images, nor where the entry is removed."""
+    assert run_here(shard, tmp_path / "out", "brightness", **FLAGS) == 0
+    spans(tmp_path / "out")[-1].unlink()
+    assert closed(monkeypatch, shard, tmp_path / "out", images=10) == 1
+    if forgets_entry:
+        entries(tmp_path / "out")[0].unlink()
+    unreadable = "skip" if forgets_entry else "row"
+    assert run_here(shard, tmp_path / "out", "brightness", **FLAGS, unreadable=unreadable) == 0
+    assert names(tmp_path / "out") == IMAGES
