@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +20,7 @@ from typing import BinaryIO
 
 from pipeline.storage.store import MISSING, Entry, Store
 
-HALF_WRITTEN = re.compile(r"/\.[^/]+\.([^/]+)-(\d+)\.tmp$")  # as `_written_beside` names them
+HALF_WRITTEN = re.compile(r"/\.[^/]+-\d+\.tmp$")  # as `_written_beside` names them
 BUFFER = 1 << 20  # bytes: an archive's reader seeks from header to header, and each seek beyond it reads anew
 POLL_S = 0.05  # between two looks at what is being written
 
@@ -199,7 +200,8 @@ def _written_beside(path: str, data: bytes) -> Iterator[str]:
     """A whole file beside `path` for the block to rename or link; it is removed afterwards, also after Ctrl-C."""
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".{name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    writer = f"{threading.get_native_id()}.{socket.gethostname()}-{os.getpid()}"
+    temporary = os.path.join(folder, f".{name}.{writer}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -212,11 +214,11 @@ def _written_beside(path: str, data: bytes) -> Iterator[str]:
 
 def _sweep(folder: str) -> bool:
     """Remove what processes that have exited left; whether one that runs is writing."""
-    writing = False
+    writing, mine = False, re.compile(rf"\.{re.escape(socket.gethostname())}-(\d+)\.tmp$")
     for entry in _walk(folder) if os.path.isdir("/proc/self") and os.path.isdir(folder) else ():
-        match = HALF_WRITTEN.search(entry.uri)
-        if match and match.group(1) == socket.gethostname():
-            if _has_exited(int(match.group(2))):
+        match = mine.search(entry.uri) if HALF_WRITTEN.search(entry.uri) else None
+        if match is not None:
+            if _has_exited(int(match[1])):
                 Path(_path_of(entry.uri)).unlink(missing_ok=True)
             else:
                 writing = True

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Timer
 
@@ -19,6 +20,11 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         yield process
         process.kill()
+
+
+@pytest.fixture(params=["node", "ip-10-0-0-1.ec2.internal"], autouse=True)
+def host(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: request.param)
 
 
 def half_written(folder: Path, process: int) -> Path:
@@ -46,6 +52,23 @@ def test_a_process_that_is_about_to_end_is_waited_for(tmp_path: Path, child: sub
     Timer(0.3, child.kill).start()
     storage.sweep(str(tmp_path), wait_s=30)
     assert not path.exists()
+
+
+def test_what_another_machine_is_writing_stays(tmp_path: Path, child: subprocess.Popen[bytes]) -> None:
+    path = tmp_path / f".span.parquet.not-{socket.gethostname()}-{child.pid}.tmp"
+    path.write_bytes(b"half")
+    child.kill()
+    child.wait()
+    storage.sweep(str(tmp_path))
+    assert path.exists()
+
+
+def test_threads_may_write_one_file(tmp_path: Path) -> None:
+    uri = str(tmp_path / "file")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: storage.put(uri, bytes([number]) * 100_000), range(64)))
+    assert len(set((tmp_path / "file").read_bytes())) == 1
+    assert os.listdir(tmp_path) == ["file"]
 
 
 CREATE = """
