@@ -37,7 +37,9 @@ def test_without_ray_the_process_becomes_a_fresh_one(tmp_path: Path, tally: Tall
     calm = moody(tmp_path / "calm", tmp_path / "none", 0, "--local", "--span-size", "32")
     assert calm.returncode == 0, calm.stderr
     for number, more in enumerate([[], ["--overwrite"]]):
-        done = moody(tmp_path / "out", tmp_path / f"strikes{number}", 2, "--local", "--span-size", "32", *more)
+        done = moody(
+            tmp_path / "out", tmp_path / f"strikes{number}", 2, "--local", "--workers", "1", "--span-size", "32", *more
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stderr.count("starting again") == 2
         assert tree_bytes(tmp_path / "out/data") == tree_bytes(tmp_path / "calm/data")
