@@ -115,8 +115,6 @@ def work_under_lease(
         order = Order(spec.bound.span_size, spec.wanted, config.limit, retry_failed)
         planner = Planner(spec.place, ledger, order, before_writing=partial(engine.ready, spec))
         _work(spec, planner, listing, engine, report, joins=joins)
-        for facts in report.facts.values():
-            ledger.note(facts)
         report.passed = listing.passed
         prune(planner, ledger)
         cleared.update(drop(planner, ledger, spec.bound))

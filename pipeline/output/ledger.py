@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.errors import StorageError
 from pipeline.output.place import Place
-from pipeline.output.span_file import SpanFacts, is_pyarrows, read_facts
+from pipeline.output.span_file import SpanFacts, facts_as_they_are, is_pyarrows
 from pipeline.storage import Entry
 
 SEEN_SCHEMA = pa.schema(
@@ -82,15 +82,10 @@ class Ledger:
                 elif name not in self.files:
                     self.lost.setdefault(name, set()).add(more[0])
 
-    def note(self, facts: SpanFacts) -> None:
-        """Record what the file that the listing has now holds, unless that is known already."""
-        if facts.name in self.files and not self.is_seen(facts.name):
-            self.seen[facts.name] = _seen(self.files[facts.name], facts)
-
-    def clear(self, entry: Entry, facts: SpanFacts, parts: int) -> None:
-        """Record of a file as it is now that it holds no image that the first `parts` forgetting parts name."""
+    def note(self, entry: Entry, facts: SpanFacts, cleared: int = 0) -> None:
+        """Record what a file holds as it is now: no image that the first `cleared` forgetting parts name."""
         self.files[facts.name], self.sizes[facts.name] = entry.version, entry.size
-        self.seen[facts.name] = _seen(entry.version, facts, parts)
+        self.seen[facts.name] = _seen(entry.version, facts, cleared)
 
     def cleared(self, name: str) -> int:
         """How many of the forgetting parts a file is known to be cleared of."""
@@ -101,8 +96,8 @@ class Ledger:
         unseen = [name for name in names if not self.is_seen(name)]
         pool = ThreadPoolExecutor(storage.PARALLEL)
         try:
-            for facts in pool.map(self._footer, unseen):
-                self.note(facts)
+            for entry, facts in pool.map(self._footer, unseen):
+                self.note(entry, facts)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # an interrupted run waits for no silent server
         for name in names:
@@ -116,11 +111,11 @@ class Ledger:
         """The file of a finished span, as the listing has it."""
         return Entry(self.place.span_file(name), self.sizes[name], self.files[name])
 
-    def _footer(self, name: str) -> SpanFacts:
-        facts = read_facts(self.entry(name))
+    def _footer(self, name: str) -> tuple[Entry, SpanFacts]:
+        entry, facts = facts_as_they_are(self.entry(name))
         if facts.name != name:
             raise StorageError(f"{self.place.span_file(name)} is a copy of {facts.name}: remove it and run again")
-        return facts
+        return entry, facts
 
     def save(self, run: str, names: Collection[str]) -> None:
         """Record what this run has seen, for later ones."""

@@ -153,9 +153,14 @@ def read_columns(entry: Entry, names: Sequence[str]) -> tuple[SpanFacts, pa.Tabl
     return as_it_is(entry, read)[1]
 
 
+def facts_as_they_are(entry: Entry) -> tuple[Entry, SpanFacts]:
+    """The metadata of a span's file, from its footer, and which version has them; raises as `as_it_is`."""
+    return as_it_is(entry, lambda stream: _facts(pq.read_metadata(stream)))
+
+
 def read_facts(entry: Entry) -> SpanFacts:
     """The metadata of a span's file, from its footer; raises as `as_it_is`."""
-    return as_it_is(entry, lambda stream: _facts(pq.read_metadata(stream)))[1]
+    return facts_as_they_are(entry)[1]
 
 
 def facts_and_uris(stream: BinaryIO) -> tuple[SpanFacts, list[str]]:

@@ -31,7 +31,7 @@ def drop(planner: Planner, ledger: Ledger, bound: Bound) -> list[str]:
     try:
         for cleared in pool.map(lambda name: _clear(planner, ledger.entry(name), bound), names):
             if cleared is not None:
-                ledger.clear(*cleared, parts)
+                ledger.note(*cleared, parts)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     return names

@@ -110,6 +110,8 @@ def test_a_finished_file_that_another_run_replaces_is_read_as_it_is_now(weed: We
     assert read_table(before.entry(name))["uri"].to_pylist() == [f"{source}#00.png"]
     ((_, seen),) = before.facts_of([name])
     assert (seen.images, seen.forgotten) == (20, 19)
+    now = Ledger.load(Place.of(output))
+    assert (seen.file, before.files) == (now.files[name], now.files)  # recorded of the file that has these counts
     weed.fs().pipe_file(f"outb/replaced/data/{name}.parquet", b"PAR1 and no more")
     with pytest.raises(StorageError, match="is no file of ours or damaged"):
         read_table(before.entry(name))
