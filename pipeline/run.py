@@ -92,7 +92,7 @@ def _run(request: Request, engine: LateEngine, report: RunReport) -> int:
     if config.overwrite:
         check_overwrite(request.place)
     spec = requests.begin(request, lambda: engine.device(request.trial))
-    with lease(spec.place, report.run, config.if_running) as held:
+    with lease(spec.place, report.run, config.if_running, spec.wanted.image_endings) as held:
         if held is None:
             answer(f"{report.task}: another run works on {spec.place.root}: left to it (--if-running exit)")
             return 0
@@ -231,7 +231,8 @@ def _conclude(code: int, found: Audit, config: RunConfig) -> int:
     if not found.planned:
         raise PipelineError(f"no image was found in {found.empty_shards:,} shards: is --image-column right?")
     if code == 1:
-        raise PipelineError(f"the audit is not green ({found.line}): the same command continues")
+        lacks = f"; images of {found.short} are missing: can it be read?" if found.short else ""
+        raise PipelineError(f"the audit is not green ({found.line}): the same command continues{lacks}")
     return code
 
 

@@ -3,7 +3,8 @@
 `engine.py`     what an engine is, and the one in this process · `on_ray.py` the flow on Ray: `steps.py`
 `worker.py`     all steps of many spans at once, on one device: `under_way.py`
 `span_decoder.py`, `span_predictor.py` the same steps one by one
-`reader.py`     rows of the plan become open spans: `shard_stream.py`, `redo.py` · `spans.py` a span between its steps
+`reader.py`     rows of the plan become spans to be read, `open_span.py`: `shard_walk.py`, `shard_stream.py`, `redo.py`
+`spans.py`      a span between its steps
 `predictor.py`  a model on one device · `device.py` what a device is and can do
 `loading.py`    the model on this node, and what `auto` means for it
 `layout.py`     how nodes are used · `board.py` where planned rows wait · `wire.py` rows and spans as Arrow blocks

@@ -57,24 +57,19 @@ def these(items: Iterator[Item], rows: pa.Table, facts: SpanFacts) -> Iterator[I
     yield from (Item(uri, "", b"") for uri in sorted(left))
 
 
-def read_on(stream: ShardStream, rows: pa.Table, facts: SpanFacts, most: int) -> Iterator[Item]:
+def read_on(stream: ShardStream, rows: pa.Table, facts: SpanFacts) -> Iterator[Item]:
     """The images of a finished span that is written again with what follows it, its shard's own row apart.
 
-    What comes between its images, as others count by now, is no part of it. What comes after them is given back to the
-    stream, also where one of its images is not found: it is not looked for behind `most` others.
+    They come first, as the same ones count as images. Of those that do not, as the shard cannot be read so far any
+    more, rows stay as they are.
     """
-    forgotten = set(facts.forgotten) - {facts.source}
     images = rows.filter(pc.not_equal(rows["uri"], facts.source))
-    left, behind, found = {*images["uri"].to_pylist(), *forgotten}, list[Item](), list[Item]()
-    items = iter(stream)
-    while left and len(behind) < most and (item := next(items, None)) is not None:
-        if item.uri in left:
-            left.remove(item.uri)
-            found.append(item)
-            behind.clear()
-        else:
-            behind.append(item)
-    stream.put_back(behind)
-    own = [item for item in behind if item.uri == facts.source]  # why others are not found
-    yield from these(iter([*found, *own]), images, replace(facts, forgotten=tuple(sorted(forgotten))))
+    forgotten = set(facts.forgotten) - {facts.source}
+    left = {*images["uri"].to_pylist(), *forgotten}
+    found: list[Item] = []
+    while (item := stream.peek()) is not None and item.uri in left:
+        left.remove(item.uri)
+        found.append(next(iter(stream)))
+    why = [stream.own] if stream.own is not None else []
+    yield from these(iter([*found, *why]), images, replace(facts, forgotten=tuple(sorted(forgotten))))
     yield from stream

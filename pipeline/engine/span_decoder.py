@@ -12,7 +12,8 @@ import numpy as np
 
 from pipeline.decode.decode import Decoded
 from pipeline.decode.pool import DecodePool
-from pipeline.engine.reader import OpenSpan, Reader
+from pipeline.engine.open_span import OpenSpan
+from pipeline.engine.reader import Reader
 from pipeline.engine.spans import UNDONE, DecodedSpan, undecodable
 from pipeline.output.span_file import SpanFacts
 from pipeline.plan.rows import Row

@@ -13,8 +13,8 @@ from pipeline.decode.decode import Decoded
 from pipeline.decode.pool import PACKET_BYTES, Answers, Packet
 from pipeline.decode.process import Undecoded
 from pipeline.decode.ring import Buffer
+from pipeline.engine.open_span import OpenSpan
 from pipeline.engine.predictor import Answered, joined
-from pipeline.engine.reader import OpenSpan
 from pipeline.engine.spans import UNDONE, AnsweredSpan, DecodedSpan, undecodable
 from pipeline.errors import PipelineError
 from pipeline.output.columns import OK

@@ -24,8 +24,9 @@ from pipeline.decode.ring import Ring, RingClosed
 from pipeline.engine.device import AGAIN, lock_pages, unlock_pages
 from pipeline.engine.gate import Gate, GateClosed
 from pipeline.engine.loading import load_predictor
+from pipeline.engine.open_span import OpenSpan
 from pipeline.engine.predictor import Asked, Predictor, Step
-from pipeline.engine.reader import OpenSpan, Reader
+from pipeline.engine.reader import Reader
 from pipeline.engine.under_way import BatchUnderWay, Receipts, SpanUnderWay
 from pipeline.errors import DeviceFailed, PipelineError
 from pipeline.output.receipts import Receipt

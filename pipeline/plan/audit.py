@@ -33,6 +33,7 @@ class Audit:
     empty_shards: int = 0
     forgotten: int = 0
     gone: tuple[str, ...] = ()  # shards that are gone and were not finished before: only their rows count
+    short: str = field(default="", repr=False)  # the URI of a shard that lacks a span, if one does
     # spans that are not there, of an old version, or may hold a forgotten image
     incomplete: tuple[str, ...] = field(default=(), repr=False)
 
@@ -118,6 +119,7 @@ def audit(planner: Planner, ledger: Ledger) -> Audit:
         held = Held.of(planner, ledger, shards, stopped)
     counted = [*held.finished.values(), *held.unplanned]
     images, planned = _images(counted), _images([*held.expected.values(), *held.unplanned])
+    short = next(filter(None, (shards.get(shard_of(name)) for name in held.short)), None)
     return Audit(
         planned=planned,
         ok=sum(seen.ok for seen in counted),
@@ -128,6 +130,7 @@ def audit(planner: Planner, ledger: Ledger) -> Audit:
         empty_shards=sum(entry.images == 0 for entry in shards.values()),
         forgotten=sum(seen.forgotten for seen in counted),
         gone=tuple(sorted(gone.values())),
+        short=files.whence(short).uri if short is not None else "",
         incomplete=(*held.short, *planner.forgotten.uncleared(ledger)),
     )
 

@@ -97,24 +97,24 @@ class PlacedSpan:
 class ShardContent:
     """What an entry holds: the spans of a shard, whether a member name came twice in it, and what counted as an image.
 
-    `kinds` is a digest of `Wanted.kinds`, empty in entries of before. `ends_early`: the shard could not be read to its
+    `image_endings` are those of `Wanted`, empty in entries of before. `ends_early`: the shard could not be read to its
     end, which entries of before do not tell.
     """
 
     spans: tuple[PlacedSpan, ...]
     repeated_names: bool
-    kinds: str = ""
+    image_endings: str = ""
     ends_early: bool = True
 
 
 class Known(NamedTuple):
-    """What was known of a version of a shard: how many images of which kinds, and whether that was all of it.
+    """What was known of a version of a shard: how many images with which endings, and whether it ended before its end.
 
     `reopened`: a run has begun to read on behind them, and has not come to the end.
     """
 
     images: int
-    kinds: str
+    image_endings: str
     ends_early: bool
     reopened: bool
 
@@ -248,7 +248,7 @@ def known_before(place: Place, row: UnreadShard) -> Known | None:
     of, content = _read_entry(entry, lambda body: (body["version"], _content(body)))
     if of != row.shard.version:
         return None
-    return Known(entry.images, content.kinds, ends_early=content.ends_early, reopened=version == REOPENED)
+    return Known(entry.images, content.image_endings, ends_early=content.ends_early, reopened=version == REOPENED)
 
 
 def reopen_shard(place: Place, row: UnreadShard, known: Known) -> UnreadShard:
@@ -258,7 +258,7 @@ def reopen_shard(place: Place, row: UnreadShard, known: Known) -> UnreadShard:
     now, and their spans surplus. So an entry that stands for no version takes the place of the one before.
     """
     entry = ShardEntry(row.shard.name, row.number, REOPENED, known.images, "")
-    _write_entry(place, row.shard, entry, ShardContent((), repeated_names=False, kinds=known.kinds))
+    _write_entry(place, row.shard, entry, ShardContent((), repeated_names=False, image_endings=known.image_endings))
     return replace(row, number=row.number + 1, known=entry.says)
 
 
@@ -270,7 +270,7 @@ def _write_entry(place: Place, shard: ShardRef, entry: ShardEntry, content: Shar
         "size": shard.size,
         "images": entry.images,
         "repeated_names": content.repeated_names,
-        "kinds": content.kinds,
+        "image_endings": content.image_endings,
         "ends_early": content.ends_early,
         "spans": [asdict(span) for span in content.spans],
     }
@@ -290,7 +290,7 @@ def whence(entry: ShardEntry) -> Whence:
 
 def _content(body: Mapping[str, Any]) -> ShardContent:
     spans = tuple(PlacedSpan(**span) for span in body["spans"])
-    return ShardContent(spans, body["repeated_names"], body.get("kinds", ""), body.get("ends_early", True))
+    return ShardContent(spans, body["repeated_names"], body.get("image_endings", ""), body.get("ends_early", True))
 
 
 def _read_entry(entry: ShardEntry, told: Callable[[Mapping[str, Any]], T]) -> T:

@@ -13,7 +13,6 @@ from pipeline.output.place import Place
 from pipeline.plan import files
 from pipeline.plan.forgotten import Forgotten
 from pipeline.plan.loose import LoosePlan
-from pipeline.plan.names import digest
 from pipeline.plan.rows import Row, ShardRef
 from pipeline.plan.shards import ShardPlan
 from pipeline.source.format import FORMATS
@@ -46,8 +45,7 @@ class Planner:
         self.place, self.order = place, order
         self.forgotten = Forgotten()
         self.loose = LoosePlan(place, ledger, order.span_size, self.forgotten, before_writing)
-        kinds, retry_failed = digest(order.wanted.kinds, 8), order.retry_failed
-        self.shards = ShardPlan(ledger, order.span_size.shard, self.forgotten, kinds=kinds, retry_failed=retry_failed)
+        self.shards = ShardPlan(ledger, order.span_size.shard, self.forgotten, retry_failed=order.retry_failed)
         self.in_shards = 0  # images of shards, where --limit has them counted: planned by earlier runs, and by this one
 
     def learn(self) -> None:
@@ -61,6 +59,7 @@ class Planner:
         """Rows that are not finished: shards as they are met, new loose images once their part is written."""
         self.learn()
         if self.order.limit is not None:
+            self.shards.count_planned()
             self.in_shards = sum(self.shards.planned.values())
         stream = iter(sources)
         while chunk := list(itertools.islice(stream, CHUNK)):

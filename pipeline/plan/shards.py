@@ -18,13 +18,12 @@ from pipeline.source.naming import Shard
 class ShardPlan:
     """The shards of an output: their entries, and those that this run was asked for."""
 
-    def __init__(self, ledger: Ledger, span_size: int, forgotten: Forgotten, *, kinds: str, retry_failed: bool) -> None:
-        """`kinds` says what counts as an image in this run, as in `ShardContent`."""
+    def __init__(self, ledger: Ledger, span_size: int, forgotten: Forgotten, *, retry_failed: bool) -> None:
         self.ledger, self.span_size, self.forgotten, self.retry_failed = ledger, span_size, forgotten, retry_failed
-        self.kinds = kinds
         self.entries: dict[str, ShardEntry] = {}
         self.met: set[str] = set()  # shards of this listing
         self.wanted: set[str] = set()  # those of them that the output should hold (with --limit not all)
+        self.planned: dict[str, int] = {}  # images of every shard that earlier runs have planned, once they are counted
         self.stopped: dict[str, ShardEntry] = {}  # what --limit lets in of shards that have no entry, as one would say
 
     @functools.cached_property
@@ -32,15 +31,13 @@ class ShardPlan:
         """Where the last finished span of every shard begins."""
         return last_spans(self.ledger.files)
 
-    @functools.cached_property
-    def planned(self) -> dict[str, int]:
-        """Images planned of every shard by earlier runs: as its entry says, or up to the end of its last span."""
+    def count_planned(self) -> None:
+        """Count the images planned of every shard: as its entry says, or up to the end of its last span."""
         names = {shard: span_name(shard, start) for shard, start in self.last.items()}
         seen = dict(self.ledger.facts_of(list(names.values())))
-        planned = {shard: entry.images for shard, entry in self.entries.items()}
+        self.planned = {shard: entry.images for shard, entry in self.entries.items()}
         for shard, name in names.items():
-            planned[shard] = max(planned.get(shard, 0), self.last[shard] + seen[name].images)
-        return planned
+            self.planned[shard] = max(self.planned.get(shard, 0), self.last[shard] + seen[name].images)
 
     def meet(self, shard: Shard) -> ShardRef | None:
         """What a listed shard is to a worker; None for one that was listed before, or is gone and has rows."""
@@ -126,14 +123,13 @@ class ShardPlan:
         content = files.read_shard_entry(entry)
         last = content.spans[-1]
         # What a repeated member is called depends on all before it, so the whole shard is walked again. So it is where
-        # the last span is lacking of a shard that could not be read on: by now there may be more. And where other kinds
-        # of images counted: positions of spans hold for those.
-        is_other = content.kinds != self.kinds
+        # the last span is lacking of a shard that could not be read on: by now there may be more.
         may_go_on = content.ends_early and span_name(entry.name, last.start) in wanted
-        if is_other or content.repeated_names or may_go_on:
-            yield self._unread(shard)
+        unread = self._unread(shard)
+        if content.repeated_names or may_go_on:
+            yield unread
             return
-        forgotten = self._forgotten(shard)
         for span in content.spans:
             if span_name(entry.name, span.start) in wanted:
-                yield ShardSpan(shard, span.start, span.start + span.images, span.offset, span.skip, forgotten)
+                stop, endings = span.start + span.images, content.image_endings
+                yield ShardSpan(unread, span.start, stop, span.offset, span.skip, endings)

@@ -6,7 +6,8 @@ import pytest
 
 from pipeline import storage
 from pipeline.config import RunConfig
-from pipeline.engine.reader import OpenSpan, Reader
+from pipeline.engine.open_span import OpenSpan
+from pipeline.engine.reader import Reader
 from pipeline.output.ledger import Ledger
 from pipeline.output.span_file import SpanFacts
 from pipeline.plan.planner import Order, Planner

@@ -1,12 +1,15 @@
-"""What counts as an image of a shard may change, by a flag or a plugin: spans keep theirs, none is lost or twice."""
+"""What counts as an image may change, by a flag or a plugin: a shard goes on as it began, none is lost or twice."""
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.output.place import Place
+from pipeline.output.span_file import META
 from pipeline.plan.verify import verify
 from pipeline.source.tar import Tar
 from tests.flow import make_tar, png, run_here
@@ -27,6 +30,11 @@ def shard(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return MAKERS[request.param](tmp_path / "in" / request.param, [*members[:5], ("04z.heic", HEIC), *members[5:]])
 
 
+def counted(unreadable: str) -> list[str]:
+    """The images of the shard, in a run with this flag."""
+    return IMAGES if unreadable == "skip" else sorted([*IMAGES, "04z.heic"])
+
+
 def names(output: Path) -> list[str]:
     found = verify(Place.of(str(output)))
     assert found.green, found
@@ -37,15 +45,14 @@ def names(output: Path) -> list[str]:
 def test_failed_rows_are_done_again_among_the_same_images(before: str, shard: Path, tmp_path: Path) -> None:
     after = "row" if before == "skip" else "skip"
     assert run_here(shard, tmp_path / "out", "brightness", unreadable=before, **FLAGS) == 0
-    wanted = IMAGES if before == "skip" else sorted([*IMAGES, "04z.heic"])
     table = rows(tmp_path / "out")
     assert run_here(shard, tmp_path / "out", "brightness", unreadable=after, retry_failed=True, **FLAGS) == 0
-    assert names(tmp_path / "out") == wanted
+    assert names(tmp_path / "out") == counted(before)
     assert rows(tmp_path / "out").equals(table)
 
 
 @pytest.mark.parametrize("before", ["skip", "row"])
-def test_a_gap_that_is_read_with_others_moves_all_behind_it(before: str, shard: Path, tmp_path: Path) -> None:
+def test_a_shard_goes_on_with_the_images_that_it_began_with(before: str, shard: Path, tmp_path: Path) -> None:
     """As a kill leaves it: no entry in the plan, and a finished span behind one that is not."""
     output, after = tmp_path / "out", "row" if before == "skip" else "skip"
     assert run_here(shard, output, "brightness", unreadable=before, **FLAGS) == 0
@@ -53,23 +60,52 @@ def test_a_gap_that_is_read_with_others_moves_all_behind_it(before: str, shard: 
     entry.unlink()
     sorted((output / "data").glob("*.parquet"))[1].unlink()
     assert run_here(shard, output, "brightness", unreadable=after, **FLAGS) == 0
-    assert names(output) == (IMAGES if after == "skip" else sorted([*IMAGES, "04z.heic"]))
+    assert names(output) == counted(before)
 
 
-def test_what_its_shard_has_no_more_keeps_a_row_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where Pillow reads a format no more."""
+@pytest.mark.parametrize("before", ["skip", "row"])
+def test_a_shard_without_its_first_span_is_read_anew(before: str, shard: Path, tmp_path: Path) -> None:
+    """As a kill leaves it whose writers were not in order: what is finished behind the gap counts otherwise."""
+    output, after = tmp_path / "out", "row" if before == "skip" else "skip"
+    assert run_here(shard, output, "brightness", unreadable=before, **FLAGS) == 0
+    (entry,) = (output / "plan").glob("shard-*")
+    entry.unlink()
+    min((output / "data").glob("*.parquet")).unlink()
+    assert run_here(shard, output, "brightness", unreadable=after, **FLAGS) == 0
+    assert names(output) == counted(after)
+
+
+def forget_what_counted(output: Path) -> None:
+    (entry,) = (output / "plan").glob("shard-*")
+    entry.write_text(json.dumps({**json.loads(entry.read_text()), "image_endings": ""}))
+    for span in (output / "data").glob("*.parquet"):
+        table = pq.read_table(span)
+        about = json.loads(table.schema.metadata[META])
+        del about["image_endings"]
+        pq.write_table(table.replace_schema_metadata({META: json.dumps(about)}), span)
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_what_pillow_reads_no_more_keeps_its_row(
+    is_known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in an output of before, which does not tell what counted as an image."""
     monkeypatch.setattr("pipeline.look.extensions", lambda: frozenset({".png", ".odd"}))
     members = [("a.png", png(1)), ("b.odd", b"damaged"), ("c.odd", png(3)), ("d.png", png(4))]
     shard = make_tar(tmp_path / "in/s.tar", members)
     assert run_here(shard, tmp_path / "out", "brightness", **FLAGS) == 0
     table = rows(tmp_path / "out")
+    if not is_known:
+        forget_what_counted(tmp_path / "out")
     monkeypatch.setattr("pipeline.look.extensions", lambda: frozenset({".png"}))
     assert run_here(shard, tmp_path / "out", "brightness", retry_failed=True, **FLAGS) == 0
     assert names(tmp_path / "out") == ["a.png", "b.odd", "c.odd", "d.png"]
     again = rows(tmp_path / "out")
-    assert again["error"].to_pylist() == [None, "not found where it was in its shard", None, None]
-    assert again["key"].equals(table["key"])
-    assert again["brightness"][2:].equals(table["brightness"][2:])
+    if is_known:
+        assert again.equals(table)
+    else:
+        assert again["error"].to_pylist() == [None, "not found where it was in its shard", None, None]
+        assert again.drop(["status", "error"]).equals(table.drop(["status", "error"]))
 
 
 @pytest.mark.parametrize("before", ["skip", "row"])
@@ -79,7 +115,7 @@ def test_a_span_that_is_missing_is_not_read_with_others(before: str, shard: Path
     assert run_here(shard, output, "brightness", unreadable=before, **FLAGS) == 0
     sorted((output / "data").glob("*.parquet"))[1].unlink()
     assert run_here(shard, output, "brightness", unreadable=after, **FLAGS) == 0
-    assert names(output) == (IMAGES if after == "skip" else sorted([*IMAGES, "04z.heic"]))
+    assert names(output) == counted(before)
 
 
 def test_an_image_behind_a_gap_is_found_under_its_name(tmp_path: Path) -> None:
@@ -108,7 +144,7 @@ def test_spans_that_end_within_a_sample(before: str, size: int, tmp_path: Path) 
     for span in sorted((output / "data").glob("*.parquet"))[1:]:
         span.unlink()
     assert run_here(shard, output, "brightness", unreadable=after, **{**FLAGS, "span_size": size}) == 0
-    assert names(output) == [name for name, _ in samples if after == "row" or not name.endswith("heic")]
+    assert names(output) == [name for name, _ in samples if before == "row" or not name.endswith("heic")]
 
 
 class Cut(io.RawIOBase):

@@ -1,0 +1,74 @@
+"""A span whose images are being read."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+
+import pyarrow as pa
+
+from pipeline.engine.redo import kept, read_on
+from pipeline.engine.shard_stream import ShardStream
+from pipeline.output.span_file import SpanFacts
+from pipeline.plan.names import span_name
+from pipeline.plan.rows import Redo
+from pipeline.source.fetch import fetched
+from pipeline.source.item import Item
+
+
+class OpenSpan:
+    """A span whose images are being read: take all `items`, in order; then `close` says where the span stands.
+
+    Items have bytes, or the reason why there are none. `before` holds the finished rows that are kept. Their images and
+    the forgotten ones are `undone`: they come without bytes and are not decoded.
+    """
+
+    def __init__(
+        self, facts: SpanFacts, items: Iterator[Item], before: pa.Table | None, forgotten: Collection[str] = ()
+    ) -> None:
+        self.facts, self.before = facts, before
+        self.undone = frozenset(before["uri"].to_pylist() if before is not None else ()).union(forgotten)
+        self.items = fetched(items, self.undone)
+
+    def close(self) -> SpanFacts:
+        """What is known once all items are taken; its counts are filled in when the span is written."""
+        return self.facts
+
+
+class OpenShardSpan(OpenSpan):
+    """The next `size` images of a shard, which may be fewer."""
+
+    def __init__(
+        self, stream: ShardStream, start: int, size: int, found: SpanFacts | None = None,
+        again: pa.Table | None = None,
+    ) -> None:  # fmt: skip
+        """`found` and `again` are a finished file's facts and rows: the failed ones are done again, others added."""
+        shard = stream.shard
+        facts = SpanFacts(span_name(shard.name, start), shard.uri, shard.version, start, 0, 0)
+        # Where a span's end is known, what stops it before will pass.
+        items = iter(stream) if stream.is_unread else stream.images()
+        if found is not None and again is not None:
+            items = read_on(stream, again, found)
+        before = None if again is None else kept(again, Redo(failed=True))
+        super().__init__(facts, self._counted(itertools.islice(items, size)), before, stream.forgotten)
+        self.stream, self.images, self.bytes = stream, 0, 0
+        self.is_new, self.told = stream.is_unread and again is None, stream.told
+        self.begin = stream.place(start)
+
+    def _counted(self, items: Iterator[Item]) -> Iterator[Item]:
+        for item in items:
+            self.images += 1
+            self.bytes += item.size
+            yield item
+
+    def close(self) -> SpanFacts:
+        (offset, skip), (next_offset, next_skip) = self.begin, self.stream.place(self.facts.start + self.images)
+        facts = replace(self.facts, images=self.images, offset=offset, skip=skip, repeated=self.stream.names.repeated)
+        self.stream.told = self.stream.passed.copy()
+        unreadable = dict(self.stream.told - self.told) if self.is_new else {}
+        read = next_offset - offset if self.stream.format.counts_bytes else self.bytes
+        return replace(
+            facts, next_offset=next_offset, next_skip=next_skip, unreadable=unreadable, read_bytes=max(0, read),
+            image_endings=self.stream.wanted.image_endings,
+        )  # fmt: skip
