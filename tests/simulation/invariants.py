@@ -14,7 +14,7 @@ from pipeline.output.place import SPAN, Place
 from pipeline.plan.files import FORGOTTEN, PART, SHARD
 from pipeline.plan.names import SHARD_SPAN, shard_name
 from pipeline.plan.verify import verify
-from tests.simulation.source import INPUT, Row, Source, tar_of
+from tests.simulation.source import INPUT, PHOTO, Row, Source, tar_of
 from tests.simulation.store import SimulatedStore, etag
 
 
@@ -61,9 +61,10 @@ class Forgotten:
 
 
 def lacking(store: SimulatedStore, output: str, source: Source) -> str | None:
-    """Images of the source that have no row and are not forgotten."""
+    """Images of the source, photos apart, that have no row and are not forgotten."""
     there, forgotten = {uri for _, uri, _ in rows_of(store, output)}, Forgotten(store, output, source)
-    missing = sorted(uri for uri in source.rows().keys() - there if not forgotten.may_lack(uri))
+    wanted = {uri for uri in source.rows() if PHOTO not in uri}
+    missing = sorted(uri for uri in wanted - there if not forgotten.may_lack(uri))
     return f"{len(missing)} images have no row, such as {missing[0]}" if missing else None
 
 
@@ -87,9 +88,11 @@ def at_the_end(store: SimulatedStore, output: str, source: Source) -> Iterator[s
             yield f"{uri} has {count} rows"
         if uri in forgotten:
             yield f"{uri} is forgotten and has a row"
+    away = {uri for _, uri, row in rows if row[0] == "fetch_error"}
     for uri in wanted.keys() - counts.keys():
         # A tar that was away has a row of its own, which stands for all until it is tried again.
-        if uri.partition("#")[0] not in counts and not forgotten.may_lack(uri):
+        is_photo = PHOTO in uri  # of which a tar that is finished gets no rows any more
+        if not is_photo and uri.partition("#")[0] not in away and not forgotten.may_lack(uri):
             yield f"{uri} has no row"
     for file, uri, row in rows:
         met = source.met.get(uri, set())

@@ -11,12 +11,13 @@ from typing import ClassVar
 
 import pyarrow as pa
 
-from beit_core import load_card
+from beit_core import ModelCard, load_card
 from pipeline.config import RunConfig
 from pipeline.decode.decode import Decoded, DecodeSettings
 from pipeline.engine.engine import Engine
+from pipeline.engine.open_span import OpenSpan
 from pipeline.engine.predictor import Answered
-from pipeline.engine.reader import OpenSpan, Reader
+from pipeline.engine.reader import Reader
 from pipeline.engine.spans import UNDONE, AnsweredSpan, DecodedSpan, undecodable
 from pipeline.errors import PipelineError
 from pipeline.forget import Wish, forget_under_lease
@@ -38,7 +39,7 @@ from pipeline.spec import Device, JobSpec, Trial
 from pipeline.task import Task
 from tests.helpers import DATA
 from tests.simulation.scheduler import Scheduler
-from tests.simulation.source import INPUT, answer, row_of
+from tests.simulation.source import INPUT, PHOTO, answer, row_of
 
 SIZE = SpanSize(shard=3, least=1, most=4)
 UNDER_WAY = 3  # spans read and not yet written, and rows read at once
@@ -51,6 +52,7 @@ class Simulated(Task):  # type: ignore[type-arg]  # it has no model
 
 
 WANTED = Wanted(frozenset({"png"}))
+WITH_PHOTOS = Wanted(frozenset({"png", PHOTO.removeprefix(".")}))  # --unreadable row
 COLUMNS = {"answer": pa.string()}
 BOUND = Bound(
     schema=SCHEMA, task=Simulated.name, settings={}, model=BoundModel("m", "encoder", "0", "hf"), dtype="float32",
@@ -68,14 +70,17 @@ class SimulatedRun:
     random: Random
     if_running: IfRunning = "join"
     retry_failed: bool = False
+    limit: int | None = None
+    photos: bool = False  # count as images
 
     def run(self) -> int:
         """Bind the output, take the lease, and work."""
         place = Place.of(self.output)
-        request = request_of(self.output, retry_failed=self.retry_failed)
+        wanted = WITH_PHOTOS if self.photos else WANTED
+        request = request_of(self.output, wanted, retry_failed=self.retry_failed, limit=self.limit)
         bind(place, lambda _: BOUND)
         identity = f"{int(1e9 + self.scheduler.clock()):d}-{self.name}"
-        spec = JobSpec(place, request.task, "", BOUND, "cpu", DecodeSettings(()), WANTED, request.schema, 600)
+        spec = JobSpec(place, request.task, "", BOUND, "cpu", DecodeSettings(()), wanted, request.schema, 600)
         held = Lease(place, identity)
         if not held.acquire(self.if_running):
             return 0
@@ -113,13 +118,17 @@ class SimulatedForget:
             held.release()
 
 
-@cache
-def request_of(output: str, *, retry_failed: bool) -> Request:
+def request_of(output: str, wanted: Wanted, *, retry_failed: bool, limit: int | None) -> Request:
     """The command of a run."""
-    config = RunConfig((INPUT,), output, "", retry_failed=retry_failed, max_failed=1.0, local=True)
-    sources = Sources(config.input, "auto", frozenset({".png"}), WANTED)
-    card = load_card(DATA / "digits/model")
-    return Request(config, Simulated(), card, Place.of(output), sources, [], WANTED, schema_of(COLUMNS, {}))
+    config = RunConfig((INPUT,), output, "", retry_failed=retry_failed, limit=limit, max_failed=1.0, local=True)
+    sources = Sources(config.input, "auto", frozenset({".png"}), wanted)
+    return Request(config, Simulated(), digits(), Place.of(output), sources, [], wanted, schema_of(COLUMNS, {}))
+
+
+@cache
+def digits() -> ModelCard:
+    """A card; nobody asks its model."""
+    return load_card(DATA / "digits/model")
 
 
 class SimulatedEngine(Engine):

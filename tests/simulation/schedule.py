@@ -75,6 +75,7 @@ class Outcome:
     trace: list[str]
     violations: list[str] = field(default_factory=list)
     forgets: bool = False
+    rough: bool = False
     requests: int = 0
     killed: int = 0
     overlapped: bool = False  # runs took turns
@@ -82,7 +83,8 @@ class Outcome:
     forgotten: int = 0  # images that the plan wants forgotten at the end
 
     def __str__(self) -> str:
-        again = f"python -m tests.simulation {'--forgetting ' if self.forgets else ''}{self.seed}"
+        flags = [flag for flag, given in (("--forgetting", self.forgets), ("--rough", self.rough)) if given]
+        again = " ".join(["python -m tests.simulation", *flags, str(self.seed)])
         head = f"seed {self.seed}: {len(self.violations)} violations; again: {again}"
         return "\n".join([head, *self.trace, *(f"  VIOLATION: {said}" for said in self.violations)])
 
@@ -107,22 +109,27 @@ def _hook(args: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(args)
 
 
-def simulate(seed: int, sabotage: Sabotage | None = None, *, forgets: bool = False) -> Outcome:
-    """Play the schedule of a seed, with images forgotten meanwhile or without. `sabotage` changes its store."""
+def simulate(seed: int, sabotage: Sabotage | None = None, *, forgets: bool = False, rough: bool = False) -> Outcome:
+    """Play the schedule of a seed, with images forgotten meanwhile or without. `sabotage` changes its store.
+
+    In a `rough` one the source is, and runs have a --limit, or take photos for images.
+    """
     with small_world():
-        return Schedule(seed, sabotage, forgets=forgets).play()
+        return Schedule(seed, sabotage, forgets=forgets, rough=rough).play()
 
 
 class Schedule:
     """Everything of one schedule."""
 
-    def __init__(self, seed: int, sabotage: Sabotage | None, *, forgets: bool) -> None:
+    def __init__(self, seed: int, sabotage: Sabotage | None, *, forgets: bool, rough: bool) -> None:
         self.random = random = Random(seed)
         self.store = SimulatedStore()
-        changes = random.choice((0, 0, 1, 2, 4))
-        self.source = Source(self.store, random, changes, removes=0.6 if forgets else 0.25)
+        changes = random.choice((0, 1, 2, 4, 6) if rough else (0, 0, 1, 2, 4))
+        self.source = Source(self.store, random, changes, removes=0.6 if forgets else 0.25, rough=rough)
         self.scheduler = Scheduler(random, random.choice((0.02, 0.1, 0.5)), self.source.meanwhile)
-        self.outcome = Outcome(seed, self.scheduler.trace, forgets=forgets)
+        self.outcome = Outcome(seed, self.scheduler.trace, forgets=forgets, rough=rough)
+        self.counts_vary = rough and random.random() < 0.5  # photos are images to some runs: they wait for each other
+        self.is_odd = False  # a run had a --limit, or took photos for images: other bytes
         self.changes = changes
         self.forgets = [self._forget(name) for name in "fg"[: random.choice((1, 1, 2))]] if forgets else []
         if sabotage is not None:
@@ -138,7 +145,8 @@ class Schedule:
                 Turn(forget.name, forget.run, self._trouble((0, 30, 60, 100, 150), most_writes=7))
                 for forget in self.forgets
             ]
-            self.scheduler.run(turns)
+            for at_once in [[turn] for turn in turns] if self.counts_vary else [turns]:
+                self.scheduler.run(at_once)
             self._judge(turns)
             self._prove()
         self.outcome.requests = self.scheduler.requests
@@ -152,6 +160,10 @@ class Schedule:
         random = self.random
         kind = random.choice(("join", "join", "join", "wait", "exit"))
         run = SimulatedRun(name, OUTPUT, self.scheduler, Random(random.random()), kind, random.random() < 0.15)
+        if self.outcome.rough:
+            run.limit = random.choice((None, None, random.randint(1, 15)))
+            run.photos = self.counts_vary and random.random() < 0.5
+            self.is_odd |= run.limit is not None or run.photos
         return Turn(name, run.run, self._trouble((0, 0, random.randint(1, 150))))
 
     def _forget(self, name: str) -> SimulatedForget:
@@ -183,7 +195,7 @@ class Schedule:
         """Look at every write just before it takes effect."""
         if what == "delete" and (said := invariants.needless_deletion(self.store, OUTPUT, uri)):
             self._violated(said)
-        ends_well = what == "put" and uri == f"{OUTPUT}/_SUCCESS" and self.source.static
+        ends_well = what == "put" and uri == f"{OUTPUT}/_SUCCESS" and self.source.static and not self.is_odd
         if ends_well and (said := invariants.lacking(self.store, OUTPUT, self.source)):
             self._violated(f"_SUCCESS is written, and {said}")
 
@@ -205,7 +217,7 @@ class Schedule:
         if self.forgets and self.changes and self.random.random() < 0.7:
             self.scheduler.note(f"source: {self.source.change()}")
         calm_from_scratch = not self.source.loose_changed
-        if not self._calm("last", OUTPUT, if_running="wait"):
+        if not self._last():
             return
         if self.scheduler.now - began > WAIT_S:
             self._violated(f"the last run has waited for {self.scheduler.now - began:.0f} s")
@@ -215,6 +227,7 @@ class Schedule:
                 self._again(forget)
             self._calm("after", OUTPUT)
             self._at_the_end()
+        self._allow()
         cut_off = {uri for _, uri, row in invariants.rows_of(self.store, OUTPUT) if row[0] == "fetch_error"}
         if cut_off:
             self._calm("retry", OUTPUT, retry_failed=True)
@@ -223,9 +236,24 @@ class Schedule:
         plan |= {} if calm_from_scratch else invariants.parts(self.store, OUTPUT)
         for name, data in plan.items():
             self.store.set(f"{CALM}/plan/{name}", data)
-        if self._calm("other", CALM):
+        if not self.is_odd and self._calm("other", CALM):
             for said in invariants.different_bytes(self.store, OUTPUT, CALM, self.source, cut_off):
                 self._violated(said)
+
+    def _last(self) -> bool:
+        """The calm run that ends it all well; of what is planned and forbidden now it says that it is missing."""
+        run = SimulatedRun("last", OUTPUT, self.scheduler, Random(0), "wait")
+        if self.store.forbidden:
+            with contextlib.suppress(PipelineError):
+                run.run()
+            if f"{OUTPUT}/_SUCCESS" not in self.store.objects:
+                self._allow()
+        return self._calm("last", OUTPUT, if_running="wait")
+
+    def _allow(self) -> None:
+        if self.store.forbidden:
+            self.scheduler.note("source: all are allowed")
+            self.store.forbidden.clear()
 
     def _again(self, forget: SimulatedForget) -> bool:
         """The same command alone and undisturbed; whether there was an output to forget images of."""

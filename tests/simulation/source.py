@@ -1,4 +1,8 @@
-"""The images of a simulation: loose ones and tars, which grow, change and shrink; and the rows they should have."""
+"""The images of a simulation: loose ones and tars, which grow, change and shrink; and the rows they should have.
+
+In a rough one there are also tars that end early, photos that some runs take for images, and objects that are forbidden
+for some time.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +18,21 @@ INPUT = "sim://bucket/in"
 LOOSE = [f"{name}.png" for name in "bdfhkmpr"]
 TARS = ["c.tar", "g.tar", "q.tar"]
 BAD = b"bad"  # how the bytes of an image begin that cannot be decoded
+PHOTO = ".heic"  # what a run takes for an image only where it is told to
 
 Row = tuple[str, str | None]  # status and answer
 Member = tuple[str, bytes]
+CUT: Member = ("", b"")  # in place of a tar's end mark: what is behind is lost
 
 
 class Source:
     """What lies below `INPUT`. No content ever comes back after another, so that a version stands for a content."""
 
-    def __init__(self, store: SimulatedStore, random: Random, changes: int, removes: float = 0.25) -> None:
+    def __init__(
+        self, store: SimulatedStore, random: Random, changes: int, removes: float = 0.25, *, rough: bool = False
+    ) -> None:
         """`removes`: how often what changes is removed."""
-        self.store, self.random, self.removes = store, random, removes
+        self.store, self.random, self.removes, self.rough = store, random, removes, rough
         self.count = 0
         self.loose: dict[str, bytes] = {}
         self.tars: dict[str, list[Member]] = {}
@@ -32,7 +40,7 @@ class Source:
         self.met: dict[str, set[Row]] = {}  # every row that an image had at any time, by uri
         self.ever_away: set[str] = set()  # names of what was removed at any time
         self.static = False
-        for name in random.sample(LOOSE, random.choice((0, 3, 6))):
+        for name in random.sample(LOOSE, random.choice((1, 3, 6) if rough else (0, 3, 6))):
             self._set(name, self._image())
         for name in random.sample(TARS, random.choice((0, 1, 2)) if self.loose else random.choice((1, 2, 3))):
             self._set(name, self._members(random.randint(0, 7)))
@@ -50,6 +58,8 @@ class Source:
 
     def change(self) -> str:
         """One change of any kind."""
+        if self.rough and self.random.random() < 0.4:
+            return self._forbid()
         name = self.random.choice(LOOSE + TARS * 2)
         if name in self.away and self.random.random() < 0.5:
             self._set(name, self.away.pop(name))
@@ -58,7 +68,7 @@ class Source:
         if there is None:
             self._set(name, self._members(self.random.randint(0, 7)) if name in TARS else self._image())
             return f"{name} is new"
-        others = len(self.rows()) - (1 if isinstance(there, bytes) else len(there))
+        others = len(self.loose) - (name in self.loose) if self.rough else len(self.rows()) - _count(there)
         if self.random.random() < self.removes and others:
             self._remove(name)
             return f"{name} is removed"
@@ -67,10 +77,17 @@ class Source:
             return f"{name} has another content"
         return self._change_tar(name, there, others)
 
+    def _forbid(self) -> str:
+        """Forbid an object, or allow one again."""
+        name = self.random.choice([*self.loose, *self.tars])
+        uri = f"{INPUT}/{name}"
+        self.store.forbidden ^= {uri}
+        return f"{name} is {'forbidden' if uri in self.store.forbidden else 'allowed'}"
+
     def _change_tar(self, name: str, there: list[Member], others: int) -> str:
         kind = self.random.choice(("grows", "shrinks", "is replaced"))
         if kind == "grows":
-            there = there + self._members(self.random.randint(1, 4))
+            there = read_of(there) + self._members(self.random.randint(1, 4))
         elif kind == "shrinks" and others:
             there = there[: self.random.randint(0, max(0, len(there) - 1))]
         else:
@@ -85,9 +102,18 @@ class Source:
     def _members(self, images: int) -> list[Member]:
         first = self.count
         repeats = self.random.random() < 0.15
-        return [
+        members = [
             (f"{first % 2 if repeats else first}-{n // 2 if repeats else n}.png", self._image()) for n in range(images)
         ]
+        return self._roughened(members) if self.rough else members
+
+    def _roughened(self, members: list[Member]) -> list[Member]:
+        """Some of them photos, and perhaps no end."""
+        kind = self.random.choice((0.0, 0.3))
+        members = [
+            (name.replace(".png", PHOTO) if self.random.random() < kind else name, data) for name, data in members
+        ]
+        return [*members, CUT] if self.random.random() < 0.4 else members
 
     def _set(self, name: str, content: bytes | list[Member]) -> None:
         uri = f"{INPUT}/{name}"
@@ -117,9 +143,15 @@ class Source:
         found = {f"{INPUT}/{name}": row_of(content) for name, content in self.loose.items()}
         for name, members in self.tars.items():
             names = Names()
-            for member, content in members:
+            for member, content in read_of(members):
                 found[f"{INPUT}/{name}#{names.unique(member)}"] = row_of(content)
+            if CUT in members:
+                found[f"{INPUT}/{name}"] = ("decode_error", None)
         return found
+
+
+def _count(there: bytes | list[Member]) -> int:
+    return 1 if isinstance(there, bytes) else len(there)
 
 
 def row_of(content: bytes) -> Row:
@@ -132,12 +164,17 @@ def answer(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:12]
 
 
+def read_of(members: list[Member]) -> list[Member]:
+    """What a reader can get at."""
+    return members[: members.index(CUT)] if CUT in members else members
+
+
 def tar_of(members: list[Member]) -> bytes:
-    """A tar of these members, ended by no more than its mark."""
+    """A tar of these members, ended by no more than its mark, if it has an end."""
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode="w") as tar:
-        for name, content in members:
+        for name, content in read_of(members):
             info = tarfile.TarInfo(name)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
-    return sink.getvalue()[: 1024 * (len(members) + 1)]
+    return sink.getvalue()[: 1024 * (len(read_of(members)) + (CUT not in members))]

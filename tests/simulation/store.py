@@ -28,6 +28,7 @@ class SimulatedStore(Remote):
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.names: list[str] = []  # their URIs, in order
+        self.forbidden: set[str] = set()  # listed, and nobody may read them
         self.scheduler: Scheduler | None = None
         self.watch: Callable[[str, str], None] | None = None  # told of every write just before it takes effect
 
@@ -93,6 +94,8 @@ class SimulatedStore(Remote):
         data = self.objects.get(uri)
         if data is None:
             raise FileNotFoundError("not found")
+        if uri in self.forbidden:
+            raise ObjectUnreadable("forbidden")
         if version and etag(data) != version:
             raise ObjectUnreadable("it was replaced while it was read; the next run reads the new one")
         return data[start:stop]

@@ -17,16 +17,19 @@ from tests.simulation.store import SimulatedStore
 
 LEASE = "/_lease.json"
 # The first of each run in `make test`, the others in `make torture`. No lease is heeded in those that are free.
-QUICK, QUICK_FREE, QUICK_FORGETTING = range(200), range(200, 250), range(250, 300)
+QUICK, QUICK_FREE, QUICK_FORGETTING, QUICK_ROUGH = range(200), range(200, 250), range(250, 300), range(300, 400)
 MANY, MANY_FREE = range(1000, 4000), range(5500, 6000)
 MANY_FORGETTING, MANY_FORGETTING_FREE = range(6000, 7000), range(7000, 7500)
+MANY_ROUGH, MANY_ROUGH_FORGETTING = range(10_000, 13_000), range(13_000, 14_500)
 
 
-def played(seeds: range, sabotage: Sabotage | None = None, *, forgets: bool = False) -> list[Outcome]:
+def played(
+    seeds: range, sabotage: Sabotage | None = None, *, forgets: bool = False, rough: bool = False
+) -> list[Outcome]:
     """All of them; fails with the whole schedule of the first that broke a promise."""
     outcomes = []
     for seed in seeds:
-        outcomes.append(simulate(seed, sabotage, forgets=forgets))
+        outcomes.append(simulate(seed, sabotage, forgets=forgets, rough=rough))
         assert not outcomes[-1].violations, str(outcomes[-1])
     answer(
         f"{len(outcomes)} schedules, seeds {seeds[0]} to {seeds[-1]}: {sum(o.killed for o in outcomes)} runs killed, "
@@ -85,10 +88,31 @@ def test_so_they_do_in_a_thousand_schedules_and_without_a_lease() -> None:
     played(MANY_FORGETTING_FREE, free_lease, forgets=True)
 
 
+def test_rough_sources_and_changing_flags_break_none_either() -> None:
+    outcomes = played(QUICK_ROUGH, rough=True)
+    assert sum(outcome.killed for outcome in outcomes) > 25
+    told = [line for outcome in outcomes for line in outcome.trace]
+    assert sum(line.endswith("is forbidden") for line in told) > 25
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(1200)
+def test_nor_do_they_in_thousands() -> None:
+    played(MANY_ROUGH, rough=True)
+    played(MANY_ROUGH_FORGETTING, forgets=True, rough=True)
+
+
 # A tar was removed between the death of a run that had read it to its end and the next one.
 @pytest.mark.parametrize("seed", [1673, 2948, 3455, 4100, 4449, 5623])
 def test_a_schedule_that_broke_a_promise_once_does_not_again(seed: int) -> None:
     played(range(seed, seed + 1))
+
+
+# A shard was read on with other kinds of images; it was refused before its last files were written; a run recorded of a
+# file what another had written.
+@pytest.mark.parametrize(("seed", "forgets"), [(6059, False), (6230, False), (6706, False), (8960, True)])
+def test_nor_does_a_rough_one(seed: int, forgets: bool) -> None:
+    played(range(seed, seed + 1), forgets=forgets, rough=True)
 
 
 def forgetful(store: SimulatedStore) -> None:
