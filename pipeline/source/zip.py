@@ -72,10 +72,19 @@ def _damage(error: Exception) -> str | None:
 
 def members(stream: BinaryIO, first: int) -> Iterator[Member]:
     """The members from number `first` on, in the order of the central directory."""
-    with zipfile.ZipFile(stream) as archive:
+    with _opened(stream) as archive:
         for number, member in enumerate(archive.infolist()[first:], first):
             if not member.is_dir():
                 yield Member(member.filename, number, functools.partial(_content, archive, member))
+
+
+def _opened(stream: BinaryIO) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(stream)
+    except zipfile.BadZipFile as error:
+        if isinstance(error.__context__, OSError):  # to zipfile an archive that cannot be read is none
+            raise error.__context__ from None
+        raise
 
 
 def _content(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes | Exception:

@@ -10,9 +10,14 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import storage
+from pipeline.errors import ObjectUnreadable
+from pipeline.source.format import FORMATS
+from pipeline.source.item import Position, Wanted
 from pipeline.source.parquet import _readable
 from tests.flow import make_tar, png, run_here
 from tests.helpers import rows
+from tests.pipeline.source.test_archives import make_tar_gz, make_zip
 
 
 def zip_of_another_time(path: Path) -> None:
@@ -52,6 +57,23 @@ def test_a_shard_that_no_reader_can_follow(name: str, make: Callable[[Path], Non
 def latin(*texts: bytes) -> pa.StringArray:
     """A column that says it is UTF-8, which writers do not check."""
     return pa.array(texts, pa.binary()).view(pa.string())
+
+
+@pytest.mark.usefixtures("s3_env")
+@pytest.mark.parametrize(("name", "make"), [("s.zip", make_zip), ("s.tgz", make_tar_gz), ("s.tar", make_tar)])
+def test_a_shard_that_is_gone_before_it_is_read_is_not_damaged(
+    name: str, make: Callable[..., Path], tmp_path: Path
+) -> None:
+    """What cannot be had may be there another time; what is damaged is damaged."""
+    uri = f"s3://outb/gone/{name}"
+    storage.put(uri, make(tmp_path / name, [("a.png", png(1))]).read_bytes())
+    entry = storage.stat(uri)
+    assert entry is not None
+    storage.delete(uri)
+    kind = next(kind for kind in FORMATS.values() if name.endswith(kind.endings))
+    (item,) = kind.items(entry, Wanted(frozenset({"png"})), Position())
+    assert item.uri == uri
+    assert isinstance(item.data, ObjectUnreadable), item.data
 
 
 def test_texts_of_a_parquet_that_are_not_utf_8(tmp_path: Path) -> None:
