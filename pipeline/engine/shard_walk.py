@@ -44,8 +44,8 @@ class ShardWalk:
         """As `Reader.spans` gives them. The entry is not added where --limit stops the walk before the shard's end."""
         at, stream = Position(), None
         spans: list[PlacedSpan] = []
-        start, ends_early = 0, False
-        while not ends_early and self._size(start) > 0:
+        start, is_end, ends_early = 0, False, False
+        while not is_end and self._size(start) > 0:
             facts = self._as_found(start, stream.place(start) if stream else (at.offset, at.skip))
             again, goes_on = self._again(facts)
             if facts is not None and not goes_on:
@@ -53,6 +53,7 @@ class ShardWalk:
                 self._learn_names(facts, at.names)
                 stream, at = None, Position(facts.next_offset, facts.next_skip, at.names)
                 ends_early = self._has_own_row(facts)  # reading on would give it again
+                is_end = ends_early or facts.images < self.most_images
             else:
                 stream = stream or ShardStream(self.spec, self.row, at)
                 if self._is_over(stream, start, found=facts is not None):

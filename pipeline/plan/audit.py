@@ -119,7 +119,6 @@ def audit(planner: Planner, ledger: Ledger) -> Audit:
         held = Held.of(planner, ledger, shards, stopped)
     counted = [*held.finished.values(), *held.unplanned]
     images, planned = _images(counted), _images([*held.expected.values(), *held.unplanned])
-    short = next(filter(None, (shards.get(shard_of(name)) for name in held.short)), None)
     return Audit(
         planned=planned,
         ok=sum(seen.ok for seen in counted),
@@ -130,9 +129,15 @@ def audit(planner: Planner, ledger: Ledger) -> Audit:
         empty_shards=sum(entry.images == 0 for entry in shards.values()),
         forgotten=sum(seen.forgotten for seen in counted),
         gone=tuple(sorted(gone.values())),
-        short=files.whence(short).uri if short is not None else "",
+        short=_lacking(held.short, shards),
         incomplete=(*held.short, *planner.forgotten.uncleared(ledger)),
     )
+
+
+def _lacking(short: Iterable[str], shards: Shards) -> str:
+    """The URI of the first shard that has an entry and lacks one of these spans, if one does."""
+    entry = next(filter(None, (shards.get(shard_of(name)) for name in short)), None)
+    return files.whence(entry).uri if entry is not None else ""
 
 
 def _images(spans: Iterable[Expected | Seen]) -> int:
