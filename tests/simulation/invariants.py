@@ -14,7 +14,8 @@ from pipeline.output.place import SPAN, Place
 from pipeline.plan.files import FORGOTTEN, PART, SHARD
 from pipeline.plan.names import SHARD_SPAN, shard_name
 from pipeline.plan.verify import verify
-from tests.simulation.source import INPUT, PHOTO, Row, Source, tar_of
+from tests.simulation.shards import bytes_of
+from tests.simulation.source import INPUT, PHOTO, Row, Source
 from tests.simulation.store import SimulatedStore, etag
 
 
@@ -55,9 +56,9 @@ class Forgotten:
 
     def may_lack(self, uri: str) -> bool:
         """Whether an image may have no row: also one of a tar whose own row, for that it was away, is forgotten."""
-        tar = self.source.tars.get(uri.removeprefix(f"{INPUT}/").partition("#")[0])
+        shard = self.source.shards.get(name := uri.removeprefix(f"{INPUT}/").partition("#")[0])
         as_whole = self.versions.get(uri.partition("#")[0], set())
-        return uri in self or (tar is not None and etag(tar_of(tar)) in as_whole)
+        return uri in self or (shard is not None and etag(bytes_of(name, shard)) in as_whole)
 
 
 def lacking(store: SimulatedStore, output: str, source: Source) -> str | None:
@@ -115,7 +116,7 @@ def at_the_end(store: SimulatedStore, output: str, source: Source) -> Iterator[s
 
 def is_of_living_tar(uri: str, source: Source) -> bool:
     """Whether it is an image of a tar that is still there."""
-    return uri.removeprefix(f"{INPUT}/").partition("#")[0] in source.tars
+    return uri.removeprefix(f"{INPUT}/").partition("#")[0] in source.shards
 
 
 def forgotten_in(store: SimulatedStore, output: str) -> dict[str, list[str]]:
@@ -142,7 +143,7 @@ def forgets_only_its_own(
 
 def forgotten_at_once(store: SimulatedStore, output: str, source: Source, wish: frozenset[str] | None) -> Iterator[str]:
     """After forgetting alone that has returned 0: no row of whom the wish names, or (None) who is away."""
-    there = {*source.loose, *source.tars}
+    there = {*source.loose, *source.shards}
     for _, uri, _ in rows_of(store, output):
         is_away = uri.removeprefix(f"{INPUT}/").partition("#")[0] not in there
         if is_away if wish is None else uri in wish:

@@ -31,6 +31,7 @@ from pipeline.storage import registry
 from tests.simulation import invariants
 from tests.simulation.runs import SimulatedForget, SimulatedRun
 from tests.simulation.scheduler import Killed, Scheduler, Trouble, Turn
+from tests.simulation.shards import ENDINGS
 from tests.simulation.source import INPUT, LOOSE, Source
 from tests.simulation.store import SCHEME, SimulatedStore
 
@@ -125,7 +126,8 @@ class Schedule:
         self.random = random = Random(seed)
         self.store = SimulatedStore()
         changes = random.choice((0, 1, 2, 4, 6) if rough else (0, 0, 1, 2, 4))
-        self.source = Source(self.store, random, changes, removes=0.6 if forgets else 0.25, rough=rough)
+        ending = ENDINGS[seed % 10 % len(ENDINGS)] if rough else ""
+        self.source = Source(self.store, random, changes, removes=0.6 if forgets else 0.25, rough=ending)
         self.scheduler = Scheduler(random, random.choice((0.02, 0.1, 0.5)), self.source.meanwhile)
         self.outcome = Outcome(seed, self.scheduler.trace, forgets=forgets, rough=rough)
         self.counts_vary = rough and random.random() < 0.5  # photos are images to some runs: they wait for each other

@@ -1,48 +1,45 @@
-"""The images of a simulation: loose ones and tars, which grow, change and shrink; and the rows they should have.
+"""The images of a simulation: loose ones and shards, which grow, change and shrink; and the rows they should have.
 
-In a rough one there are also tars that end early, photos that some runs take for images, and objects that are forbidden
-for some time.
+In a rough one there are also shards that end early, photos that some runs take for images, and objects that nobody may
+read for some time.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import tarfile
 from random import Random
 
 from pipeline.source.item import Names
+from tests.simulation.shards import CUT, NAMES, Member, bytes_of, read_of
 from tests.simulation.store import SimulatedStore
 
 INPUT = "sim://bucket/in"
 LOOSE = [f"{name}.png" for name in "bdfhkmpr"]
-TARS = ["c.tar", "g.tar", "q.tar"]
 BAD = b"bad"  # how the bytes of an image begin that cannot be decoded
 PHOTO = ".heic"  # what a run takes for an image only where it is told to
 
 Row = tuple[str, str | None]  # status and answer
-Member = tuple[str, bytes]
-CUT: Member = ("", b"")  # in place of a tar's end mark: what is behind is lost
 
 
 class Source:
     """What lies below `INPUT`. No content ever comes back after another, so that a version stands for a content."""
 
     def __init__(
-        self, store: SimulatedStore, random: Random, changes: int, removes: float = 0.25, *, rough: bool = False
+        self, store: SimulatedStore, random: Random, changes: int, removes: float = 0.25, *, rough: str = ""
     ) -> None:
-        """`removes`: how often what changes is removed."""
+        """`removes`: how often what changes is removed. `rough`: it is, and its shards have this ending."""
         self.store, self.random, self.removes, self.rough = store, random, removes, rough
         self.count = 0
         self.loose: dict[str, bytes] = {}
-        self.tars: dict[str, list[Member]] = {}
+        self.shards: dict[str, list[Member]] = {}
         self.away: dict[str, bytes | list[Member]] = {}  # removed; it may come back as it was
         self.met: dict[str, set[Row]] = {}  # every row that an image had at any time, by uri
         self.ever_away: set[str] = set()  # names of what was removed at any time
+        self.names = [f"{name}{rough or '.tar'}" for name in NAMES]  # of shards
         self.static = False
         for name in random.sample(LOOSE, random.choice((1, 3, 6) if rough else (0, 3, 6))):
             self._set(name, self._image())
-        for name in random.sample(TARS, random.choice((0, 1, 2)) if self.loose else random.choice((1, 2, 3))):
+        for name in random.sample(self.names, random.choice((0, 1, 2)) if self.loose else random.choice((1, 2, 3))):
             self._set(name, self._members(random.randint(0, 7)))
         if not self.rows():
             self._set(LOOSE[0], self._image())
@@ -60,13 +57,13 @@ class Source:
         """One change of any kind."""
         if self.rough and self.random.random() < 0.4:
             return self._forbid()
-        name = self.random.choice(LOOSE + TARS * 2)
+        name = self.random.choice(LOOSE + self.names * 2)
         if name in self.away and self.random.random() < 0.5:
             self._set(name, self.away.pop(name))
             return f"{name} comes back"
-        there = {**self.loose, **self.tars}.get(name)
+        there = {**self.loose, **self.shards}.get(name)
         if there is None:
-            self._set(name, self._members(self.random.randint(0, 7)) if name in TARS else self._image())
+            self._set(name, self._members(self.random.randint(0, 7)) if name in self.names else self._image())
             return f"{name} is new"
         others = len(self.loose) - (name in self.loose) if self.rough else len(self.rows()) - _count(there)
         if self.random.random() < self.removes and others:
@@ -75,19 +72,19 @@ class Source:
         if isinstance(there, bytes):
             self._set(name, self._image())
             return f"{name} has another content"
-        return self._change_tar(name, there, others)
+        return self._change_shard(name, there, others)
 
     def _forbid(self) -> str:
         """Forbid an object, or allow one again."""
-        name = self.random.choice([*self.loose, *self.tars])
+        name = self.random.choice([*self.loose, *self.shards])
         uri = f"{INPUT}/{name}"
         self.store.forbidden ^= {uri}
         return f"{name} is {'forbidden' if uri in self.store.forbidden else 'allowed'}"
 
-    def _change_tar(self, name: str, there: list[Member], others: int) -> str:
+    def _change_shard(self, name: str, there: list[Member], others: int) -> str:
         kind = self.random.choice(("grows", "shrinks", "is replaced"))
         if kind == "grows":
-            there = read_of(there) + self._members(self.random.randint(1, 4))
+            there = [member for member in there if member != CUT] + self._members(self.random.randint(1, 4))
         elif kind == "shrinks" and others:
             there = there[: self.random.randint(0, max(0, len(there) - 1))]
         else:
@@ -122,15 +119,15 @@ class Source:
             self.store.set(uri, content)
             self.loose_changed = True
         else:
-            self.tars[name] = content
-            self.store.set(uri, tar_of(content))
+            self.shards[name] = content
+            self.store.set(uri, bytes_of(name, content))
         for one, row in self.rows().items():
             self.met.setdefault(one, set()).add(row)
 
     def _remove(self, name: str) -> None:
         self.ever_away.add(name)
         self.loose_changed |= name in self.loose
-        self.away[name] = self.loose.pop(name) if name in self.loose else self.tars.pop(name)
+        self.away[name] = self.loose.pop(name) if name in self.loose else self.shards.pop(name)
         self.store.remove(f"{INPUT}/{name}")
 
     def last(self, name: str) -> bytes | None:
@@ -141,17 +138,13 @@ class Source:
     def rows(self) -> dict[str, Row]:
         """Status and answer of every image as the source is now, by uri."""
         found = {f"{INPUT}/{name}": row_of(content) for name, content in self.loose.items()}
-        for name, members in self.tars.items():
+        for name, members in self.shards.items():
             names = Names()
-            for member, content in read_of(members):
+            for member, content in read_of(name, members):
                 found[f"{INPUT}/{name}#{names.unique(member)}"] = row_of(content)
             if CUT in members:
                 found[f"{INPUT}/{name}"] = ("decode_error", None)
         return found
-
-
-def _count(there: bytes | list[Member]) -> int:
-    return 1 if isinstance(there, bytes) else len(there)
 
 
 def row_of(content: bytes) -> Row:
@@ -164,17 +157,5 @@ def answer(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:12]
 
 
-def read_of(members: list[Member]) -> list[Member]:
-    """What a reader can get at."""
-    return members[: members.index(CUT)] if CUT in members else members
-
-
-def tar_of(members: list[Member]) -> bytes:
-    """A tar of these members, ended by no more than its mark, if it has an end."""
-    sink = io.BytesIO()
-    with tarfile.open(fileobj=sink, mode="w") as tar:
-        for name, content in read_of(members):
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return sink.getvalue()[: 1024 * (len(read_of(members)) + (CUT not in members))]
+def _count(there: bytes | list[Member]) -> int:
+    return 1 if isinstance(there, bytes) else len(there)

@@ -14,6 +14,7 @@ from pipeline.storage.ranged import Seekable
 from pipeline.storage.remote import Remote
 from pipeline.storage.store import Entry
 from tests.simulation.scheduler import Fate, Killed, Scheduler
+from tests.simulation.shards import ENDINGS
 
 SCHEME = "sim"
 PAGE = 3  # objects of a page of a listing: each page is true at the moment when it is asked for
@@ -101,7 +102,7 @@ class SimulatedStore(Remote):
         return data[start:stop]
 
     def open_stream(self, entry: Entry, *, pinned: bool = False) -> BinaryIO:
-        if not entry.uri.endswith(".tar"):
+        if not entry.uri.endswith(ENDINGS):
             return super().open_stream(entry, pinned=pinned)
         return io.BufferedReader(_Pieces(self, entry), PIECE)
 
