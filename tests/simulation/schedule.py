@@ -126,7 +126,7 @@ class Schedule:
         self.random = random = Random(seed)
         self.store = SimulatedStore()
         changes = random.choice((0, 1, 2, 4, 6) if rough else (0, 0, 1, 2, 4))
-        ending = ENDINGS[seed % 10 % len(ENDINGS)] if rough else ""
+        ending = ENDINGS[seed % len(ENDINGS)] if rough else ""
         self.source = Source(self.store, random, changes, removes=0.6 if forgets else 0.25, rough=ending)
         self.scheduler = Scheduler(random, random.choice((0.02, 0.1, 0.5)), self.source.meanwhile)
         self.outcome = Outcome(seed, self.scheduler.trace, forgets=forgets, rough=rough)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 from random import Random
 
-from pipeline.source.item import Names
-from tests.simulation.shards import CUT, NAMES, Member, bytes_of, read_of
+from tests.simulation.shards import CUT, NAMES, Member, bytes_of, uris_of
 from tests.simulation.store import SimulatedStore
 
 INPUT = "sim://bucket/in"
@@ -139,9 +138,8 @@ class Source:
         """Status and answer of every image as the source is now, by uri."""
         found = {f"{INPUT}/{name}": row_of(content) for name, content in self.loose.items()}
         for name, members in self.shards.items():
-            names = Names()
-            for member, content in read_of(name, members):
-                found[f"{INPUT}/{name}#{names.unique(member)}"] = row_of(content)
+            for member, content in uris_of(name, members):
+                found[f"{INPUT}/{name}#{member}"] = row_of(content)
             if CUT in members:
                 found[f"{INPUT}/{name}"] = ("decode_error", None)
         return found

@@ -102,7 +102,7 @@ class SimulatedStore(Remote):
         return data[start:stop]
 
     def open_stream(self, entry: Entry, *, pinned: bool = False) -> BinaryIO:
-        if not entry.uri.endswith(ENDINGS):
+        if "/in/" not in entry.uri or not entry.uri.endswith(ENDINGS):
             return super().open_stream(entry, pinned=pinned)
         return io.BufferedReader(_Pieces(self, entry), PIECE)
 
