@@ -48,7 +48,7 @@ def compact(output: str, dest: str, rows_per_file: int, *, images: bool = False)
     """
     place, read = Place.of(output), rows
     with storage.checking(dest):
-        bound, copy = _checked(place, dest, images=images, most=rows_per_file)
+        bound, copy = _begun(place, dest, images=images, most=rows_per_file)
     if images:
         read = Pictured(bound.image_column).rows
     storage.be_patient(RunConfig.patience, say)
@@ -92,7 +92,7 @@ def _news(found: Survey, spans: Mapping[str, Entry]) -> str:
     return "files were written since" if found.jobs else ""
 
 
-def _checked(place: Place, dest: str, *, images: bool, most: int) -> tuple[Bound, Copy]:
+def _begun(place: Place, dest: str, *, images: bool, most: int) -> tuple[Bound, Copy]:
     """What the output is bound to, and its copy, begun. Raises ConfigError."""
     if most < 1:
         raise ConfigError(f"--rows-per-file {most}: give a number above 0")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import request as requests
 from pipeline.config import RunConfig
 from pipeline.engine.cluster import address_of
 from pipeline.engine.engine import InProcess, cores
@@ -20,7 +19,7 @@ from pipeline.output.columns import OK
 from pipeline.output.ledger import Ledger
 from pipeline.plan.planner import count_images
 from pipeline.plan.span_size import images_in, loose_spans, span_size_at
-from pipeline.request import Request
+from pipeline.request import Request, propose
 from pipeline.source.item import Wanted
 from pipeline.source.naming import Shard, Source
 from pipeline.source.passed import PassedBy, told
@@ -60,7 +59,7 @@ def dry_run(request: Request) -> int:
     config = request.config
     engine = InProcess(config)
     device = engine.device(request.trial)
-    spec = requests.propose(request, lambda: device)
+    spec = propose(request, lambda: device)
     decoder = SpanDecoder(spec)
     try:
         span, pixels = decoder.sample(request.sources.listing(), min(SAMPLE, config.limit or SAMPLE))

@@ -69,8 +69,8 @@ class Request:
         return len(self.first) <= LOOK
 
 
-def check(config: RunConfig, task: AnyTask) -> Request:
-    """Raise ConfigError for anything that makes the command fail; reads the model's card and one page of listing."""
+def checked(config: RunConfig, task: AnyTask) -> Request:
+    """The command, if it can work; reads the model's card and one page of listing. Raises ConfigError if it cannot."""
     if is_submitted() and storage.is_relative(config.output):
         raise ConfigError(
             f"--output {config.output}: a submitted job runs in Ray's copy of the working folder, which is deleted; "

@@ -12,7 +12,6 @@ from functools import partial
 from random import Random
 from types import FrameType
 
-from pipeline import request as requests
 from pipeline import storage
 from pipeline.command import job
 from pipeline.config import RunConfig
@@ -32,7 +31,7 @@ from pipeline.plan.prune import prune
 from pipeline.plan.rows import Row
 from pipeline.progress import Progress
 from pipeline.report import RunReport, run_id
-from pipeline.request import Request
+from pipeline.request import Request, begin, checked
 from pipeline.source.naming import Listing, Source
 from pipeline.source.passed import told
 from pipeline.spec import JobSpec
@@ -48,7 +47,7 @@ def run(config: RunConfig, task: AnyTask) -> int:
     with _interruptible(), _patient(config):
         if not config.local:
             address_of(config.ray_address)
-        request = requests.check(config, task)
+        request = checked(config, task)
         if config.dry_run:
             return dry_run(request)
         report = RunReport(run_id(), task.name, config.tags, request.model)
@@ -91,7 +90,7 @@ def _run(request: Request, engine: LateEngine, report: RunReport) -> int:
     config = request.config
     if config.overwrite:
         check_overwrite(request.place)
-    spec = requests.begin(request, lambda: engine.device(request.trial))
+    spec = begin(request, lambda: engine.device(request.trial))
     with lease(spec.place, report.run, config.if_running, spec.wanted.image_endings) as held:
         if held is None:
             answer(f"{report.task}: another run works on {spec.place.root}: left to it (--if-running exit)")

@@ -95,12 +95,11 @@ def bench(wish: Wish, job: Path, work: Path) -> Report:
     report = Report(about)
     if "decode" in wish.steps:
         _decode(wish, card, report)
-    if {"model", "run"} & set(wish.steps):
-        _model(wish, card, report)
+    eager = _model(wish, card, report) if {"model", "run"} & set(wish.steps) else None
     if "feed" in wish.steps:
         _feed(wish, report)
-    if "run" in wish.steps:
-        _run(wish, card, job, work, report)
+    if eager is not None and "run" in wish.steps:
+        _run(wish, card, job, work, report, eager)
     return report
 
 
@@ -115,10 +114,13 @@ def _decode(wish: Wish, card: ModelCard, report: Report) -> None:
         report.notes.append(str(decode_cost(files, card.pixels)))
 
 
-def _model(wish: Wish, card: ModelCard, report: Report) -> None:
+def _model(wish: Wish, card: ModelCard, report: Report) -> Figure:
+    """Measure the model alone; the figure of the eager one."""
     from pipeline.bench import forward
 
-    report.figures += forward.figures(card, batch=wish.batch, against_hf=wish.against_hf, compiling=wish.compiling)
+    found = forward.figures(card, batch=wish.batch, against_hf=wish.against_hf, compiling=wish.compiling)
+    report.figures += found
+    return found[0]
 
 
 def _feed(wish: Wish, report: Report) -> None:
@@ -126,11 +128,10 @@ def _feed(wish: Wish, report: Report) -> None:
     report.figures.append(Figure(f"images fed through {fed.way}", "second", fed.through, fed.bare, fed.share))
 
 
-def _run(wish: Wish, card: ModelCard, job: Path, work: Path, report: Report) -> None:
+def _run(wish: Wish, card: ModelCard, job: Path, work: Path, report: Report, eager: Figure) -> None:
     from pipeline.bench import end_to_end
 
     inputs = wish.inputs or [make_tars(work / "photos", RUN_IMAGES)]
-    eager = next(figure for figure in report.figures if figure.step.startswith("model, "))
     rate = end_to_end.whole_run(job, str(card.path), inputs, work, wish.ray_address)
     files = Images.of(inputs).files
     report.figures.append(end_to_end.figure(card, rate, files, eager.ours, against_hf=wish.against_hf))

@@ -120,7 +120,7 @@ class _Waiting:
         if is_quick():
             if not fault.throttled and self.tries >= QUICK_TRIES:
                 raise ObjectUnreadable(f"{fault}: {CHECK}") from fault
-        elif self.read is not None and self._is_at_fault():
+        elif self.read is not None and self._judge():
             raise ObjectUnreadable(str(fault)) from fault
         if time.monotonic() >= self.deadline:
             raise self.spent() from fault
@@ -133,8 +133,8 @@ class _Waiting:
             pause = min(pause, self.verdict_s - self.evidence.alone_s)
         return max(0.0, min(pause, self.deadline - time.monotonic()))
 
-    def _is_at_fault(self) -> bool:
-        """Whether it is the object, or its host, rather than the storage."""
+    def _judge(self) -> bool:
+        """Gather evidence and weigh it: whether it is the object, or its host, rather than the storage."""
         if self.host.given_up:
             return True
         if self.tries == 1 and self.host.answered:

@@ -27,7 +27,7 @@ from pipeline.engine.loading import Device, load_predictor
 from pipeline.engine.predictor import Predictor
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.page import page
-from pipeline.request import begin, check
+from pipeline.request import begin, checked
 from pipeline.run import run
 from tests.helpers import rows, run_job
 from tests.models import save_dvae
@@ -196,7 +196,7 @@ def test_a_node_with_another_tokenizer_of_that_name_is_refused(
 ) -> None:
     task = Tokens(tokenizer=str(dvae))
     spec = begin(
-        check(RunConfig((str(some_photos),), str(tmp_path / "out"), str(masked)), task),
+        checked(RunConfig((str(some_photos),), str(tmp_path / "out"), str(masked)), task),
         lambda: Device("cpu", "cpu", "float32", 4),
     )
     load_predictor(spec)

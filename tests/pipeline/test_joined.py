@@ -12,7 +12,7 @@ from pipeline.output.ledger import Ledger
 from pipeline.output.span_file import SpanFacts
 from pipeline.plan.planner import Order, Planner
 from pipeline.plan.rows import LooseSpan
-from pipeline.request import begin, check
+from pipeline.request import begin, checked
 from pipeline.run import SCATTER, scattered
 from pipeline.spec import Device, JobSpec
 from tests.flow import DIGITS, Brightness, png, run_here
@@ -27,7 +27,7 @@ def planned(tmp_path: Path) -> tuple[JobSpec, list[LooseSpan]]:
     for number in range(6):
         (tmp_path / f"in/{number}.png").write_bytes(png(number))
     config = RunConfig((str(tmp_path / "in"),), str(tmp_path / "out"), str(DIGITS / "model"), dtype="float32", **FLAGS)
-    request = check(config, Brightness())
+    request = checked(config, Brightness())
     spec = begin(request, lambda: Device("cpu", "", "float32", 2))
     planner = Planner(spec.place, Ledger.load(spec.place), Order(spec.bound.span_size, spec.wanted))
     rows = [row for row in planner.rows(request.sources.listing()) if isinstance(row, LooseSpan)]

@@ -51,7 +51,7 @@ def test_images_in_shards_are_reckoned_from_the_first(tmp_path: Path) -> None:
 
 def bound_size(source: Path, output: Path, **flags: int) -> SpanSize:
     config = RunConfig((str(source),), str(output), str(DIGITS / "model"), local=True, **flags)
-    return request.propose(request.check(config, TASKS["label"]()), lambda: CPU).bound.span_size
+    return request.propose(request.checked(config, TASKS["label"]()), lambda: CPU).bound.span_size
 
 
 def test_more_than_a_thousand_shards_have_the_largest_spans(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pipeline.errors import PipelineError
 from pipeline.output.place import Place
 from pipeline.output.span_file import SpanFacts
 from pipeline.plan.rows import ShardRef, UnreadShard, to_json
-from pipeline.request import begin, check
+from pipeline.request import begin, checked
 from pipeline.spec import Device, JobSpec
 from tests.flow import DIGITS, make_tar, png
 
@@ -25,7 +25,7 @@ def spec(tmp_path: Path) -> Iterator[JobSpec]:
     """A job whose output is a folder that this node does not have, as one that has joined the cluster lately."""
     make_tar(tmp_path / "in/a.tar", [("0.png", png(1))])
     config = RunConfig((str(tmp_path / "in"),), str(tmp_path / "out"), str(DIGITS / "model"), local=True)
-    there = begin(check(config, Label()), lambda: Device("cpu", "", "float32", 4))
+    there = begin(checked(config, Label()), lambda: Device("cpu", "", "float32", 4))
     yield dataclasses.replace(there, place=Place(str(tmp_path / "elsewhere")))
     storage.be_patient(None)  # the steps make their process patient
 

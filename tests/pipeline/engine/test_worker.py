@@ -21,7 +21,7 @@ from pipeline.engine.worker import Worker
 from pipeline.errors import ConfigError, DeviceFailed, StorageError
 from pipeline.output.ledger import Ledger
 from pipeline.plan.planner import Order, Planner
-from pipeline.request import Request, begin, check
+from pipeline.request import Request, begin, checked
 from pipeline.spec import Device, JobSpec
 from pipeline.task import Batch, Columns, Task
 from tests import flow
@@ -166,7 +166,7 @@ def test_as_many_predictors_as_wanted_work_at_once_each_with_a_model_of_its_own(
 def bound(tmp_path: Path) -> tuple[Request, JobSpec]:
     """A command for eight images in a shard, and what workers are to know of it."""
     make_tar(tmp_path / "in/a.tar", [(f"{n}.png", png(n)) for n in range(8)])
-    request = check(RunConfig((str(tmp_path / "in"),), str(tmp_path / "out"), str(DIGITS / "model")), Label())
+    request = checked(RunConfig((str(tmp_path / "in"),), str(tmp_path / "out"), str(DIGITS / "model")), Label())
     return request, begin(request, lambda: Device("cpu", "cpu", "float32", 4))
 
 
