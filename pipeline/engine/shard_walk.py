@@ -33,12 +33,16 @@ class ShardWalk:
         self.format = FORMATS[row.shard.format]
         self.known = files.known_before(spec.place, row)
         self.most_images = spec.bound.span_size.shard
+        self.first = self._find(0)
         endings = self.known.image_endings if self.known is not None else ""
-        self.spec = replace(spec, wanted=spec.wanted.counting(endings or self._endings_of_first_span()))
+        if not endings and self.first is not None:
+            endings = self.first.image_endings
+        self.spec = replace(spec, wanted=spec.wanted.counting(endings))
 
-    def _endings_of_first_span(self) -> str:
-        first = find(self.place, span_name(self.shard.name, 0))
-        return first.image_endings if first is not None and first.version == self.shard.version else ""
+    def _find(self, start: int) -> SpanFacts | None:
+        """The facts of the span that begins there, if it is finished in this version."""
+        facts = find(self.place, span_name(self.shard.name, start))
+        return facts if facts is not None and facts.version == self.shard.version else None
 
     def spans(self) -> Iterator[SpanFacts | OpenSpan]:
         """As `Reader.spans` gives them. The entry is not added where --limit stops the walk before the shard's end."""
@@ -73,12 +77,10 @@ class ShardWalk:
     def _as_found(self, start: int, place: tuple[int, int]) -> SpanFacts | None:
         """The facts of the span that begins there if it is finished, and begins where the one before has ended.
 
-        It does not where the one before was read with other kinds of images, as with another --unreadable.
+        It does not where other files counted as images when it was read, as with another --unreadable.
         """
-        facts = find(self.place, span_name(self.shard.name, start))
-        if facts is None or facts.version != self.shard.version:
-            return None
-        if start and (facts.offset, facts.skip) != place:
+        facts = self._find(start) if start else self.first
+        if facts is None or (start and (facts.offset, facts.skip) != place):
             return None
         if facts.image_endings not in ("", self.spec.wanted.image_endings):
             return None
@@ -144,8 +146,7 @@ class ShardWalk:
     def _is_finished_behind(self, start: int) -> bool:
         """Whether a span behind the one that begins there is finished, of those that were known."""
         known = range(start + self.most_images, self.known.images if self.known is not None else 0, self.most_images)
-        behind = (find(self.place, span_name(self.shard.name, at)) for at in known)
-        return any(facts is not None and facts.version == self.shard.version for facts in behind)
+        return any(self._find(at) is not None for at in known)
 
     def _reopen(self, start: int) -> None:
         """Have the plan say that its shard is read on, where the span at `start` may do so."""
