@@ -214,7 +214,7 @@ def _written_beside(path: str, data: bytes) -> Iterator[str]:
 
 def _sweep(folder: str) -> bool:
     """Remove what processes that have exited left; whether one that runs is writing."""
-    writing, mine = False, re.compile(rf"\.{re.escape(socket.gethostname())}-(\d+)\.tmp$")
+    writing, mine = False, re.compile(rf"\.\d+\.{re.escape(socket.gethostname())}-(\d+)\.tmp$")
     for entry in _walk(folder) if os.path.isdir("/proc/self") and os.path.isdir(folder) else ():
         match = mine.search(entry.uri) if HALF_WRITTEN.search(entry.uri) else None
         if match is not None:
