@@ -28,6 +28,7 @@ from pipeline.source.naming import Shard, Source, Sources
 from pipeline.spec import Device, JobSpec, Trial
 from pipeline.task import AnyTask
 
+ENDINGS_NAMED = 4  # in a warning
 VERSIONED = ("torch", "ray", "pyarrow", "pillow", "numpy")
 
 
@@ -176,6 +177,7 @@ def begin(request: Request, device: Callable[[], Device]) -> JobSpec:
     here = versions()
     bound = bind(place, lambda there: _resolved(request, there, device))
     _warn_of_versions(bound.versions, here)
+    _warn_of_endings(request, bound)
     return _spec(request, bound)
 
 
@@ -217,6 +219,7 @@ def _resolved(request: Request, there: Bound | None, device: Callable[[], Device
         image_column=config.image_column,
         span_size=span_size,
         versions=versions(),
+        image_endings=tuple(sorted(request.wanted.endings)) if there is None else there.image_endings,
         cpu_class=cpu_class,
     )
 
@@ -258,7 +261,7 @@ def _spec(request: Request, bound: Bound) -> JobSpec:
         bound=bound,
         device=config.device,
         decode=DecodeSettings(request.task.views(request.card), config.max_pixels, config.exact),
-        wanted=request.wanted,
+        wanted=replace(request.wanted, endings=frozenset(bound.image_endings)),
         schema=request.schema,
         patience=config.patience,
         gpus_per_worker=config.gpus_per_worker,
@@ -280,3 +283,15 @@ def _warn_of_versions(then: Mapping[str, str], now: Mapping[str, str]) -> None:
     changed = [f"{name} {then[name]} -> {now[name]}" for name in now if name in then and then[name] != now[name]]
     if changed:
         warn(f"the output was begun with other versions ({', '.join(changed)}); last bits may differ")
+
+
+def _warn_of_endings(request: Request, bound: Bound) -> None:
+    """Say so where other files of archives would be images by now: positions there are counted in images."""
+    before, now = set(bound.image_endings), request.wanted.endings
+    if request.wanted.image_column or not any(isinstance(source, Shard) for source in request.first):
+        return
+    for endings, are in ((now - before, "passed by"), (before - now, "images")):
+        if endings:
+            named = ", ".join(f".{ending}" for ending in sorted(endings)[:ENDINGS_NAMED])
+            more = f" and {len(endings) - ENDINGS_NAMED} more kinds" if len(endings) > ENDINGS_NAMED else ""
+            warn(f"in archives {named}{more} are {are}, as when the output was begun; a new --output changes that")

@@ -91,7 +91,7 @@ def _run(request: Request, engine: LateEngine, report: RunReport) -> int:
     if config.overwrite:
         check_overwrite(request.place)
     spec = begin(request, lambda: engine.device(request.trial))
-    with lease(spec.place, report.run, config.if_running, spec.wanted.image_endings) as held:
+    with lease(spec.place, report.run, config.if_running) as held:
         if held is None:
             answer(f"{report.task}: another run works on {spec.place.root}: left to it (--if-running exit)")
             return 0
@@ -111,7 +111,7 @@ def work_under_lease(
     for number in range(ROUNDS):
         listing = request.sources.listing(ahead=True)
         retry_failed = config.retry_failed and number == 0
-        order = Order(spec.bound.span_size, spec.wanted, config.limit, retry_failed)
+        order = Order(spec.bound.span_size, spec.wanted, config.limit, retry_failed, is_second_pass=number > 0)
         planner = Planner(spec.place, ledger, order, before_writing=partial(engine.ready, spec))
         _work(spec, planner, listing, engine, report, joins=joins)
         report.passed = listing.passed

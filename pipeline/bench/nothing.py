@@ -95,12 +95,14 @@ class Images:
         _make_model(folder)
         task, card = Nothing(rate), load_card(folder)
         model = BoundModel(card.name, card.head, card.fingerprint, card.semantics)
+        endings = tuple(ending.removeprefix(".") for ending in sorted(self.sources.extensions))
         bound = Bound(
             schema=SCHEMA, task=task.name, settings=task.settings(card), model=model, dtype="float32", compile=False,
             batch_size=BATCH, exact=False, keep=(), image_column=None, span_size=SpanSize.fixed(SPAN), versions={},
+            image_endings=endings,
         )  # fmt: skip
         bind(place, lambda _: bound)
-        wanted = Wanted(frozenset(ending.removeprefix(".") for ending in self.sources.extensions))
+        wanted = Wanted(frozenset(endings))
         schema = schema_of(task.columns(card), {})
         return JobSpec(place, task, str(folder), bound, "cpu", DECODE, wanted, schema, 600)
 

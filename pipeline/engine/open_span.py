@@ -40,16 +40,18 @@ class OpenShardSpan(OpenSpan):
     """The next `size` images of a shard, which may be fewer."""
 
     def __init__(
-        self, stream: ShardStream, start: int, size: int, found: SpanFacts | None = None,
-        again: pa.Table | None = None,
+        self, stream: ShardStream, start: int, size: int, *, takes_own_row: bool,
+        found: SpanFacts | None = None, again: pa.Table | None = None,
     ) -> None:  # fmt: skip
-        """`found` and `again` are a finished file's facts and rows: the failed ones are done again, others added."""
+        """`found` and `again` are a finished file's facts and rows: the failed ones are done again, others added.
+
+        `takes_own_row`: that of a shard that cannot be read on belongs to it; else what stops it now will pass.
+        """
         shard = stream.shard
         facts = SpanFacts(span_name(shard.name, start), shard.uri, shard.version, start, 0, 0)
-        # Where a span's end is known, what stops it before will pass.
-        items = iter(stream) if stream.is_unread else stream.images()
+        items = iter(stream) if takes_own_row else stream.images()
         if found is not None and again is not None:
-            items = read_on(stream, again, found)
+            items = read_on(stream, items, again, found)
         before = None if again is None else kept(again, Redo(failed=True))
         super().__init__(facts, self._counted(itertools.islice(items, size)), before, stream.forgotten)
         self.stream, self.images, self.bytes = stream, 0, 0
@@ -69,6 +71,5 @@ class OpenShardSpan(OpenSpan):
         unreadable = dict(self.stream.told - self.told) if self.is_new else {}
         read = next_offset - offset if self.stream.format.counts_bytes else self.bytes
         return replace(
-            facts, next_offset=next_offset, next_skip=next_skip, unreadable=unreadable, read_bytes=max(0, read),
-            image_endings=self.stream.wanted.image_endings,
-        )  # fmt: skip
+            facts, next_offset=next_offset, next_skip=next_skip, unreadable=unreadable, read_bytes=max(0, read)
+        )

@@ -41,16 +41,12 @@ class Reader:
         facts = SpanFacts(row.name, "", row.version, 0, row.stop - row.start, 0)
         return self._done_meanwhile(row) or OpenSpan(facts, files.read_items(row), self._before(row), row.forgotten)
 
-    def _shard_span(self, row: ShardSpan) -> Iterator[SpanFacts | OpenSpan]:
-        spec = replace(self.spec, wanted=self.spec.wanted.counting(row.image_endings))
-        stream = ShardStream(spec, row, Position(row.offset, row.skip))
+    def _shard_span(self, row: ShardSpan) -> Iterator[OpenSpan]:
+        stream = ShardStream(self.spec, row, Position(row.offset, row.skip))
         first = stream.peek()
-        if first is None:
-            return
-        if first is stream.own:  # the shard is gone, or may not be read any more
-            yield from ShardWalk(self.spec, row.unread).spans()
-        else:
-            yield OpenShardSpan(stream, row.start, row.stop - row.start)
+        if first is not None and first is not stream.own:
+            yield OpenShardSpan(stream, row.start, row.stop - row.start, takes_own_row=False)
+        # Else the shard is gone, another by now, or may not be read: the run's second pass has it walked.
 
     def _done_meanwhile(self, row: LooseSpan) -> SpanFacts | None:
         """The facts of a span that another run has finished since this one planned it."""

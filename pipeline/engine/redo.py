@@ -57,11 +57,10 @@ def these(items: Iterator[Item], rows: pa.Table, facts: SpanFacts) -> Iterator[I
     yield from (Item(uri, "", b"") for uri in sorted(left))
 
 
-def read_on(stream: ShardStream, rows: pa.Table, facts: SpanFacts) -> Iterator[Item]:
-    """The images of a finished span that is written again with what follows it, its shard's own row apart.
+def read_on(stream: ShardStream, rest: Iterator[Item], rows: pa.Table, facts: SpanFacts) -> Iterator[Item]:
+    """The images of a finished span that is written again, its shard's own row apart, and the rest of the stream.
 
-    They come first, as the same ones count as images. Of those that do not, as the shard cannot be read so far any
-    more, rows stay as they are.
+    They come first in it. Of those that do not, as the shard cannot be read so far any more, rows stay as they are.
     """
     images = rows.filter(pc.not_equal(rows["uri"], facts.source))
     forgotten = set(facts.forgotten) - {facts.source}
@@ -72,4 +71,4 @@ def read_on(stream: ShardStream, rows: pa.Table, facts: SpanFacts) -> Iterator[I
         found.append(next(iter(stream)))
     why = [stream.own] if stream.own is not None else []
     yield from these(iter([*found, *why]), images, replace(facts, forgotten=tuple(sorted(forgotten))))
-    yield from stream
+    yield from rest

@@ -17,7 +17,7 @@ class ShardStream:
         shard = row.shard
         self.shard, self.names, self.forgotten = shard, at.names, row.forgotten
         self.is_unread = isinstance(row, UnreadShard)
-        self.wanted, self.format = spec.wanted, FORMATS[shard.format]
+        self.format = FORMATS[shard.format]
         self.items = self.format.items(shard.entry, spec.wanted, at)
         self.ahead: list[Item | None] = []  # the next image, if it has been looked at
         self.own: Item | None = None  # the row of a shard that cannot be read on

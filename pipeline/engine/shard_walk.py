@@ -23,66 +23,79 @@ from pipeline.spec import JobSpec
 class ShardWalk:
     """One pass over a shard of which this version has no plan entry, or of which some spans are to be read again.
 
-    What counts as an image of a version is settled by whoever reads it first: positions are counted in images. Where it
-    was read further before, and finished spans lie behind, what stops it now passes: nothing is given from there on,
-    and what is known and finished stays.
+    Where it was read further before, and finished spans lie behind, what stops it now passes: nothing is given from
+    there on, and what is known and finished stays.
     """
 
     def __init__(self, spec: JobSpec, row: UnreadShard) -> None:
-        self.row, self.shard, self.place = row, row.shard, spec.place
+        self.spec, self.row, self.shard, self.place = spec, row, row.shard, spec.place
         self.format = FORMATS[row.shard.format]
-        self.known = files.known_before(spec.place, row)
         self.most_images = spec.bound.span_size.shard
-        self.first = self._find(0)
-        endings = self.known.image_endings if self.known is not None else ""
-        if not endings and self.first is not None:
-            endings = self.first.image_endings
-        self.spec = replace(spec, wanted=spec.wanted.counting(endings))
+        self.known = files.known_before(spec.place, row)
+        self.done: list[PlacedSpan] = []
+        self.start = 0  # the next image
+        self.at = Position()  # where it is, or where the stream was opened
+        self.stream: ShardStream | None = None
+        self.has_ended = self.ends_early = False
+
+    def spans(self) -> Iterator[SpanFacts | OpenSpan]:
+        """As `Reader.spans` gives them. The entry is not added where --limit stops the walk before the shard's end."""
+        while (size := self._size()) > 0 and not self.has_ended:
+            facts = self._as_found()
+            again, goes_on = self._again(facts)
+            if facts is not None and not goes_on:
+                yield facts if again is None else self._redone(facts, again)
+                self._pass_by(facts, size)
+            else:
+                span = self._next_span(size, facts, again)
+                if span is None:
+                    break
+                yield span
+                facts = span.close()
+            self.done.append(PlacedSpan.of(facts))
+            self.start += facts.images
+            if facts.images < size:
+                break
+        if self.has_ended or self._opened().peek() is None:
+            self._enter()
+
+    def _size(self) -> int:
+        """Images of the next span, at most."""
+        return self.most_images if self.row.most is None else min(self.most_images, self.row.most - self.start)
+
+    def _opened(self) -> ShardStream:
+        """The shard from the next image on."""
+        if self.stream is None:
+            self.stream = ShardStream(self.spec, self.row, self.at)
+        return self.stream
+
+    def _pass_by(self, facts: SpanFacts, size: int) -> None:
+        """A finished span is jumped over."""
+        self._learn_names(facts)
+        self.stream, self.at = None, Position(facts.next_offset, facts.next_skip, self.at.names)
+        self.ends_early = self._has_own_row(facts)  # reading on would give it again
+        self.has_ended = self.ends_early or facts.images < size
+
+    def _next_span(self, size: int, found: SpanFacts | None, again: pa.Table | None) -> OpenSpan | None:
+        """The next span, to be read; None where there is none, or none that may be written."""
+        stream, takes_own_row = self._opened(), self._takes_own_row()
+        first = stream.peek()
+        if first is None or (first is stream.own and not takes_own_row):
+            return None
+        self._reopen()
+        self.ends_early = takes_own_row
+        return OpenShardSpan(stream, self.start, size, takes_own_row=takes_own_row, found=found, again=again)
 
     def _find(self, start: int) -> SpanFacts | None:
         """The facts of the span that begins there, if it is finished in this version."""
         facts = find(self.place, span_name(self.shard.name, start))
         return facts if facts is not None and facts.version == self.shard.version else None
 
-    def spans(self) -> Iterator[SpanFacts | OpenSpan]:
-        """As `Reader.spans` gives them. The entry is not added where --limit stops the walk before the shard's end."""
-        at, stream = Position(), None
-        spans: list[PlacedSpan] = []
-        start, is_end, ends_early = 0, False, False
-        while not is_end and self._size(start) > 0:
-            facts = self._as_found(start, stream.place(start) if stream else (at.offset, at.skip))
-            again, goes_on = self._again(facts)
-            if facts is not None and not goes_on:
-                yield facts if again is None else self._redone(facts, again, _names_before(stream, at))
-                self._learn_names(facts, at.names)
-                stream, at = None, Position(facts.next_offset, facts.next_skip, at.names)
-                ends_early = self._has_own_row(facts)  # reading on would give it again
-                is_end = ends_early or facts.images < self.most_images
-            else:
-                stream = stream or ShardStream(self.spec, self.row, at)
-                if self._is_over(stream, start, found=facts is not None):
-                    break
-                self._reopen(start)
-                span = OpenShardSpan(stream, start, self._size(start), facts, again)
-                yield span
-                facts = span.close()
-            spans.append(PlacedSpan.of(facts))
-            start += facts.images
-        self._enter(spans, stream or ShardStream(self.spec, self.row, at), ends_early=ends_early)
-
-    def _size(self, start: int) -> int:
-        """Images of the span that begins there, at most."""
-        return self.most_images if self.row.most is None else min(self.most_images, self.row.most - start)
-
-    def _as_found(self, start: int, place: tuple[int, int]) -> SpanFacts | None:
-        """The facts of the span that begins there if it is finished, and begins where the one before has ended.
-
-        It does not where other files counted as images when it was read, as with another --unreadable.
-        """
-        facts = self._find(start) if start else self.first
-        if facts is None or (start and (facts.offset, facts.skip) != place):
-            return None
-        if facts.image_endings not in ("", self.spec.wanted.image_endings):
+    def _as_found(self) -> SpanFacts | None:
+        """The facts of the next span if it is finished, and begins where the one before has ended."""
+        facts = self._find(self.start)
+        place = self.stream.place(self.start) if self.stream is not None else (self.at.offset, self.at.skip)
+        if facts is None or (self.start and (facts.offset, facts.skip) != place):
             return None
         read = facts.next_offset - facts.offset if self.format.counts_bytes else 0
         return replace(facts, read_bytes=max(0, read))
@@ -116,66 +129,62 @@ class ShardWalk:
             return True
         return facts.failed > 0 and holds_own_row(read_rows(self.place, facts.name, ["uri"]), facts.source)
 
-    def _redone(self, facts: SpanFacts, rows: pa.Table, names: Names) -> OpenSpan:
-        """A finished span whose failed rows are done again; `names` are those of members before it."""
-        items = self.format.items(self.shard.entry, self.spec.wanted, Position(facts.offset, facts.skip, names))
+    def _redone(self, facts: SpanFacts, rows: pa.Table) -> OpenSpan:
+        """A finished span whose failed rows are done again."""
+        at = Position(facts.offset, facts.skip, self._names_before())
+        items = self.format.items(self.shard.entry, self.spec.wanted, at)
         forgotten = {*facts.forgotten, *self.row.forgotten}
         return OpenSpan(facts, these(items, rows, facts), kept(rows, Redo(failed=True)), forgotten)
 
-    def _learn_names(self, facts: SpanFacts, names: Names) -> None:
+    def _names_before(self) -> Names:
+        """The names of members before the next image, which an open stream has looked at."""
+        found = self.at.names.copy()
+        if self.stream is not None:
+            found.used -= {item.uri.removeprefix(f"{self.shard.uri}#") for item in filter(None, self.stream.ahead)}
+        return found
+
+    def _learn_names(self, facts: SpanFacts) -> None:
         """Names that finished spans have used count for `~2` of later ones."""
+        names = self.at.names
         rows = read_rows(self.place, facts.name, ["uri"]) if self.format.names_repeat else None
         if rows is not None:
             uris = [*rows["uri"].to_pylist(), *facts.forgotten]
             names.used.update(uri.removeprefix(f"{self.shard.uri}#") for uri in uris)
             names.repeated |= facts.repeated
 
-    def _is_over(self, stream: ShardStream, start: int, *, found: bool) -> bool:
-        """Whether no span begins at image `start`, or none that may be written.
+    def _takes_own_row(self) -> bool:
+        """Whether the shard's own row may end the next span, where it cannot be read on.
 
-        It may not where the shard's own row, in the place of images that were known, would cut off finished spans. A
-        span that was `found` is only added to.
+        It may not where finished spans lie behind, nor behind the end that was known.
         """
-        first, known = stream.peek(), None if found else self.known
-        if first is None or known is None or first is not stream.own:
-            return first is None
-        if start == known.images:
-            return not known.ends_early
-        return self._is_finished_behind(start)
+        if self.known is not None and not self.known.ends_early and self.start == self.known.images:
+            return False
+        return not self._is_finished_behind(self.start)
 
     def _is_finished_behind(self, start: int) -> bool:
         """Whether a span behind the one that begins there is finished, of those that were known."""
-        known = range(start + self.most_images, self.known.images if self.known is not None else 0, self.most_images)
-        return any(self._find(at) is not None for at in known)
+        known = self.known.images if self.known is not None else 0
+        return any(self._find(at) is not None for at in range(start + self.most_images, known, self.most_images))
 
-    def _reopen(self, start: int) -> None:
-        """Have the plan say that its shard is read on, where the span at `start` may do so."""
+    def _reopen(self) -> None:
+        """Have the plan say that its shard is read on, where the next span may do so."""
         known = self.known
         if known is None or not known.ends_early or self.row.known.startswith(files.REOPENED):
             return
-        if start + self.most_images >= known.images:
+        if self.start + self.most_images >= known.images:
             self.row = files.reopen_shard(self.place, self.row, known)
 
-    def _enter(self, spans: list[PlacedSpan], stream: ShardStream, *, ends_early: bool) -> None:
-        """Add the plan entry of a shard that was read as far as it can be, unless finished spans lie behind.
+    def _enter(self) -> None:
+        """Add the plan entry of a shard that was read as far as it can be, unless it was read further before.
 
-        `ends_early`: a finished span has the shard's own row.
+        What is lacking of one that was is found by the audit, and finished files behind it are not surplus.
         """
-        if not ends_early and stream.peek() is not None:
-            return
-        ends_early |= stream.own is not None
-        images = sum(span.images for span in spans)
-        if ends_early and self.known is not None and images < self.known.images:
-            last = spans[-1].start if spans else -self.most_images
-            if self._is_finished_behind(last):
+        known, images = self.known, sum(span.images for span in self.done)
+        ends_early = self.ends_early and (self.stream is None or self.stream.own is not None)
+        if known is not None and images < known.images:
+            last = self.done[-1].start if self.done else -self.most_images
+            was_further = self._is_finished_behind(last) if ends_early else not known.ends_early
+            if was_further:
                 return
-        content = ShardContent(tuple(spans), stream.names.repeated, self.spec.wanted.image_endings, ends_early)
+        content = ShardContent(tuple(self.done), self.at.names.repeated, ends_early)
         files.write_shard_entry(self.place, self.row, content)
-
-
-def _names_before(stream: ShardStream | None, at: Position) -> Names:
-    """The names of members before the next image, which an open stream has looked at."""
-    found = at.names.copy()
-    if stream is not None:
-        found.used -= {item.uri.removeprefix(f"{stream.shard.uri}#") for item in filter(None, stream.ahead)}
-    return found

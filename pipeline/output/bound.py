@@ -12,11 +12,19 @@ from pipeline.command import again
 from pipeline.errors import ConfigError, ObjectUnreadable
 from pipeline.output.place import Place
 
-SCHEMA = 3  # of the output's layout; an output of another one is refused
-UNBOUND = ("versions", "cpu_class")  # noted, for a warning
+SCHEMA = 4  # of the output's layout; an output of another one is refused
+UNBOUND = ("versions", "cpu_class", "image_endings")  # noted, and said where another run would have others
 NEW_OUTPUT = "choose another --output, or --overwrite to start over"
 # What the parts of `_run.json` are that are no words.
-KINDS = {"settings": dict, "model": dict, "batch_size": int, "keep": list, "span_size": dict, "versions": dict}
+KINDS = {
+    "settings": dict,
+    "model": dict,
+    "batch_size": int,
+    "keep": list,
+    "span_size": dict,
+    "versions": dict,
+    "image_endings": list,
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,8 @@ class Bound:
     """Everything that decides which rows an output holds and what they say.
 
     Other `versions` and another `cpu_class` (empty: answers are not a CPU's; None: not known) only lead to a warning.
-    `settings` are the task's, as JSON values. `image_column` counts when it is None, too.
+    `settings` are the task's, as JSON values. `image_column` counts when it is None, too. `image_endings` are those of
+    images in archives, as the run that began the output had them: positions there are counted in images.
     """
 
     schema: int
@@ -81,11 +90,12 @@ class Bound:
     image_column: str | None
     span_size: SpanSize
     versions: Mapping[str, str]
+    image_endings: tuple[str, ...]
     cpu_class: str | None = None
 
     def to_json(self) -> dict[str, object]:
         """The content of `_run.json`."""
-        return {**asdict(self), "keep": list(self.keep)}
+        return {**asdict(self), "keep": list(self.keep), "image_endings": list(self.image_endings)}
 
     @staticmethod
     def from_json(raw: object) -> Bound:
@@ -101,7 +111,8 @@ class Bound:
         known = {field.name: raw[field.name] for field in fields(Bound) if field.name in raw}
         model = {field.name: raw["model"].get(field.name, "") for field in fields(BoundModel)}
         size = SpanSize.from_json(raw["span_size"])
-        return Bound(**{**known, "keep": tuple(raw["keep"]), "model": BoundModel(**model), "span_size": size})
+        lists = {"keep": tuple(raw["keep"]), "image_endings": tuple(raw["image_endings"])}
+        return Bound(**{**known, **lists, "model": BoundModel(**model), "span_size": size})
 
     def durable(self) -> dict[str, object]:
         """What the files of spans repeat: what decides answers, without versions, CPU class and the model's name."""

@@ -28,14 +28,12 @@ GIVE_BACK_S = 2.0  # `ray job stop` gives a run 3 s in all
 
 
 @contextmanager
-def lease(place: Place, run: str, if_running: IfRunning, image_endings: str = "") -> Iterator[Lease | None]:
+def lease(place: Place, run: str, if_running: IfRunning) -> Iterator[Lease | None]:
     """Work within the block under the lease of an output. None: another run works there and this one is to exit.
 
     With `wait` the block begins when the lease is free; with `join` at once, and the lease is taken when it is free.
-    But two runs cannot share the shards whose members they count in different ways: one to which other `image_endings`
-    are images (as `Wanted` gives them) is waited for.
     """
-    mine = Lease(place, run, image_endings)
+    mine = Lease(place, run)
     if not mine.acquire(if_running):
         yield None
         return
@@ -67,7 +65,7 @@ class _Watch:
         self.file = place.lease_file
         self.version = ""
         self.alive = False  # it has changed since the first look
-        self.run, self.holder, self.counts_s, self.image_endings = "", "another run", LEASE_S, ""
+        self.run, self.holder, self.counts_s = "", "another run", LEASE_S
         self._since = time.monotonic()
 
     def look(self) -> str | None:
@@ -87,19 +85,18 @@ class _Watch:
         return time.monotonic() - self._since >= self.counts_s
 
     def _read(self) -> None:
-        self.run, self.holder, self.counts_s, self.image_endings = "", "another run", LEASE_S, ""
+        self.run, self.holder, self.counts_s = "", "another run", LEASE_S
         with suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # it is free again, or nobody's
             content = json.loads(storage.read(self.file))
             self.run, self.counts_s = str(content["run"]), float(content["seconds"])
             self.holder = f"run {self.run} on {content['host']}"
-            self.image_endings = str(content.get("image_endings", ""))
 
 
 class Lease:
     """The lease of one output as one run sees it, which holds it or would like to."""
 
-    def __init__(self, place: Place, run: str, image_endings: str = "") -> None:
-        self.place, self.run, self.image_endings = place, run, image_endings
+    def __init__(self, place: Place, run: str) -> None:
+        self.place, self.run = place, run
         self.held = False
         self.watch = _Watch(place)
         self._renewals = 0
@@ -109,23 +106,14 @@ class Lease:
     def acquire(self, if_running: IfRunning) -> bool:
         """Whether this run is to work; see `lease`."""
         told = False
-        while not self.beat() and (if_running != "join" or self._counts_otherwise()):
+        while not self.beat() and if_running != "join":
             if if_running == "exit" and self.watch.alive:
                 return False
-            if if_running != "exit" and not told:
-                why = "--if-running wait"
-                if self._counts_otherwise():
-                    why = "other files are images to it, by --unreadable or another Pillow"
-                say(f"{self.watch.holder} has the lease of {self.place.root}: waiting for it ({why})")
+            if if_running == "wait" and not told:
+                say(f"{self.watch.holder} has the lease of {self.place.root}: waiting for it (--if-running wait)")
                 told = True
             time.sleep(LOOK_S)
         return True
-
-    def _counts_otherwise(self) -> bool:
-        """Whether other files are images to the run that has the lease."""
-        return (
-            "" not in (self.image_endings, self.watch.image_endings) and self.watch.image_endings != self.image_endings
-        )
 
     def beat(self) -> bool:
         """Renew the lease, or take it where it is free or has expired; whether it is held now."""
@@ -160,4 +148,4 @@ class Lease:
     def _content(self) -> bytes:
         self._renewals += 1
         content = {"run": self.run, "host": platform.node(), "seconds": LEASE_S, "renewals": self._renewals}
-        return json.dumps({**content, "image_endings": self.image_endings}).encode()
+        return json.dumps(content).encode()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -21,7 +20,7 @@ from pipeline.output.place import Place
 from pipeline.storage import Entry
 
 META = b"beit"
-SELDOM = ("forgotten", "image_endings")  # facts that files without them do not speak of
+SELDOM = ("forgotten",)  # facts that files without them do not speak of
 TOLD = ("unreadable", "read_bytes")  # facts that receipts tell and files do not hold
 T = TypeVar("T")
 
@@ -32,9 +31,8 @@ class SpanFacts:
 
     `images` is how many were cut for the span, which positions are counted in; `forgotten` are the uris of those that
     have no row any more, sorted. `next_offset` and `next_skip` say where the following span of the shard begins,
-    `repeated` whether a member name had occurred twice by then, `image_endings` what counted as an image (as `Wanted`
-    gives it). Receipts alone tell how many bytes of a shard were read, `read_bytes`, and which photos between the
-    images cannot be read here, `unreadable`, by ending.
+    `repeated` whether a member name had occurred twice by then. Receipts alone tell how many bytes of a shard were
+    read, `read_bytes`, and which photos between the images cannot be read here, `unreadable`, by ending.
     """
 
     name: str
@@ -50,7 +48,6 @@ class SpanFacts:
     next_skip: int = 0
     repeated: bool = False
     forgotten: tuple[str, ...] = ()
-    image_endings: str = ""
     unreadable: dict[str, int] = field(default_factory=dict)
     read_bytes: int = 0
 
@@ -59,8 +56,7 @@ class SpanFacts:
         """From JSON; raises KeyError for what is not there."""
         always = {name: raw[name] for name in SpanFacts.__dataclass_fields__ if name not in (*SELDOM, *TOLD)}
         told = {name: raw[name] for name in TOLD if name in raw}
-        endings = sys.intern(raw.get("image_endings", ""))  # they are the same in most files
-        return SpanFacts(**always, forgotten=tuple(raw.get("forgotten", ())), image_endings=endings, **told)
+        return SpanFacts(**always, forgotten=tuple(raw.get("forgotten", ())), **told)
 
     @property
     def rows(self) -> int:

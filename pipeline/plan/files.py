@@ -95,35 +95,32 @@ class PlacedSpan:
 
 @dataclass(frozen=True)
 class ShardContent:
-    """What an entry holds: the spans of a shard, whether a member name came twice in it, and what counted as an image.
+    """What an entry holds: the spans of a shard, whether a member name came twice in it, and whether it `ends_early`.
 
-    `image_endings` are those of `Wanted`, empty in entries of before. `ends_early`: the shard could not be read to its
-    end, which entries of before do not tell.
+    Then the shard could not be read to its end.
     """
 
     spans: tuple[PlacedSpan, ...]
     repeated_names: bool
-    image_endings: str = ""
-    ends_early: bool = True
+    ends_early: bool
 
 
 class Known(NamedTuple):
-    """What was known of a version of a shard: how many images with which endings, and whether it ended before its end.
+    """What was known of a version of a shard: how many images, and whether it ended before its end.
 
     `reopened`: a run has begun to read on behind them, and has not come to the end.
     """
 
     images: int
-    image_endings: str
     ends_early: bool
     reopened: bool
 
 
 class Whence(NamedTuple):
-    """What an entry was made of: the uri of the shard, and the name of its format (None in entries of before)."""
+    """What an entry was made of: the uri of the shard, and the name of its format."""
 
     uri: str
-    format: str | None
+    format: str
 
 
 class Listed(NamedTuple):
@@ -248,7 +245,7 @@ def known_before(place: Place, row: UnreadShard) -> Known | None:
     of, content = _read_entry(entry, lambda body: (body["version"], _content(body)))
     if of != row.shard.version:
         return None
-    return Known(entry.images, content.image_endings, ends_early=content.ends_early, reopened=version == REOPENED)
+    return Known(entry.images, ends_early=content.ends_early, reopened=version == REOPENED)
 
 
 def reopen_shard(place: Place, row: UnreadShard, known: Known) -> UnreadShard:
@@ -258,7 +255,7 @@ def reopen_shard(place: Place, row: UnreadShard, known: Known) -> UnreadShard:
     now, and their spans surplus. So an entry that stands for no version takes the place of the one before.
     """
     entry = ShardEntry(row.shard.name, row.number, REOPENED, known.images, "")
-    _write_entry(place, row.shard, entry, ShardContent((), repeated_names=False, image_endings=known.image_endings))
+    _write_entry(place, row.shard, entry, ShardContent((), repeated_names=False, ends_early=known.ends_early))
     return replace(row, number=row.number + 1, known=entry.says)
 
 
@@ -270,7 +267,6 @@ def _write_entry(place: Place, shard: ShardRef, entry: ShardEntry, content: Shar
         "size": shard.size,
         "images": entry.images,
         "repeated_names": content.repeated_names,
-        "image_endings": content.image_endings,
         "ends_early": content.ends_early,
         "spans": [asdict(span) for span in content.spans],
     }
@@ -285,12 +281,12 @@ def read_shard_entry(entry: ShardEntry) -> ShardContent:
 
 def whence(entry: ShardEntry) -> Whence:
     """Where the shard of an entry was, and its format; raises StorageError where the entry is damaged."""
-    return _read_entry(entry, lambda body: Whence(body["uri"], body.get("format")))
+    return _read_entry(entry, lambda body: Whence(body["uri"], body["format"]))
 
 
 def _content(body: Mapping[str, Any]) -> ShardContent:
     spans = tuple(PlacedSpan(**span) for span in body["spans"])
-    return ShardContent(spans, body["repeated_names"], body.get("image_endings", ""), body.get("ends_early", True))
+    return ShardContent(spans, body["repeated_names"], body["ends_early"])
 
 
 def _read_entry(entry: ShardEntry, told: Callable[[Mapping[str, Any]], T]) -> T:

@@ -25,12 +25,16 @@ MOST_LOOSE = 50_000_000  # images that a driver plans, in some 3 GB (docs/perfor
 
 @dataclass(frozen=True)
 class Order:
-    """What a planner is to go by: images a span, what is taken of shards, and the flags that change what is planned."""
+    """What a planner is to go by: images a span, what is taken of shards, and the flags that change what is planned.
+
+    `is_second_pass`: this run has planned all of it before, and something is missing.
+    """
 
     span_size: SpanSize
     wanted: Wanted
     limit: int | None = None
     retry_failed: bool = False
+    is_second_pass: bool = False
 
 
 class Planner:
@@ -45,7 +49,13 @@ class Planner:
         self.place, self.order = place, order
         self.forgotten = Forgotten()
         self.loose = LoosePlan(place, ledger, order.span_size, self.forgotten, before_writing)
-        self.shards = ShardPlan(ledger, order.span_size.shard, self.forgotten, retry_failed=order.retry_failed)
+        self.shards = ShardPlan(
+            ledger,
+            order.span_size.shard,
+            self.forgotten,
+            retry_failed=order.retry_failed,
+            is_second_pass=order.is_second_pass,
+        )
         self.in_shards = 0  # images of shards, where --limit has them counted: planned by earlier runs, and by this one
 
     def learn(self) -> None:

@@ -61,6 +61,18 @@ class ShardRef:
 
 
 @dataclass(frozen=True)
+class ShardSpan:
+    """Images [start, stop) of a shard that was read to its end before; `offset` and `skip` are its position."""
+
+    shard: ShardRef
+    start: int
+    stop: int
+    offset: int
+    skip: int
+    forgotten: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class UnreadShard:
     """A shard, or the rest of one, that its reader cuts into spans as it passes.
 
@@ -75,32 +87,6 @@ class UnreadShard:
     most: int | None = None
     retry_failed: bool = False
     forgotten: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class ShardSpan:
-    """Images [start, stop) of a shard that was read to its end before; `offset` and `skip` are its position.
-
-    `image_endings` is what counted as an image then (see `Wanted`); `unread` is the row of the whole shard, for where
-    the span cannot be read any more.
-    """
-
-    unread: UnreadShard
-    start: int
-    stop: int
-    offset: int
-    skip: int
-    image_endings: str
-
-    @property
-    def shard(self) -> ShardRef:
-        """The shard whose span it is."""
-        return self.unread.shard
-
-    @property
-    def forgotten(self) -> tuple[str, ...]:
-        """As every row's."""
-        return self.unread.forgotten
 
 
 Row = LooseSpan | ShardSpan | UnreadShard
@@ -126,10 +112,5 @@ def _shard(raw: Mapping[str, Any]) -> ShardRef:
     return ShardRef(**raw)
 
 
-def _unread(raw: Mapping[str, Any]) -> UnreadShard:
-    return UnreadShard(**{**raw, "shard": _shard(raw["shard"]), "forgotten": tuple(raw["forgotten"])})
-
-
 KINDS: dict[str, Callable[..., Row]] = {kind.__name__: kind for kind in (LooseSpan, ShardSpan, UnreadShard)}
-# What is of other types than JSON's.
-NESTED: dict[str, Callable[[Any], object]] = {"redo": _redo, "shard": _shard, "unread": _unread, "forgotten": tuple}
+NESTED: dict[str, Callable[[Any], object]] = {"redo": _redo, "shard": _shard, "forgotten": tuple}  # not JSON's types

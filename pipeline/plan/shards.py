@@ -18,8 +18,11 @@ from pipeline.source.naming import Shard
 class ShardPlan:
     """The shards of an output: their entries, and those that this run was asked for."""
 
-    def __init__(self, ledger: Ledger, span_size: int, forgotten: Forgotten, *, retry_failed: bool) -> None:
+    def __init__(
+        self, ledger: Ledger, span_size: int, forgotten: Forgotten, *, retry_failed: bool, is_second_pass: bool
+    ) -> None:
         self.ledger, self.span_size, self.forgotten, self.retry_failed = ledger, span_size, forgotten, retry_failed
+        self.is_second_pass = is_second_pass
         self.entries: dict[str, ShardEntry] = {}
         self.met: set[str] = set()  # shards of this listing
         self.wanted: set[str] = set()  # those of them that the output should hold (with --limit not all)
@@ -81,7 +84,7 @@ class ShardPlan:
             if entry.name not in self.met and self._lacking(entry):
                 uri, format_ = files.whence(entry)
                 found = storage.stat(uri)
-                if found is not None and format_ is not None:
+                if found is not None:
                     yield from self.rows(ShardRef(uri, found.size, found.version, format_, entry.name))
 
     def _unread(self, shard: ShardRef, most: int | None = None) -> UnreadShard:
@@ -123,13 +126,13 @@ class ShardPlan:
         content = files.read_shard_entry(entry)
         last = content.spans[-1]
         # What a repeated member is called depends on all before it, so the whole shard is walked again. So it is where
-        # the last span is lacking of a shard that could not be read on: by now there may be more.
+        # the last span is lacking of a shard that could not be read on, as by now there may be more; and where a span
+        # could not be read just now, as a walk can tell what becomes of it.
         may_go_on = content.ends_early and span_name(entry.name, last.start) in wanted
-        unread = self._unread(shard)
-        if content.repeated_names or may_go_on:
-            yield unread
+        if content.repeated_names or may_go_on or self.is_second_pass:
+            yield self._unread(shard)
             return
+        forgotten = self._forgotten(shard)
         for span in content.spans:
             if span_name(entry.name, span.start) in wanted:
-                stop, endings = span.start + span.images, content.image_endings
-                yield ShardSpan(unread, span.start, stop, span.offset, span.skip, endings)
+                yield ShardSpan(shard, span.start, span.start + span.images, span.offset, span.skip, forgotten)

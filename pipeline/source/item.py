@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -105,17 +105,6 @@ class Wanted:
     image_column: str | None = None
     keep: tuple[str, ...] = ()
     types: Mapping[str, pa.DataType] = field(default_factory=dict)
-
-    @property
-    def image_endings(self) -> str:
-        """What counts as an image of an archive, separated by spaces."""
-        return self.image_column or " ".join(sorted(self.endings))
-
-    def counting(self, image_endings: str) -> Wanted:
-        """The same where these count as images, as `image_endings` gave them once; empty: where that is not known."""
-        if self.image_column or not image_endings:
-            return self
-        return replace(self, endings=frozenset(image_endings.split(" ")))
 
     def is_image(self, ending: str) -> bool:
         """Whether a sample's member with this ending is an image; of `mask.png` only `image_column` says so."""

@@ -31,9 +31,9 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def another_run(output: Path, image_endings: str = "") -> Iterator[Lease]:
+def another_run(output: Path) -> Iterator[Lease]:
     """One that has the lease and renews it."""
-    other = Lease(Place.of(str(output)), "the-other", image_endings)
+    other = Lease(Place.of(str(output)), "the-other")
     assert other.beat()
     threading.Thread(target=other.keep, daemon=True).start()
     try:
@@ -80,29 +80,21 @@ def test_join_shares_the_work_and_takes_no_lease_away(finished: Path) -> None:
     assert tree_bytes(finished / "data") == wanted
 
 
-@pytest.mark.parametrize(
-    ("if_running", "image_endings", "why"), [("wait", "", "--if-running wait"), ("join", "png", "by --unreadable")]
-)
-def test_a_run_that_waits_begins_when_the_other_has_ended(
-    if_running: str, image_endings: str, why: str, finished: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """So does one that would join another to which other files are images."""
+def test_wait_begins_when_the_other_run_has_ended(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wanted = tree_bytes(finished / "data")
     next((finished / "data").iterdir()).unlink()
     before, at_end = without_lease(finished), {}
-    with another_run(finished, image_endings) as other:
+    with another_run(finished) as other:
 
         def end() -> None:
             at_end.update(without_lease(finished))
             other.release()
 
         threading.Timer(1.0, end).start()
-        assert run_here(SHARDS, finished, if_running=if_running, **FLAGS) == 0
+        assert run_here(SHARDS, finished, if_running="wait", **FLAGS) == 0
     assert at_end == before
     assert tree_bytes(finished / "data") == wanted
-    said = capsys.readouterr().err
-    assert f"run the-other on {platform.node()} has the lease of {finished}: waiting for it" in said
-    assert why in said
+    assert f"run the-other on {platform.node()} has the lease of {finished}: waiting for it" in capsys.readouterr().err
     assert not (finished / "_lease.json").exists()
 
 

@@ -24,7 +24,7 @@ COUNT = itertools.count()
 EMPTY = schema_of({}, {}).empty_table()
 SIZE = SpanSize(3, 2, 6)  # loose spans of 2 images, of 4 from the 8th on and of 6 from the 12th, see below
 MODEL = BoundModel("m", "encoder", "0", "hf")
-BOUND = Bound(SCHEMA, "embed", {}, MODEL, "float32", False, 4, False, (), None, SIZE, {})
+BOUND = Bound(SCHEMA, "embed", {}, MODEL, "float32", False, 4, False, (), None, SIZE, {}, ("png",))
 STEPS = st.lists(
     st.tuples(
         st.dictionaries(st.integers(0, 40), st.integers(1, 3), max_size=25),  # images listed, with their versions

@@ -190,6 +190,22 @@ def test_a_shard_that_is_refused_for_a_while_loses_no_row(
     assert rows(output).equals(wanted)
 
 
+def test_a_refused_shard_does_not_cut_off_finished_spans(
+    shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A short span in the middle, as a run leaves it that is stopped in it: it gets no row of the shard's own."""
+    assert run_here(shard, tmp_path / "out", "brightness", **FLAGS) == 0
+    spans(tmp_path / "out")[1].unlink()
+    assert closed(monkeypatch, shard, tmp_path / "out", images=6) == 1
+    last = spans(tmp_path / "out")[2].read_bytes()
+    for images in (6, 7, 0):
+        assert closed(monkeypatch, shard, tmp_path / "out", images=images, retry_failed=True) == 1
+        assert str(shard) not in rows(tmp_path / "out")["uri"].to_pylist()
+        assert (len(entries(tmp_path / "out")), spans(tmp_path / "out")[2].read_bytes()) == (1, last)
+    assert run_here(shard, tmp_path / "out", "brightness", **FLAGS, retry_failed=True) == 0
+    assert names(tmp_path / "out") == IMAGES
+
+
 def test_a_limit_is_lifted_while_the_shard_is_refused(
     shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,16 +259,16 @@ def test_a_span_in_the_middle_is_not_ended_by_the_shards_own_row(
     assert names(tmp_path / "out") == IMAGES
 
 
-@pytest.mark.parametrize("forgets_entry", [False, True])
+@pytest.mark.parametrize("forgets_entries", [False, True])
 def test_a_span_that_was_stopped_says_where_to_go_on(
-    forgets_entry: bool, shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    forgets_entries: bool, shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is short, and no end of its shard: not where others count as images, nor where the entry is removed."""
+    """It is short, and no end of its shard, also where the plan's entries are removed."""
     assert run_here(shard, tmp_path / "out", "brightness", **FLAGS) == 0
     spans(tmp_path / "out")[-1].unlink()
-    assert closed(monkeypatch, shard, tmp_path / "out", images=10) == 1
-    if forgets_entry:
-        entries(tmp_path / "out")[0].unlink()
-    unreadable = "skip" if forgets_entry else "row"
-    assert run_here(shard, tmp_path / "out", "brightness", **FLAGS, unreadable=unreadable) == 0
+    assert closed(monkeypatch, shard, tmp_path / "out", images=10) == 0
+    assert names(tmp_path / "out") == [str(shard), *IMAGES[:9]]  # by uri
+    for entry in entries(tmp_path / "out") if forgets_entries else ():
+        entry.unlink()
+    assert run_here(shard, tmp_path / "out", "brightness", **FLAGS, retry_failed=True) == 0
     assert names(tmp_path / "out") == IMAGES

@@ -1,15 +1,12 @@
-"""What counts as an image may change, by a flag or a plugin: a shard goes on as it began, none is lost or twice."""
+"""What counts as an image may change, by a flag or a plugin: an output goes on as it began, none is lost or twice."""
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline.output.place import Place
-from pipeline.output.span_file import META
 from pipeline.plan.verify import verify
 from pipeline.source.tar import Tar
 from tests.flow import make_tar, png, run_here
@@ -51,71 +48,48 @@ def test_failed_rows_are_done_again_among_the_same_images(before: str, shard: Pa
     assert rows(tmp_path / "out").equals(table)
 
 
+@pytest.mark.parametrize("has_entry", [True, False])
+@pytest.mark.parametrize("lost", [0, 1, 2])
 @pytest.mark.parametrize("before", ["skip", "row"])
-def test_a_shard_goes_on_with_the_images_that_it_began_with(before: str, shard: Path, tmp_path: Path) -> None:
-    """As a kill leaves it: no entry in the plan, and a finished span behind one that is not."""
+def test_a_shard_goes_on_with_the_images_that_it_began_with(
+    before: str, lost: int, has_entry: bool, shard: Path, tmp_path: Path
+) -> None:
+    """As a kill leaves it: one span is not finished, whether the plan has the shard's entry or not."""
     output, after = tmp_path / "out", "row" if before == "skip" else "skip"
     assert run_here(shard, output, "brightness", unreadable=before, **FLAGS) == 0
-    (entry,) = (output / "plan").glob("shard-*")
-    entry.unlink()
-    sorted((output / "data").glob("*.parquet"))[1].unlink()
+    if not has_entry:
+        (entry,) = (output / "plan").glob("shard-*")
+        entry.unlink()
+    sorted((output / "data").glob("*.parquet"))[lost].unlink()
     assert run_here(shard, output, "brightness", unreadable=after, **FLAGS) == 0
     assert names(output) == counted(before)
 
 
 @pytest.mark.parametrize("before", ["skip", "row"])
-def test_a_shard_without_its_first_span_is_read_anew(before: str, shard: Path, tmp_path: Path) -> None:
-    """As a kill leaves it whose writers were not in order: what is finished behind the gap counts otherwise."""
+def test_another_shard_has_the_images_that_the_output_began_with(
+    before: str, shard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Runs at once would not agree else; and who asks for others is told."""
     output, after = tmp_path / "out", "row" if before == "skip" else "skip"
     assert run_here(shard, output, "brightness", unreadable=before, **FLAGS) == 0
-    (entry,) = (output / "plan").glob("shard-*")
-    entry.unlink()
-    min((output / "data").glob("*.parquet")).unlink()
-    assert run_here(shard, output, "brightness", unreadable=after, **FLAGS) == 0
-    assert names(output) == counted(after)
+    assert "as when the output was begun" not in capsys.readouterr().err
+    members = [("a.png", png(1)), ("b.heic", HEIC)]
+    make_tar(tmp_path / "in/t.tar", members)
+    assert run_here(tmp_path / "in", output, "brightness", unreadable=after, **FLAGS) == 0
+    are = "passed by" if before == "skip" else "images"
+    assert f"more kinds are {are}, as when the output was begun" in capsys.readouterr().err
+    assert names(output) == sorted([*counted(before), *[name for name, _ in members[: 1 + (before == "row")]]])
 
 
-def forget_what_counted(output: Path) -> None:
-    (entry,) = (output / "plan").glob("shard-*")
-    entry.write_text(json.dumps({**json.loads(entry.read_text()), "image_endings": ""}))
-    for span in (output / "data").glob("*.parquet"):
-        table = pq.read_table(span)
-        about = json.loads(table.schema.metadata[META])
-        del about["image_endings"]
-        pq.write_table(table.replace_schema_metadata({META: json.dumps(about)}), span)
-
-
-@pytest.mark.parametrize("is_known", [True, False])
-def test_what_pillow_reads_no_more_keeps_its_row(
-    is_known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also in an output of before, which does not tell what counted as an image."""
+def test_what_pillow_reads_no_more_keeps_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.look.extensions", lambda: frozenset({".png", ".odd"}))
     members = [("a.png", png(1)), ("b.odd", b"damaged"), ("c.odd", png(3)), ("d.png", png(4))]
     shard = make_tar(tmp_path / "in/s.tar", members)
     assert run_here(shard, tmp_path / "out", "brightness", **FLAGS) == 0
     table = rows(tmp_path / "out")
-    if not is_known:
-        forget_what_counted(tmp_path / "out")
     monkeypatch.setattr("pipeline.look.extensions", lambda: frozenset({".png"}))
     assert run_here(shard, tmp_path / "out", "brightness", retry_failed=True, **FLAGS) == 0
-    assert names(tmp_path / "out") == ["a.png", "b.odd", "c.odd", "d.png"]
-    again = rows(tmp_path / "out")
-    if is_known:
-        assert again.equals(table)
-    else:
-        assert again["error"].to_pylist() == [None, "not found where it was in its shard", None, None]
-        assert again.drop(["status", "error"]).equals(table.drop(["status", "error"]))
-
-
-@pytest.mark.parametrize("before", ["skip", "row"])
-def test_a_span_that_is_missing_is_not_read_with_others(before: str, shard: Path, tmp_path: Path) -> None:
-    """As a kill leaves it whose reader was ahead of the writers: with the shard's entry in the plan."""
-    output, after = tmp_path / "out", "row" if before == "skip" else "skip"
-    assert run_here(shard, output, "brightness", unreadable=before, **FLAGS) == 0
-    sorted((output / "data").glob("*.parquet"))[1].unlink()
-    assert run_here(shard, output, "brightness", unreadable=after, **FLAGS) == 0
-    assert names(output) == counted(before)
+    assert rows(tmp_path / "out").equals(table)
 
 
 def test_an_image_behind_a_gap_is_found_under_its_name(tmp_path: Path) -> None:

@@ -61,10 +61,17 @@ class Forgotten:
         return uri in self or (shard is not None and etag(bytes_of(name, shard)) in as_whole)
 
 
+def wanted_rows(store: SimulatedStore, output: str, source: Source) -> dict[str, Row]:
+    """What an output should hold: photos where they were images to the run that began it."""
+    bound = json.loads(store.objects[Place(output).bound_file])
+    with_photos = PHOTO.removeprefix(".") in bound["image_endings"]
+    return {uri: row for uri, row in source.rows().items() if with_photos or PHOTO not in uri}
+
+
 def lacking(store: SimulatedStore, output: str, source: Source) -> str | None:
-    """Images of the source, photos apart, that have no row and are not forgotten."""
+    """Images of the source that have no row and are not forgotten."""
     there, forgotten = {uri for _, uri, _ in rows_of(store, output)}, Forgotten(store, output, source)
-    wanted = {uri for uri in source.rows() if PHOTO not in uri}
+    wanted = wanted_rows(store, output, source).keys()
     missing = sorted(uri for uri in wanted - there if not forgotten.may_lack(uri))
     return f"{len(missing)} images have no row, such as {missing[0]}" if missing else None
 
@@ -83,7 +90,7 @@ def success_is_honest(store: SimulatedStore, output: str) -> str | None:
 def at_the_end(store: SimulatedStore, output: str, source: Source) -> Iterator[str]:
     """What has to hold after a calm run that has returned 0."""
     place, rows, forgotten = Place(output), list(rows_of(store, output)), Forgotten(store, output, source)
-    counts, wanted = Counter(uri for _, uri, _ in rows), source.rows()
+    counts, wanted = Counter(uri for _, uri, _ in rows), wanted_rows(store, output, source)
     for uri, count in counts.items():
         if count > 1:
             yield f"{uri} has {count} rows"
@@ -92,8 +99,7 @@ def at_the_end(store: SimulatedStore, output: str, source: Source) -> Iterator[s
     away = {uri for _, uri, row in rows if row[0] == "fetch_error"}
     for uri in wanted.keys() - counts.keys():
         # A tar that was away has a row of its own, which stands for all until it is tried again.
-        is_photo = PHOTO in uri  # of which a tar that is finished gets no rows any more
-        if not is_photo and uri.partition("#")[0] not in away and not forgotten.may_lack(uri):
+        if uri.partition("#")[0] not in away and not forgotten.may_lack(uri):
             yield f"{uri} has no row"
     for file, uri, row in rows:
         met = source.met.get(uri, set())
@@ -157,7 +163,7 @@ def parts(store: SimulatedStore, output: str, kind: re.Pattern[str] = PART) -> d
 
 def different_bytes(store: SimulatedStore, output: str, calm: str, source: Source, cut_off: set[str]) -> Iterator[str]:
     """Files that are not those of a calm run, but for spans of images, or of tars, that are gone."""
-    wanted = source.rows()
+    wanted = wanted_rows(store, output, source)
     gone = {file for file, uri, _ in rows_of(store, output) if uri not in wanted}
     gone |= {file for file, uris in forgotten_in(store, output).items() if not wanted.keys() >= set(uris)}
     # Tars forgotten as a whole, and those that were away while they were read: positions are told from before that.

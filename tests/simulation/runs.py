@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
 from typing import ClassVar
@@ -51,12 +51,11 @@ class Simulated(Task):  # type: ignore[type-arg]  # it has no model
     name: ClassVar[str] = "simulated"
 
 
-WANTED = Wanted(frozenset({"png"}))
-WITH_PHOTOS = Wanted(frozenset({"png", PHOTO.removeprefix(".")}))  # --unreadable row
 COLUMNS = {"answer": pa.string()}
 BOUND = Bound(
     schema=SCHEMA, task=Simulated.name, settings={}, model=BoundModel("m", "encoder", "0", "hf"), dtype="float32",
     compile=False, batch_size=4, exact=False, keep=(), image_column=None, span_size=SIZE, versions={},
+    image_endings=("png",),
 )  # fmt: skip
 
 
@@ -71,16 +70,17 @@ class SimulatedRun:
     if_running: IfRunning = "join"
     retry_failed: bool = False
     limit: int | None = None
-    photos: bool = False  # count as images
+    photos: bool = False  # count as images, should it be the first run
 
     def run(self) -> int:
         """Bind the output, take the lease, and work."""
         place = Place.of(self.output)
-        wanted = WITH_PHOTOS if self.photos else WANTED
+        endings = (PHOTO.removeprefix("."), "png") if self.photos else ("png",)
+        bound = bind(place, lambda _: replace(BOUND, image_endings=endings))
+        wanted = Wanted(frozenset(bound.image_endings))
         request = request_of(self.output, wanted, retry_failed=self.retry_failed, limit=self.limit)
-        bind(place, lambda _: BOUND)
         identity = f"{int(1e9 + self.scheduler.clock()):d}-{self.name}"
-        spec = JobSpec(place, request.task, "", BOUND, "cpu", DecodeSettings(()), wanted, request.schema, 600)
+        spec = JobSpec(place, request.task, "", bound, "cpu", DecodeSettings(()), wanted, request.schema, 600)
         held = Lease(place, identity)
         if not held.acquire(self.if_running):
             return 0

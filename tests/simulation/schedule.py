@@ -113,7 +113,7 @@ def _hook(args: threading.ExceptHookArgs) -> None:
 def simulate(seed: int, sabotage: Sabotage | None = None, *, forgets: bool = False, rough: bool = False) -> Outcome:
     """Play the schedule of a seed, with images forgotten meanwhile or without. `sabotage` changes its store.
 
-    In a `rough` one the source is, and runs have a --limit, or take photos for images.
+    In a `rough` one the source is, and runs have a --limit, or would take photos for images.
     """
     with small_world():
         return Schedule(seed, sabotage, forgets=forgets, rough=rough).play()
@@ -130,8 +130,7 @@ class Schedule:
         self.source = Source(self.store, random, changes, removes=0.6 if forgets else 0.25, rough=ending)
         self.scheduler = Scheduler(random, random.choice((0.02, 0.1, 0.5)), self.source.meanwhile)
         self.outcome = Outcome(seed, self.scheduler.trace, forgets=forgets, rough=rough)
-        self.counts_vary = rough and random.random() < 0.5  # photos are images to some runs: they wait for each other
-        self.is_odd = False  # a run had a --limit, or took photos for images: other bytes
+        self.is_limited = False  # a run had a --limit: other bytes
         self.changes = changes
         self.forgets = [self._forget(name) for name in "fg"[: random.choice((1, 1, 2))]] if forgets else []
         if sabotage is not None:
@@ -147,8 +146,7 @@ class Schedule:
                 Turn(forget.name, forget.run, self._trouble((0, 30, 60, 100, 150), most_writes=7))
                 for forget in self.forgets
             ]
-            for at_once in [[turn] for turn in turns] if self.counts_vary else [turns]:
-                self.scheduler.run(at_once)
+            self.scheduler.run(turns)
             self._judge(turns)
             self._prove()
         self.outcome.requests = self.scheduler.requests
@@ -164,8 +162,8 @@ class Schedule:
         run = SimulatedRun(name, OUTPUT, self.scheduler, Random(random.random()), kind, random.random() < 0.15)
         if self.outcome.rough:
             run.limit = random.choice((None, None, random.randint(1, 15)))
-            run.photos = self.counts_vary and random.random() < 0.5
-            self.is_odd |= run.limit is not None or run.photos
+            run.photos = random.random() < 0.3
+            self.is_limited |= run.limit is not None
         return Turn(name, run.run, self._trouble((0, 0, random.randint(1, 150))))
 
     def _forget(self, name: str) -> SimulatedForget:
@@ -197,7 +195,7 @@ class Schedule:
         """Look at every write just before it takes effect."""
         if what == "delete" and (said := invariants.needless_deletion(self.store, OUTPUT, uri)):
             self._violated(said)
-        ends_well = what == "put" and uri == f"{OUTPUT}/_SUCCESS" and self.source.static and not self.is_odd
+        ends_well = what == "put" and uri == f"{OUTPUT}/_SUCCESS" and self.source.static and not self.is_limited
         if ends_well and (said := invariants.lacking(self.store, OUTPUT, self.source)):
             self._violated(f"_SUCCESS is written, and {said}")
 
@@ -238,7 +236,8 @@ class Schedule:
         plan |= {} if calm_from_scratch else invariants.parts(self.store, OUTPUT)
         for name, data in plan.items():
             self.store.set(f"{CALM}/plan/{name}", data)
-        if not self.is_odd and self._calm("other", CALM):
+        self.store.set(f"{CALM}/_run.json", self.store.objects[f"{OUTPUT}/_run.json"])
+        if not self.is_limited and self._calm("other", CALM):
             for said in invariants.different_bytes(self.store, OUTPUT, CALM, self.source, cut_off):
                 self._violated(said)
 

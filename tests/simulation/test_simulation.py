@@ -108,13 +108,6 @@ def test_a_schedule_that_broke_a_promise_once_does_not_again(seed: int) -> None:
     played(range(seed, seed + 1))
 
 
-# A shard was read on with other kinds of images; it was refused before its last files were written; a run recorded of a
-# file what another had written.
-@pytest.mark.parametrize(("seed", "forgets"), [(6059, False), (6230, False), (6706, False), (8960, True)])
-def test_nor_does_a_rough_one(seed: int, forgets: bool) -> None:
-    played(range(seed, seed + 1), forgets=forgets, rough=True)
-
-
 def forgetful(store: SimulatedStore) -> None:
     """It acknowledges every fifth data file and keeps nothing of it."""
     put, puts = store.put, itertools.count(1)

@@ -25,11 +25,10 @@ NUMBER = st.integers(0, 1 << 40)
 URIS = st.lists(TEXT, max_size=3).map(tuple)
 REDO = st.one_of(st.none(), st.builds(Redo, st.booleans(), URIS))
 SHARD = st.builds(ShardRef, TEXT, NUMBER, TEXT, st.sampled_from(["tar", "zip"]), TEXT)
-UNREAD = st.builds(UnreadShard, SHARD, NUMBER, TEXT, st.none() | NUMBER, st.booleans(), URIS)
 ROWS = st.one_of(
-    UNREAD,
     st.builds(LooseSpan, TEXT, TEXT, TEXT, NUMBER, NUMBER, REDO, URIS),
-    st.builds(ShardSpan, UNREAD, NUMBER, NUMBER, NUMBER, NUMBER, TEXT),
+    st.builds(ShardSpan, SHARD, NUMBER, NUMBER, NUMBER, NUMBER, URIS),
+    st.builds(UnreadShard, SHARD, NUMBER, TEXT, st.none() | NUMBER, st.booleans(), URIS),
 )
 STATUSES = st.dictionaries(TEXT, NUMBER, max_size=3)
 FACTS = st.builds(SpanFacts, TEXT, TEXT, TEXT, NUMBER, NUMBER, NUMBER, STATUSES, forgotten=URIS)
