@@ -37,7 +37,7 @@ def test_an_output_of_the_first_layout_may_be_started_over(tmp_path: Path) -> No
     (tmp_path / "data/old.parquet").write_text("x")
     (tmp_path / "_run.json").write_text(json.dumps(FIRST))
     assert is_ours(Place.of(str(tmp_path)))
-    with pytest.raises(ConfigError, match="has layout 1, this version writes layout 3"):
+    with pytest.raises(ConfigError, match="has layout 1, this version writes layout 4"):
         run_here(SHARDS, tmp_path, limit=3)
     assert run_here(SHARDS, tmp_path, limit=3, overwrite=True) == 0
     assert not (tmp_path / "data/old.parquet").exists()
@@ -47,7 +47,13 @@ def test_a_damaged_run_file_is_named_with_what_is_wrong(tmp_path: Path) -> None:
     assert run_here(SHARDS, tmp_path, limit=3) == 0
     whole = (tmp_path / "_run.json").read_text()
     odd_sizes = ({"shards": 3}, {"shard": "x", "least": 1, "most": 2}, 32)
-    odd = [("model", 3), ("settings", []), ("keep", None), *(("span_size", size) for size in odd_sizes)]
+    odd = [
+        ("model", 3),
+        ("settings", []),
+        ("keep", None),
+        ("image_endings", "png"),
+        *(("span_size", size) for size in odd_sizes),
+    ]
     for name, value in odd:
         edit(tmp_path / "_run.json", **{name: value})
         with pytest.raises(ConfigError, match=f"is no output of these jobs: its _run.json is damaged, in {name}"):
