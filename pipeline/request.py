@@ -25,6 +25,7 @@ from pipeline.plan.span_size import LEAST, LEAST_ON_ACCELERATORS, auto_span_size
 from pipeline.report import ReportedModel
 from pipeline.source.item import Wanted
 from pipeline.source.naming import Shard, Source, Sources
+from pipeline.source.passed import COMPRESSED
 from pipeline.spec import Device, JobSpec, Trial
 from pipeline.task import AnyTask
 
@@ -292,6 +293,7 @@ def _warn_of_endings(request: Request, bound: Bound) -> None:
         return
     for endings, are in ((now - before, "passed by"), (before - now, "images")):
         if endings:
-            named = ", ".join(f".{ending}" for ending in sorted(endings)[:ENDINGS_NAMED])
+            known = sorted(endings, key=lambda ending: (f".{ending}" not in COMPRESSED.split(), ending))
+            named = ", ".join(f".{ending}" for ending in known[:ENDINGS_NAMED])
             more = f" and {len(endings) - ENDINGS_NAMED} more kinds" if len(endings) > ENDINGS_NAMED else ""
             warn(f"in archives {named}{more} are {are}, as when the output was begun; a new --output changes that")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-HOW_TO_READ = "--unreadable row makes them rows; pip install pillow-heif reads HEIC"
+HOW_TO_READ = "--unreadable row makes them rows, in archives of a new --output; pip install pillow-heif reads HEIC"
 SHOWN = 12  # kinds named before the rest is only counted
 COMPRESSED = ".avif .heic .heics .heif .hif .jxl .jxr"
 RAW = ".3fr .arw .cr2 .cr3 .dng .erf .iiq .kdc .mef .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl .srw .x3f"
