@@ -5,15 +5,14 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from pipeline.compare import Comparison, Labels
-from pipeline.decode.decode import extensions
 from pipeline.errors import ConfigError
+from pipeline.images import wanted_in
 from pipeline.output.bound import bound_of
 from pipeline.output.place import Place
 from pipeline.page.parts import Row, figure, html, image, joined, key_line, plural, section, share, sheet
 from pipeline.page.pictures import Pictured, thumbnails
 from pipeline.page.sample import THUMBNAIL
 from pipeline.page.style import document
-from pipeline.source.item import Wanted
 from pipeline.target import Target
 
 
@@ -22,8 +21,7 @@ def write(found: Comparison, new: str, old: str, to: Target) -> str:
     if not isinstance(found.difference, Labels):
         raise ConfigError("--to shows changed labels, and these outputs have none")
     flips = found.difference.flips
-    endings = frozenset(ending.removeprefix(".") for ending in extensions())
-    wanted = Wanted(endings, bound_of(Place.of(new)).image_column)
+    wanted = wanted_in(bound_of(Place.of(new)).image_column)
     pictures = thumbnails([Pictured(flip.uri, flip.source) for flip in flips], THUMBNAIL, wanted)
     cards = []
     for flip in flips:

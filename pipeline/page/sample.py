@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.decode.decode import extensions
 from pipeline.errors import CredentialsLost
+from pipeline.images import wanted_in
 from pipeline.output.bound import Bound, bound_of
 from pipeline.output.columns import BASE, OK
 from pipeline.output.place import Place
@@ -24,7 +24,6 @@ from pipeline.page.reader import even, fair_shares, spread
 from pipeline.page.survey import Survey
 from pipeline.page.truth import telling
 from pipeline.plan.forgotten import MODE as FORGET
-from pipeline.source.item import Wanted
 from pipeline.storage.ranged import Meter
 
 RUNS = 60  # newest run reports read
@@ -144,8 +143,7 @@ def _read(files: list[pq.ParquetFile], columns: Collection[str]) -> list[pa.Tabl
 
 def _originals(rows: list[Row], image_column: str | None, meter: Meter) -> dict[str, bytes]:
     images = [Pictured(row["uri"], row["source"]) for row in rows]
-    endings = frozenset(ending.removeprefix(".") for ending in extensions())
-    return pictures.originals(images, Wanted(endings, image_column), meter)
+    return pictures.originals(images, wanted_in(image_column), meter)
 
 
 def _near_shard_starts(files: list[pq.ParquetFile]) -> list[pq.ParquetFile]:
