@@ -4,6 +4,7 @@ One invocation
     run.py          check, bind, plan, execute, audit, report: from flags to exit code
     config.py       the flags all tasks share · task.py the question asked of every image · spec.py what a worker needs
     request.py      everything that can be refused, before anything is written · look.py a first look at the sources
+    continued.py    what continues an output otherwise than it was begun, and is said
     late_engine.py  the engine, started when first needed · dry_run.py a sample tried
     log.py          lines of the log · progress.py how far a run is · command.py how the job was called
     report.py       receipts added up · metrics.py ... for monitoring · identity.py who and what a run was

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from pipeline.config import RunConfig
+from pipeline.continued import warn_of_device
 from pipeline.engine.cluster import address_of
 from pipeline.engine.engine import Engine, InProcess
 from pipeline.log import phase, say
 from pipeline.report import RunReport, fed
-from pipeline.request import warn_of_device
 from pipeline.spec import Device, JobSpec, Trial
 
 

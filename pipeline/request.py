@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -13,6 +13,7 @@ import pyarrow as pa
 from beit_core import CheckpointError, ModelCard
 from pipeline import hub, model_files, storage
 from pipeline.config import RunConfig
+from pipeline.continued import warn_of_endings, warn_of_versions
 from pipeline.decode.decode import DecodeSettings
 from pipeline.engine.cluster import is_submitted
 from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
@@ -25,11 +26,9 @@ from pipeline.plan.span_size import LEAST, LEAST_ON_ACCELERATORS, auto_span_size
 from pipeline.report import ReportedModel
 from pipeline.source.item import Wanted
 from pipeline.source.naming import Shard, Source, Sources
-from pipeline.source.passed import COMPRESSED
 from pipeline.spec import Device, JobSpec, Trial
 from pipeline.task import AnyTask
 
-ENDINGS_NAMED = 4  # in a warning
 VERSIONED = ("torch", "ray", "pyarrow", "pillow", "numpy")
 
 
@@ -177,8 +176,8 @@ def begin(request: Request, device: Callable[[], Device]) -> JobSpec:
         _start_over(place)
     here = versions()
     bound = bind(place, lambda there: _resolved(request, there, device))
-    _warn_of_versions(bound.versions, here)
-    _warn_of_endings(request, bound)
+    warn_of_versions(bound.versions, here)
+    warn_of_endings(bound, request.wanted, request.first)
     return _spec(request, bound)
 
 
@@ -267,33 +266,3 @@ def _spec(request: Request, bound: Bound) -> JobSpec:
         patience=config.patience,
         gpus_per_worker=config.gpus_per_worker,
     )
-
-
-def warn_of_device(bound: Bound, here: Device) -> None:
-    """Say so where another kind of device than before will answer."""
-    before, now = bound.cpu_class, here.cpu_class
-    if before is not None and before != now:
-        warn(f"the output was begun on {_kind(before)}, here is {_kind(now)}; last bits may differ")
-
-
-def _kind(cpu_class: str) -> str:
-    return f"a CPU with {cpu_class}" if cpu_class else "an accelerator"
-
-
-def _warn_of_versions(then: Mapping[str, str], now: Mapping[str, str]) -> None:
-    changed = [f"{name} {then[name]} -> {now[name]}" for name in now if name in then and then[name] != now[name]]
-    if changed:
-        warn(f"the output was begun with other versions ({', '.join(changed)}); last bits may differ")
-
-
-def _warn_of_endings(request: Request, bound: Bound) -> None:
-    """Say so where other files of archives would be images by now: positions there are counted in images."""
-    before, now = set(bound.image_endings), request.wanted.endings
-    if request.wanted.image_column or not any(isinstance(source, Shard) for source in request.first):
-        return
-    for endings, are in ((now - before, "passed by"), (before - now, "images")):
-        if endings:
-            known = sorted(endings, key=lambda ending: (f".{ending}" not in COMPRESSED.split(), ending))
-            named = ", ".join(f".{ending}" for ending in known[:ENDINGS_NAMED])
-            more = f" and {len(endings) - ENDINGS_NAMED} more kinds" if len(endings) > ENDINGS_NAMED else ""
-            warn(f"in archives {named}{more} are {are}, as when the output was begun; a new --output changes that")

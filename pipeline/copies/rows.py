@@ -16,12 +16,12 @@ from pipeline.copies.parts import ChangedError, Piece
 from pipeline.copies.survey import Gap
 from pipeline.copies.writer import Chunk, with_images
 from pipeline.errors import ConfigError, StorageError
-from pipeline.images import UNREADABLE, wanted_in
+from pipeline.images import UNREADABLE
 from pipeline.output.columns import OK
 from pipeline.output.span_file import SpanFacts, as_it_is, facts_and_rows
 from pipeline.source.fetch import fetched
 from pipeline.source.format import FORMATS, format_of
-from pipeline.source.item import Item, Position, Remote
+from pipeline.source.item import Item, Position, Remote, Wanted
 from pipeline.storage.ranged import Meter
 
 IMAGE, MASK = "image", "mask"
@@ -38,9 +38,9 @@ def rows(gaps: Iterable[Gap]) -> Iterator[Chunk]:
 
 @dataclass(frozen=True)
 class Pictured:
-    """Rows with the column `image`, and the column `mask` as pictures too; `image_column` is that of the run."""
+    """Rows with the column `image`, and the column `mask` as pictures too; `wanted` is what the output is bound to."""
 
-    image_column: str | None
+    wanted: Wanted
 
     def rows(self, gaps: Iterable[Gap]) -> Iterator[Chunk]:
         """As `rows`. Only images that are ok have pictures; those that cannot be read any more are null."""
@@ -76,9 +76,8 @@ class Pictured:
             entry, form = storage.stat(facts.source), format_of(facts.source)
             if entry is None or form is None:
                 return
-            wanted = wanted_in(self.image_column)
             if entry.version == facts.version and not facts.repeated:
-                items = FORMATS[form].items(entry, wanted, Position(facts.offset, facts.skip))
+                items = FORMATS[form].items(entry, self.wanted, Position(facts.offset, facts.skip))
                 known = frozenset(uris)
                 for item in fetched(itertools.islice(items, facts.images)):
                     if item.uri in known:
@@ -86,7 +85,7 @@ class Pictured:
                 return
             # Another version, or names that depend on all before them: what has these names now, from the beginning.
             names = {uri.removeprefix(f"{facts.source}#"): uri for uri in uris}
-            for name, data in FORMATS[form].pick(entry, wanted, set(names), Meter(1 << 62)):
+            for name, data in FORMATS[form].pick(entry, self.wanted, set(names), Meter(1 << 62)):
                 yield names[name], data
         except StorageError:  # the storage's fault, which the next shard would meet too
             raise

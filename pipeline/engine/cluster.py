@@ -198,7 +198,7 @@ def _probe(folder: str) -> Iterator[tuple[str, str]]:
     missing = list(itertools.takewhile(lambda path: not path.exists(), [Path(folder), *Path(folder).parents]))
     os.makedirs(folder, exist_ok=True)
     # Named as what `sweep` removes, should this process be killed.
-    path = Path(folder, f".probe.0.{socket.gethostname()}-{os.getpid()}.tmp")
+    path = Path(folder, f".probe.0.{socket.gethostname().replace('.', '_')}-{os.getpid()}.tmp")
     text = secrets.token_hex(16)
     try:
         path.write_text(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 
 import pyarrow as pa
@@ -40,16 +40,16 @@ class OpenShardSpan(OpenSpan):
     """The next `size` images of a shard, which may be fewer."""
 
     def __init__(
-        self, stream: ShardStream, start: int, size: int, *, takes_own_row: bool,
+        self, stream: ShardStream, start: int, size: int, *, takes_own_row: Callable[[], bool],
         found: SpanFacts | None = None, again: pa.Table | None = None,
     ) -> None:  # fmt: skip
         """`found` and `again` are a finished file's facts and rows: the failed ones are done again, others added.
 
-        `takes_own_row`: that of a shard that cannot be read on belongs to it; else what stops it now will pass.
+        `takes_own_row`: whether that of a shard that cannot be read on belongs to it; else what stops it now passes.
         """
         shard = stream.shard
         facts = SpanFacts(span_name(shard.name, start), shard.uri, shard.version, start, 0, 0)
-        items = iter(stream) if takes_own_row else stream.images()
+        items = _up_to_own_row(stream, takes_own_row)
         if found is not None and again is not None:
             items = read_on(stream, items, again, found)
         before = None if again is None else kept(again, Redo(failed=True))
@@ -73,3 +73,9 @@ class OpenShardSpan(OpenSpan):
         return replace(
             facts, next_offset=next_offset, next_skip=next_skip, unreadable=unreadable, read_bytes=max(0, read)
         )
+
+
+def _up_to_own_row(stream: ShardStream, takes_it: Callable[[], bool]) -> Iterator[Item]:
+    yield from stream.images()
+    if stream.own is not None and takes_it():
+        yield from stream

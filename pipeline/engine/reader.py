@@ -45,7 +45,7 @@ class Reader:
         stream = ShardStream(self.spec, row, Position(row.offset, row.skip))
         first = stream.peek()
         if first is not None and first is not stream.own:
-            yield OpenShardSpan(stream, row.start, row.stop - row.start, takes_own_row=False)
+            yield OpenShardSpan(stream, row.start, row.stop - row.start, takes_own_row=lambda: False)
         # Else the shard is gone, another by now, or may not be read: the run's second pass has it walked.
 
     def _done_meanwhile(self, row: LooseSpan) -> SpanFacts | None:

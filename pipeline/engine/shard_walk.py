@@ -78,13 +78,12 @@ class ShardWalk:
 
     def _next_span(self, size: int, found: SpanFacts | None, again: pa.Table | None) -> OpenSpan | None:
         """The next span, to be read; None where there is none, or none that may be written."""
-        stream, takes_own_row = self._opened(), self._takes_own_row()
+        stream = self._opened()
         first = stream.peek()
-        if first is None or (first is stream.own and not takes_own_row):
+        if first is None or (first is stream.own and not self._takes_own_row()):
             return None
         self._reopen()
-        self.ends_early = takes_own_row
-        return OpenShardSpan(stream, self.start, size, takes_own_row=takes_own_row, found=found, again=again)
+        return OpenShardSpan(stream, self.start, size, takes_own_row=self._takes_own_row, found=found, again=again)
 
     def _find(self, start: int) -> SpanFacts | None:
         """The facts of the span that begins there, if it is finished in this version."""
@@ -92,10 +91,9 @@ class ShardWalk:
         return facts if facts is not None and facts.version == self.shard.version else None
 
     def _as_found(self) -> SpanFacts | None:
-        """The facts of the next span if it is finished, and begins where the one before has ended."""
+        """The facts of the next span, if it is finished."""
         facts = self._find(self.start)
-        place = self.stream.place(self.start) if self.stream is not None else (self.at.offset, self.at.skip)
-        if facts is None or (self.start and (facts.offset, facts.skip) != place):
+        if facts is None:
             return None
         read = facts.next_offset - facts.offset if self.format.counts_bytes else 0
         return replace(facts, read_bytes=max(0, read))
@@ -162,9 +160,9 @@ class ShardWalk:
         return not self._is_finished_behind(self.start)
 
     def _is_finished_behind(self, start: int) -> bool:
-        """Whether a span behind the one that begins there is finished, of those that were known."""
-        known = self.known.images if self.known is not None else 0
-        return any(self._find(at) is not None for at in range(start + self.most_images, known, self.most_images))
+        """Whether a span behind the one that begins there is finished."""
+        stop = max(self.row.finished, self.known.images if self.known is not None else 0)
+        return any(self._find(at) is not None for at in range(start + self.most_images, stop, self.most_images))
 
     def _reopen(self) -> None:
         """Have the plan say that its shard is read on, where the next span may do so."""
@@ -180,11 +178,13 @@ class ShardWalk:
         What is lacking of one that was is found by the audit, and finished files behind it are not surplus.
         """
         known, images = self.known, sum(span.images for span in self.done)
-        ends_early = self.ends_early and (self.stream is None or self.stream.own is not None)
-        if known is not None and images < known.images:
-            last = self.done[-1].start if self.done else -self.most_images
-            was_further = self._is_finished_behind(last) if ends_early else not known.ends_early
-            if was_further:
-                return
+        ends_early = self.ends_early or (self.stream is not None and self.stream.own is not None)
+        was_further = known is not None and images < known.images and not known.ends_early
+        if ends_early:
+            was_further = self._is_finished_behind(self.done[-1].start if self.done else -self.most_images)
+        if was_further:
+            return
         content = ShardContent(tuple(self.done), self.at.names.repeated, ends_early)
+        if known is not None and (images, ends_early) == (known.images, known.ends_early) and not known.reopened:
+            return
         files.write_shard_entry(self.place, self.row, content)

@@ -33,7 +33,7 @@ class Audit:
     empty_shards: int = 0
     forgotten: int = 0
     gone: tuple[str, ...] = ()  # shards that are gone and were not finished before: only their rows count
-    short: str = field(default="", repr=False)  # the URI of a shard that lacks a span, if one does
+    short: str = field(default="", repr=False)  # the URI of a shard that lacks images, if one does
     # spans that are not there, of an old version, or may hold a forgotten image
     incomplete: tuple[str, ...] = field(default=(), repr=False)
 
@@ -118,6 +118,7 @@ def audit(planner: Planner, ledger: Ledger) -> Audit:
         shards = {name: entry for name, entry in shards.items() if name not in gone}
         held = Held.of(planner, ledger, shards, stopped)
     counted = [*held.finished.values(), *held.unplanned]
+    unfinished = tuple(sorted(planner.shards.wanted.keys() - shards.keys() - stopped.keys()))
     images, planned = _images(counted), _images([*held.expected.values(), *held.unplanned])
     return Audit(
         planned=planned,
@@ -125,19 +126,21 @@ def audit(planner: Planner, ledger: Ledger) -> Audit:
         failed=sum(seen.failed for seen in counted),
         missing=max(0, planned - images),
         duplicates=max(0, images - planned),
-        unfinished=tuple(sorted(planner.shards.wanted - shards.keys() - stopped.keys())),
+        unfinished=unfinished,
         empty_shards=sum(entry.images == 0 for entry in shards.values()),
         forgotten=sum(seen.forgotten for seen in counted),
         gone=tuple(sorted(gone.values())),
-        short=_lacking(held.short, shards),
+        short=_short(planner, held, shards, unfinished),
         incomplete=(*held.short, *planner.forgotten.uncleared(ledger)),
     )
 
 
-def _lacking(short: Iterable[str], shards: Shards) -> str:
-    """The URI of the first shard that has an entry and lacks one of these spans, if one does."""
-    entry = next(filter(None, (shards.get(shard_of(name)) for name in short)), None)
-    return files.whence(entry).uri if entry is not None else ""
+def _short(planner: Planner, held: Held, shards: Shards, unfinished: tuple[str, ...]) -> str:
+    """The URI of a shard that has an entry and lacks a span, or that was not read to its end; empty: there is none."""
+    entry = next(filter(None, (shards.get(shard_of(name)) for name in held.short)), None)
+    if entry is not None:
+        return files.whence(entry).uri
+    return planner.shards.wanted[unfinished[0]] if unfinished else ""
 
 
 def _images(spans: Iterable[Expected | Seen]) -> int:

@@ -228,11 +228,10 @@ def read_items(span: LooseSpan) -> Iterator[Item]:
 
 
 def write_shard_entry(place: Place, row: UnreadShard, content: ShardContent) -> None:
-    """Add the entry of a shard that was read to its end, unless the latest one says the same."""
+    """Add the entry of a shard that was read to its end."""
     shard, images = row.shard, sum(span.images for span in content.spans)
     entry = ShardEntry(shard.name, row.number, short_version(shard.version), images, "")
-    if entry.says != row.known:
-        _write_entry(place, shard, entry, content)
+    _write_entry(place, shard, entry, content)
 
 
 def known_before(place: Place, row: UnreadShard) -> Known | None:

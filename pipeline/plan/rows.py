@@ -78,7 +78,8 @@ class UnreadShard:
 
     At most `most` images of it are wanted (None: all). The plan entry that it gets at its end has this `number`;
     `known` is what the latest entry says (see `ShardEntry.says`), so that a second look adds no second entry.
-    `retry_failed` does the failed rows of its finished spans again.
+    `retry_failed` does the failed rows of its finished spans again. Files of it are finished up to some image below
+    `finished`, of whatever version.
     """
 
     shard: ShardRef
@@ -87,6 +88,7 @@ class UnreadShard:
     most: int | None = None
     retry_failed: bool = False
     forgotten: tuple[str, ...] = ()
+    finished: int = 0
 
 
 Row = LooseSpan | ShardSpan | UnreadShard

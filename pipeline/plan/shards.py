@@ -25,7 +25,7 @@ class ShardPlan:
         self.is_second_pass = is_second_pass
         self.entries: dict[str, ShardEntry] = {}
         self.met: set[str] = set()  # shards of this listing
-        self.wanted: set[str] = set()  # those of them that the output should hold (with --limit not all)
+        self.wanted: dict[str, str] = {}  # URIs of those that the output should hold (with --limit not all), by name
         self.planned: dict[str, int] = {}  # images of every shard that earlier runs have planned, once they are counted
         self.stopped: dict[str, ShardEntry] = {}  # what --limit lets in of shards that have no entry, as one would say
 
@@ -58,7 +58,7 @@ class ShardPlan:
 
     def rows(self, shard: ShardRef) -> Iterator[Row]:
         """An unread or changed shard whole; of a finished one what is missing."""
-        self.wanted.add(shard.name)
+        self.wanted[shard.name] = shard.uri
         entry = self.entries.get(shard.name)
         if entry is None or not self.is_read(shard) or (self.retry_failed and self._has_failed(entry)):
             yield self._unread(shard)
@@ -67,7 +67,7 @@ class ShardPlan:
 
     def first_rows(self, shard: ShardRef, most: int) -> Iterator[Row]:
         """The first `most` images of a shard of which this version was not read to its end, if any is not finished."""
-        self.wanted.add(shard.name)
+        self.wanted[shard.name] = shard.uri
         stop = ShardEntry(shard.name, 0, short_version(shard.version), most, "")
         self.stopped[shard.name] = stop
         names = self._names(stop)
@@ -90,7 +90,8 @@ class ShardPlan:
     def _unread(self, shard: ShardRef, most: int | None = None) -> UnreadShard:
         entry = self.entries.get(shard.name)
         number, known = (entry.number + 1, entry.says) if entry is not None else (0, "")
-        return UnreadShard(shard, number, known, most, self.retry_failed, self._forgotten(shard))
+        finished = self.last[shard.name] + 1 if shard.name in self.last else 0
+        return UnreadShard(shard, number, known, most, self.retry_failed, self._forgotten(shard), finished)
 
     def _forgotten(self, shard: ShardRef) -> tuple[str, ...]:
         return self.forgotten.of(shard.name, {shard.uri: shard.version})

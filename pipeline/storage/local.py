@@ -200,7 +200,7 @@ def _written_beside(path: str, data: bytes) -> Iterator[str]:
     """A whole file beside `path` for the block to rename or link; it is removed afterwards, also after Ctrl-C."""
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
-    writer = f"{threading.get_native_id()}.{socket.gethostname()}-{os.getpid()}"
+    writer = f"{threading.get_native_id()}.{_host()}-{os.getpid()}"
     temporary = os.path.join(folder, f".{name}.{writer}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -214,7 +214,7 @@ def _written_beside(path: str, data: bytes) -> Iterator[str]:
 
 def _sweep(folder: str) -> bool:
     """Remove what processes that have exited left; whether one that runs is writing."""
-    writing, mine = False, re.compile(rf"\.\d+\.{re.escape(socket.gethostname())}-(\d+)\.tmp$")
+    writing, mine = False, re.compile(rf"\.\d+\.{re.escape(_host())}-(\d+)\.tmp$")
     for entry in _walk(folder) if os.path.isdir("/proc/self") and os.path.isdir(folder) else ():
         match = mine.search(entry.uri) if HALF_WRITTEN.search(entry.uri) else None
         if match is not None:
@@ -223,6 +223,11 @@ def _sweep(folder: str) -> bool:
             else:
                 writing = True
     return writing
+
+
+def _host() -> str:
+    """This machine's name, without dots: they part what else a half-written file's name tells."""
+    return socket.gethostname().replace(".", "_")
 
 
 def _has_exited(process: int) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.compact import compact
 from pipeline.output.place import Place
 from pipeline.plan.verify import verify
 from pipeline.source.tar import Tar
@@ -90,6 +91,18 @@ def test_what_pillow_reads_no_more_keeps_its_row(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("pipeline.look.extensions", lambda: frozenset({".png"}))
     assert run_here(shard, tmp_path / "out", "brightness", retry_failed=True, **FLAGS) == 0
     assert rows(tmp_path / "out").equals(table)
+
+
+@pytest.mark.parametrize(("before", "after"), [((".png",), (".png", ".odd")), ((".png", ".odd"), (".png",))])
+def test_a_copy_with_pictures_has_those_of_the_images_that_counted(
+    before: tuple[str, ...], after: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = [(f"{n:02d}.{kind}", png(n)) for n in range(6) for kind in ("bmp", "odd", "png")]
+    shard = make_tar(tmp_path / "in/s.tar", samples)
+    monkeypatch.setattr("pipeline.look.extensions", lambda: frozenset(before))
+    assert run_here(shard, tmp_path / "out", "brightness", **FLAGS) == 0
+    monkeypatch.setattr("pipeline.images.extensions", lambda: frozenset(after))
+    assert compact(str(tmp_path / "out"), str(tmp_path / "copy"), 100, images=True).lost == 0
 
 
 def test_an_image_behind_a_gap_is_found_under_its_name(tmp_path: Path) -> None:

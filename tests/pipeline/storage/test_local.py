@@ -28,7 +28,7 @@ def host(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def half_written(folder: Path, process: int) -> Path:
-    path = folder / f".span.parquet.7.{socket.gethostname()}-{process}.tmp"
+    path = folder / f".span.parquet.7.{socket.gethostname().replace('.', '_')}-{process}.tmp"
     path.write_bytes(b"half")
     return path
 
@@ -55,7 +55,7 @@ def test_a_process_that_is_about_to_end_is_waited_for(tmp_path: Path, child: sub
 
 
 def test_what_another_machine_is_writing_stays(tmp_path: Path, child: subprocess.Popen[bytes]) -> None:
-    path = tmp_path / f".span.parquet.7.other.{socket.gethostname()}-{child.pid}.tmp"
+    path = tmp_path / f".span.parquet.7.5_{socket.gethostname().replace('.', '_')}-{child.pid}.tmp"
     path.write_bytes(b"half")
     child.kill()
     child.wait()
