@@ -13,7 +13,7 @@ from pipeline.errors import ConfigError, ObjectUnreadable
 from pipeline.output.place import Place
 
 SCHEMA = 4  # of the output's layout; an output of another one is refused
-UNBOUND = ("versions", "cpu_class", "image_endings")  # noted, and said where another run would have others
+UNBOUND = ("versions", "cpu_class", "image_endings")  # of which no other run has to have the same
 NEW_OUTPUT = "choose another --output, or --overwrite to start over"
 # What the parts of `_run.json` are that are no words.
 KINDS = {
@@ -115,7 +115,7 @@ class Bound:
         return Bound(**{**known, **lists, "model": BoundModel(**model), "span_size": size})
 
     def durable(self) -> dict[str, object]:
-        """What the files of spans repeat: what decides answers, without versions, CPU class and the model's name."""
+        """What the files of spans repeat: what decides answers, without the model's name and what is UNBOUND."""
         content = self.to_json()
         model = {name: value for name, value in asdict(self.model).items() if name != "name"}
         return {name: value for name, value in content.items() if name not in UNBOUND} | {"model": model}
