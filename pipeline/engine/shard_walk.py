@@ -105,6 +105,8 @@ class ShardWalk:
         known, goes_on = self.known, self._was_cut_short(facts)
         if known is not None and (known.reopened or facts.start + facts.images < known.images):
             goes_on |= self._has_own_row(facts)
+        elif self.row.finished > facts.start + self.most_images and self._has_own_row(facts):
+            goes_on |= self._is_finished_behind(facts.start)  # by another run, which could read on
         if not goes_on and not (facts.failed and self.row.retry_failed):
             return None, False
         rows = read_rows(self.place, facts.name)

@@ -1,6 +1,7 @@
 """Shards that may not be read for a while: they lose no row that they have, and get their own where none is cut off."""
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +139,31 @@ def test_what_is_finished_behind_a_gap_stays_while_the_shard_is_refused(
         assert there[2].read_bytes() == last
     assert run_here(shard, output, "brightness", **FLAGS, retry_failed=True) == 0
     assert rows(output).equals(wanted)
+
+
+def test_what_another_run_has_finished_behind_the_shards_own_row_stays(
+    shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As two runs leave it that are killed before the shard's entry, of which one may not read it."""
+    output = tmp_path / "out"
+    assert run_here(shard, tmp_path / "other", "brightness", **FLAGS) == 0
+    assert closed(monkeypatch, shard, output, images=7) == 0
+    assert str(shard) in rows(output)["uri"].to_pylist()
+    entries(output)[0].unlink()
+    shutil.copy(spans(tmp_path / "other")[2], output / "data")
+    assert run_here(shard, output, "brightness", **FLAGS) == 0
+    assert names(output) == IMAGES
+
+
+def test_the_way_out_for_a_shard_that_nobody_may_read_again(
+    shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As docs/operations.md says."""
+    output = tmp_path / "out"
+    assert run_here(shard, output, "brightness", **FLAGS) == 0
+    spans(output)[1].unlink()
+    assert closed(monkeypatch, shard, output) == 1
+    entries(output)[0].unlink()
+    spans(output)[1].unlink()  # the one behind
+    assert closed(monkeypatch, shard, output) == 0
+    assert names(output) == [str(shard), *IMAGES[:4]]  # by uri
