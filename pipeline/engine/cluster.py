@@ -197,8 +197,7 @@ def _probe(folder: str) -> Iterator[tuple[str, str]]:
     """The path of a file in the folder, and what is in it; the folders that it takes are removed again."""
     missing = list(itertools.takewhile(lambda path: not path.exists(), [Path(folder), *Path(folder).parents]))
     os.makedirs(folder, exist_ok=True)
-    # Named as what `sweep` removes, should this process be killed.
-    path = Path(folder, f".probe.0.{socket.gethostname().replace('.', '_')}-{os.getpid()}.tmp")
+    path = Path(storage.half_written(str(Path(folder, "probe"))))  # swept, should this process be killed
     text = secrets.token_hex(16)
     try:
         path.write_text(text)

@@ -25,6 +25,7 @@ from contextvars import copy_context
 from typing import BinaryIO
 
 from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable, StorageError
+from pipeline.storage.local import half_written
 from pipeline.storage.patience import be_patient, quick
 from pipeline.storage.registry import store_for
 from pipeline.storage.store import MISSING, Entry, Store
@@ -32,9 +33,9 @@ from pipeline.storage.uris import SCHEME, absolute, is_relative, join, named_in
 
 __all__ = [
     "MISSING", "PARALLEL", "SCHEME", "Entry", "Store", "absolute", "be_patient", "cause", "check_access",
-    "check_put", "checking", "create", "delete", "delete_below", "is_below", "is_folder", "is_half_written",
-    "is_local", "is_relative", "join", "listing", "named_in", "open_stream", "put", "quick", "read", "read_many",
-    "reason", "replace", "stat", "store_for", "sweep", "try_read", "unfit",
+    "check_put", "checking", "create", "delete", "delete_below", "half_written", "is_below", "is_folder",
+    "is_half_written", "is_local", "is_relative", "join", "listing", "named_in", "open_stream", "put", "quick",
+    "read", "read_many", "reason", "replace", "stat", "store_for", "sweep", "try_read", "unfit",
 ]  # fmt: skip
 
 PARALLEL = 16  # requests in flight per process when many small objects are wanted

@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from pipeline.storage.store import MISSING, Entry, Store
 
-HALF_WRITTEN = re.compile(r"/\.[^/]+-\d+\.tmp$")  # as `_written_beside` names them
+HALF_WRITTEN = re.compile(r"/\.[^/]+-\d+\.tmp$")  # as `half_written` names them
 BUFFER = 1 << 20  # bytes: an archive's reader seeks from header to header, and each seek beyond it reads anew
 POLL_S = 0.05  # between two looks at what is being written
 
@@ -198,10 +198,8 @@ def _locked(folder: str) -> Iterator[None]:
 @contextmanager
 def _written_beside(path: str, data: bytes) -> Iterator[str]:
     """A whole file beside `path` for the block to rename or link; it is removed afterwards, also after Ctrl-C."""
-    folder, name = os.path.split(path)
-    os.makedirs(folder, exist_ok=True)
-    writer = f"{threading.get_native_id()}.{_host()}-{os.getpid()}"
-    temporary = os.path.join(folder, f".{name}.{writer}.tmp")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = half_written(path)
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -210,6 +208,12 @@ def _written_beside(path: str, data: bytes) -> Iterator[str]:
         yield temporary
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def half_written(path: str) -> str:
+    """The name under which this thread writes a file before it has its own: `sweep` knows whose it was."""
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f".{name}.{threading.get_native_id()}.{_host()}-{os.getpid()}.tmp")
 
 
 def _sweep(folder: str) -> bool:

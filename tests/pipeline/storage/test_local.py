@@ -28,7 +28,8 @@ def host(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def half_written(folder: Path, process: int) -> Path:
-    path = folder / f".span.parquet.7.{socket.gethostname().replace('.', '_')}-{process}.tmp"
+    name = storage.half_written(str(folder / "span.parquet"))
+    path = Path(name.replace(f"-{os.getpid()}.", f"-{process}."))
     path.write_bytes(b"half")
     return path
 
