@@ -19,11 +19,11 @@ from pipeline.copies.rows import IMAGE, Pictured, rows
 from pipeline.copies.survey import Gap, Job, Survey, survey
 from pipeline.copies.writer import Chunk, files
 from pipeline.errors import ConfigError, ObjectUnreadable, StorageError
+from pipeline.images import wanted_of
 from pipeline.log import say
 from pipeline.output.bound import Bound, bound_of
 from pipeline.output.place import Place
 from pipeline.output.span_file import read_facts
-from pipeline.source.item import Wanted
 from pipeline.storage import Entry
 
 ROUNDS = 50  # others may write meanwhile
@@ -51,7 +51,7 @@ def compact(output: str, dest: str, rows_per_file: int, *, images: bool = False)
     with storage.checking(dest):
         bound, copy = _begun(place, dest, images=images, most=rows_per_file)
     if images:
-        read = Pictured(Wanted(frozenset(bound.image_endings), bound.image_column)).rows
+        read = Pictured(wanted_of(bound)).rows
     storage.be_patient(RunConfig.patience, say)
     try:
         return _brought_up_to_date(place, copy, read, rows_per_file)

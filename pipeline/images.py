@@ -19,6 +19,7 @@ from PIL import Image
 from pipeline import storage
 from pipeline.decode.decode import extensions, open_upright
 from pipeline.errors import PipelineError
+from pipeline.output.bound import Bound
 from pipeline.source.format import FORMATS, format_of
 from pipeline.source.item import Wanted
 from pipeline.storage.ranged import Meter
@@ -44,7 +45,7 @@ def read_image(uri: str, image_column: str | None = None) -> bytes:
     uri = storage.absolute(uri)
     if storage.stat(uri) is not None:
         return storage.read(uri)
-    wanted = wanted_in(image_column)
+    wanted = Wanted(frozenset(ending.removeprefix(".") for ending in extensions()), image_column)
     for shard, name in _cuts(uri):
         entry, form = storage.stat(shard), format_of(shard)
         if entry is not None and form is not None:
@@ -53,9 +54,9 @@ def read_image(uri: str, image_column: str | None = None) -> bytes:
     raise FileNotFoundError(f"{uri}: no such image")
 
 
-def wanted_in(image_column: str | None) -> Wanted:
-    """What a run takes from shards, as far as images go."""
-    return Wanted(frozenset(ending.removeprefix(".") for ending in extensions()), image_column)
+def wanted_of(bound: Bound) -> Wanted:
+    """What an output takes from shards, as far as images go, whatever can be read here and now."""
+    return Wanted(frozenset(bound.image_endings), bound.image_column)
 
 
 def _cuts(uri: str) -> Iterator[tuple[str, str]]:

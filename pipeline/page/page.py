@@ -48,7 +48,7 @@ def write(
     account = read_account(place)
     target = target_of(place, to)
     survey = read_survey(place, truth)
-    sample = replace(take_sample(place, SAMPLED, account.bound.image_column, survey), decoder=decoder)
+    sample = replace(take_sample(account, SAMPLED, survey), decoder=decoder)
     text = render(account, sample, verified)
     return target.put(text)
 

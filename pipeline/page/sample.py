@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import CredentialsLost
-from pipeline.images import wanted_in
+from pipeline.images import wanted_of
 from pipeline.output.bound import Bound, bound_of
 from pipeline.output.columns import BASE, OK
 from pipeline.output.place import Place
@@ -104,9 +104,7 @@ def _report(data: bytes | Exception) -> Report:
     return report if isinstance(report, dict) and "run" in report else {}
 
 
-def take_sample(
-    place: Place, columns: Collection[str], image_column: str | None = None, survey: Survey | None = None
-) -> Sample:
+def take_sample(account: Account, columns: Collection[str], survey: Survey | None = None) -> Sample:
     """First rows of a few data files spread over the output, preferring the beginnings of shards (cheap to show).
 
     Of the files' columns the base ones are read, those in `columns`, and those of one number or word per row. Beside
@@ -114,7 +112,7 @@ def take_sample(
     """
     survey = survey or Survey()
     meter = Meter(DATA_BUDGET)
-    entries, count = spread((entry for _, entry in place.spans()), FOOTERS)
+    entries, count = spread((entry for _, entry in account.place.spans()), FOOTERS)
     files = _near_shard_starts([file for entry in entries if (file := open_file(entry, meter))])
     more = dict.fromkeys(name for file in files for name in scalars(file.schema_arrow, text=True))
     tables = _read(files, {field.name for field in BASE} | set(columns) | set(more))
@@ -122,7 +120,8 @@ def take_sample(
         return Sample([], frozenset(), 0, count, survey=survey)
     sample = _from_table(pa.concat_tables(tables, promote_options="permissive"), len(tables), count)
     found = Meter(pictures.READ_BUDGET)
-    originals = _originals([*telling(survey), *sample.good()], image_column, found)
+    images = [Pictured(row["uri"], row["source"]) for row in [*telling(survey), *sample.good()]]
+    originals = pictures.originals(images, wanted_of(account.bound), found)
     return replace(
         sample,
         originals=originals,
@@ -139,11 +138,6 @@ def _read(files: list[pq.ParquetFile], columns: Collection[str]) -> list[pa.Tabl
     shares = fair_shares([file.metadata.num_rows for file in files], MASK_ROWS if masks else ROWS)
     tables = [first_rows(file, rows, columns) for file, rows in zip(files, shares, strict=True)]
     return [table for table in tables if table is not None]
-
-
-def _originals(rows: list[Row], image_column: str | None, meter: Meter) -> dict[str, bytes]:
-    images = [Pictured(row["uri"], row["source"]) for row in rows]
-    return pictures.originals(images, wanted_in(image_column), meter)
 
 
 def _near_shard_starts(files: list[pq.ParquetFile]) -> list[pq.ParquetFile]:

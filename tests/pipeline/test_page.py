@@ -162,7 +162,7 @@ def test_large_output_is_sampled(tmp_path: Path) -> None:
     for shard in range(60):
         make_tar(tmp_path / f"in/{shard:02d}.tar", [(f"{shard:02d}-{n}.png", png(shard)) for n in range(4)])
     assert run_here(tmp_path / "in", tmp_path / "out", "brightness", span_size=2) == 0
-    sample = page_sample.take_sample(Place(str(tmp_path / "out")), page.SAMPLED)
+    sample = page_sample.take_sample(page_sample.read_account(Place(str(tmp_path / "out"))), page.SAMPLED)
     shards, places = zip(*(row["key"].split("-") for row in sample.rows), strict=True)
     assert (sample.file_count, sample.files, len(sample.rows)) == (120, page_sample.FILES, 2 * page_sample.FILES)
     assert len(set(shards)) == page_sample.FILES
@@ -183,7 +183,8 @@ def test_long_file_is_read_in_part(examples: Examples, tmp_path: Path) -> None:
     facts = span_file.counted(SpanFacts("a", "", "1", 0, 0, 0), table)
     bound = bound_of(Place(str(examples.copy("embed", tmp_path / "other"))))
     span_file.write_span(Place(str(tmp_path)), table, facts, bound)
-    sample = page_sample.take_sample(Place(str(tmp_path)), page.SAMPLED)
+    account = page_sample.Account(Place(str(tmp_path)), bound, [], 0, complete=False)
+    sample = page_sample.take_sample(account, page.SAMPLED)
     assert len(sample.rows) == page_sample.ROWS
     assert sample.bytes_read < (tmp_path / "data/a.parquet").stat().st_size / 2
     np.testing.assert_allclose(sample.vectors, random[: page_sample.ROWS].astype(np.float32))
