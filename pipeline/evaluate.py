@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,9 +87,8 @@ def columns_of(place: Place, output: str) -> list[str]:
 
 
 def _batches(place: Place, truth: str) -> Iterator[pa.Table]:
-    for _, entry in place.spans():
-        with suppress(FileNotFoundError):  # forgotten since it was listed
-            yield read_columns(entry, ("uri", "status", "label_ids", "labels", "mask", truth))[1]
+    files = (entry for _, entry in place.spans())
+    return (table for _, table in read_columns(files, ("uri", "status", "label_ids", "labels", "mask", truth)))
 
 
 def _rows(tables: Iterable[pa.Table], columns: list[str]) -> Iterator[tuple[Any, ...]]:

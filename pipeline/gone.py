@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 
@@ -100,8 +99,8 @@ def _absent(there: Inventory, shards: dict[str, str], present: Digests) -> list[
 
 
 def _not_found(uris: list[str]) -> Collection[str]:
-    with ThreadPoolExecutor(storage.PARALLEL) as pool:
-        lost = {uri for uri, entry in zip(uris, pool.map(storage.stat, uris), strict=True) if entry is None}
+    entries = storage.in_parallel(storage.stat, uris)
+    lost = {uri for uri, entry in zip(uris, entries, strict=True) if entry is None}
     for folder in {_folder(uri) for uri in lost if storage.is_local(uri)}:
         while not storage.is_folder(folder):
             folder = _folder(folder)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -55,10 +54,8 @@ def _grouped(place: Place) -> dict[str, dict[str, Entry]]:
 
 def _read(entries: Iterable[Entry], columns: Sequence[str]) -> Iterator[pa.Table]:
     """These columns of spans' files, and `source`, which their metadata name."""
-    for entry in entries:
-        with suppress(FileNotFoundError):  # forgotten since it was listed
-            facts, table = read_columns(entry, columns)
-            yield table.append_column("source", pa.array([facts.source] * len(table), pa.string()))
+    for facts, table in read_columns(entries, columns):
+        yield table.append_column("source", pa.array([facts.source] * len(table), pa.string()))
 
 
 class _Side:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import copy_context
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -131,17 +128,7 @@ def _pictures(data: pa.Array, paths: pa.Array) -> pa.Array:
 
 def _read_ahead(gaps: Iterable[Gap]) -> Iterator[tuple[SpanFacts, Chunk]]:
     """The spans in their order, a few of them read ahead of their use."""
-    waiting: deque[Future[tuple[SpanFacts, Chunk]]] = deque()
-    pool = ThreadPoolExecutor(SPANS_AHEAD)
-    try:
-        for gap in gaps:
-            waiting.append(pool.submit(copy_context().run, _read, gap))
-            if len(waiting) == SPANS_AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # an interrupted job waits for no silent server
+    return storage.in_parallel(_read, gaps, SPANS_AHEAD)
 
 
 def _read(gap: Gap) -> tuple[SpanFacts, Chunk]:

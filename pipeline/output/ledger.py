@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -94,12 +93,8 @@ class Ledger:
     def facts_of(self, names: Collection[str]) -> Iterator[tuple[str, Seen]]:
         """What is known of these spans; footers are read where no earlier run has recorded the file."""
         unseen = [name for name in names if not self.is_seen(name)]
-        pool = ThreadPoolExecutor(storage.PARALLEL)
-        try:
-            for entry, facts in pool.map(self._footer, unseen):
-                self.note(entry, facts)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # an interrupted run waits for no silent server
+        for entry, facts in storage.in_parallel(self._footer, unseen):
+            self.note(entry, facts)
         for name in names:
             yield name, self.seen[name]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, BinaryIO, TypeVar
 
@@ -22,6 +22,7 @@ from pipeline.storage import Entry
 META = b"beit"
 SELDOM = ("forgotten",)  # facts that files without them do not speak of
 TOLD = ("unreadable", "read_bytes")  # facts that receipts tell and files do not hold
+FILES_AHEAD = 4  # held in memory
 T = TypeVar("T")
 
 
@@ -140,15 +141,24 @@ def as_it_is(entry: Entry, read: Callable[[BinaryIO], T]) -> tuple[Entry, T]:
                 raise StorageError(f"{entry.uri} is no file of ours or damaged: remove it and run again") from error
 
 
-def read_columns(entry: Entry, names: Sequence[str]) -> tuple[SpanFacts, pa.Table]:
-    """The metadata of a span's file, and those of these columns that it has; raises as `as_it_is`."""
+def read_columns(entries: Iterable[Entry], names: Sequence[str]) -> Iterator[tuple[SpanFacts, pa.Table]]:
+    """The metadata of every file that is still there, and those of these columns that it has; a few are read ahead.
+
+    Raises StorageError for a file that is not ours.
+    """
 
     def read(stream: BinaryIO) -> tuple[SpanFacts, pa.Table]:
         file = pq.ParquetFile(stream)
         table = file.read([name for name in names if name in file.schema_arrow.names])
         return _facts(file.metadata), table.replace_schema_metadata(None)
 
-    return as_it_is(entry, read)[1]
+    def read_if_there(entry: Entry) -> tuple[SpanFacts, pa.Table] | None:
+        try:
+            return as_it_is(entry, read)[1]
+        except FileNotFoundError:  # forgotten since it was listed
+            return None
+
+    return (found for found in storage.in_parallel(read_if_there, entries, FILES_AHEAD) if found is not None)
 
 
 def facts_as_they_are(entry: Entry) -> tuple[Entry, SpanFacts]:

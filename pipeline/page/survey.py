@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline import storage
 from pipeline.command import job
 from pipeline.errors import ConfigError
 from pipeline.output.columns import BASE, OK
@@ -27,8 +24,6 @@ AT_ONCE = 8  # files
 LISTS = ("labels", "label_ids", "scores")
 TOP = 5  # of the lists, which are as long as --top-k
 TRUTHS = ("cls", "label")  # columns taken for the truth where none is named
-A = TypeVar("A")
-B = TypeVar("B")
 
 
 @dataclass(frozen=True)
@@ -57,11 +52,12 @@ def read_survey(place: Place, truth: str | None = None) -> Survey:
     """Rows of up to `FILES` files spread over the output; ConfigError if none of them has the column `truth`."""
     entries, count = spread((entry for _, entry in place.spans()), FILES)
     budget = BUDGET // max(len(entries), 1)
-    opened = _each(lambda entry: open_file(entry, Meter(budget)), entries)
+    opened = storage.in_parallel(lambda entry: open_file(entry, Meter(budget)), entries, AT_ONCE)
     files = [file for file in opened if file is not None]
     column = _truth_column(place, files, truth)
     sizes = [file.metadata.num_rows for file in files]
-    tables = _each(lambda one: _read(*one, column), zip(files, fair_shares(sizes, ROWS), strict=True))
+    shares = zip(files, fair_shares(sizes, ROWS), strict=True)
+    tables = storage.in_parallel(lambda share: _read(*share, column), shares, AT_ONCE)
     rows: list[Row] = [row for table in tables if table is not None for row in table.to_pylist()]
     return Survey(rows, column, truth is not None, whole=len(files) == count and len(rows) == sum(sizes))
 
@@ -86,9 +82,3 @@ def _read(file: pq.ParquetFile, rows: int, truth: str | None) -> pa.Table | None
         if name in LISTS and pa.types.is_list(table.schema.field(name).type):
             table = table.set_column(place, name, pc.list_slice(table.column(name), 0, TOP))
     return table
-
-
-def _each(work: Callable[[A], B], items: Iterable[A]) -> list[B]:
-    """The answers in the order of the items, a few at a time."""
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return [future.result() for future in [pool.submit(copy_context().run, work, item) for item in items]]

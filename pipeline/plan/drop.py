@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pyarrow as pa
@@ -27,13 +26,9 @@ def drop(planner: Planner, ledger: Ledger, bound: Bound) -> list[str]:
     ledger.refresh()
     names = list(planner.forgotten.uncleared(ledger))
     parts = planner.forgotten.count
-    pool = ThreadPoolExecutor(AT_ONCE)
-    try:
-        for cleared in pool.map(lambda name: _clear(planner, ledger.entry(name), bound), names):
-            if cleared is not None:
-                ledger.note(*cleared, parts)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    for cleared in storage.in_parallel(lambda name: _clear(planner, ledger.entry(name), bound), names, AT_ONCE):
+        if cleared is not None:
+            ledger.note(*cleared, parts)
     return names
 
 

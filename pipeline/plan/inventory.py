@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -67,9 +66,8 @@ class Inventory:
     def rows(self, shards: Collection[str]) -> Iterator[Forgetting]:
         """All rows of these shards, by name."""
         names = [(shard, name) for shard in sorted(shards) for name in self.shards[shard]]
-        with ThreadPoolExecutor(storage.PARALLEL) as pool:
-            for (shard, _), (facts, uris) in zip(names, pool.map(self._read, names), strict=True):
-                yield from (Forgetting(uri, facts.version if uri == facts.source else None, shard) for uri in uris)
+        for (shard, _), (facts, uris) in zip(names, storage.in_parallel(self._read, names), strict=True):
+            yield from (Forgetting(uri, facts.version if uri == facts.source else None, shard) for uri in uris)
 
     def _read(self, named: tuple[str, str]) -> tuple[SpanFacts, list[str]]:
         return as_it_is(self.ledger.entry(named[1]), facts_and_uris)[1]
@@ -77,9 +75,8 @@ class Inventory:
     def sources(self) -> Iterator[tuple[str, str]]:
         """The name and uri of every shard that has finished spans."""
         names = sorted(self.shards)
-        with ThreadPoolExecutor(storage.PARALLEL) as pool:
-            facts = pool.map(lambda name: read_facts(self.ledger.entry(self.shards[name][0])), names)
-            yield from zip(names, (found.source for found in facts), strict=True)
+        facts = storage.in_parallel(lambda name: read_facts(self.ledger.entry(self.shards[name][0])), names)
+        return zip(names, (found.source for found in facts), strict=True)
 
     def is_forgotten(self, image: Forgetting) -> bool:
         """Whether an image, as found here, is forgotten already."""

@@ -20,6 +20,9 @@ from pipeline.plan import files
 from pipeline.plan.audit import gone_shards
 from pipeline.plan.forgotten import MODE, Forgotten
 from pipeline.plan.names import images_name, last_spans, shard_of, span_name
+from pipeline.storage import Entry
+
+AT_ONCE = 8  # files held in memory
 
 
 @dataclass(frozen=True)
@@ -47,37 +50,43 @@ def verify(place: Place) -> Verification:
     spans = list(place.spans())
     planned = _Planned(place, [name for name, _ in spans], bound_of(place).span_size.shard)
     digests: list[np.ndarray] = []
-    rows = ok = count = 0
+    rows = ok = 0
     damaged: list[str] = []
     forgotten = remembered = 0
-    for name, entry in spans:
-        count += 1
-        try:
-            facts, table = as_it_is(entry, facts_and_rows)[1]
-        except (CredentialsLost, PatienceSpent):  # no file is at fault
-            raise
-        except Exception as error:  # whatever is wrong with one file, the others are read
-            damaged.append(f"{entry.uri}: {error}")
+    found = storage.in_parallel(_read, (entry for _, entry in spans), AT_ONCE)
+    for (name, entry), read in zip(spans, found, strict=True):
+        if isinstance(read, Exception):
+            damaged.append(f"{entry.uri}: {read}")
             continue
-        uris = table["uri"].to_pylist()
+        facts, uris, good = read
         if why := planned.contradicts(name, facts, uris):
             damaged.append(f"{entry.uri}: {why}")
-        good = sum(status == OK for status in table["status"].to_pylist())
-        if (facts.rows, facts.ok) != (len(table), good):
-            damaged.append(f"{entry.uri}: says {facts.rows} rows, {facts.ok} ok; has {len(table)}, {good}")
+        if (facts.rows, facts.ok) != (len(uris), good):
+            damaged.append(f"{entry.uri}: says {facts.rows} rows, {facts.ok} ok; has {len(uris)}, {good}")
         wanted = planned.forgotten_of(facts)
         digests.append(_digests(uris))
-        planned.found(facts, len(table) + len(wanted.intersection(facts.forgotten)))
+        planned.found(facts, len(uris) + len(wanted.intersection(facts.forgotten)))
         forgotten, remembered = forgotten + len(facts.forgotten), remembered + len(wanted.intersection(uris))
-        rows, ok = rows + len(table), ok + good
+        rows, ok = rows + len(uris), ok + good
     every = np.concatenate([*digests, _digests([])])
     digests.clear()
     every.sort()
     twice = int(np.count_nonzero(every[1:] == every[:-1]))
     missing = planned.missing(Ledger.load(place))
     return Verification(
-        count, rows, ok, twice, tuple(damaged), missing, forgotten, remembered, has_ended=_has_ended(place)
+        len(spans), rows, ok, twice, tuple(damaged), missing, forgotten, remembered, has_ended=_has_ended(place)
     )
+
+
+def _read(entry: Entry) -> tuple[SpanFacts, list[str], int] | Exception:
+    """What a file says of itself, the uri of each of its rows, and how many are ok; or what is wrong with it."""
+    try:
+        facts, table = as_it_is(entry, facts_and_rows)[1]
+        return facts, table["uri"].to_pylist(), sum(status == OK for status in table["status"].to_pylist())
+    except (CredentialsLost, PatienceSpent):  # no file is at fault
+        raise
+    except Exception as error:  # whatever is wrong with one file, the others are read
+        return error
 
 
 def _has_ended(place: Place) -> bool:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+import itertools
 from collections.abc import Collection, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 
 from pipeline import storage
 from pipeline.errors import ObjectUnreadable
@@ -14,34 +13,22 @@ from pipeline.source.item import Item, Remote
 def fetched(items: Iterable[Item], passed_by: Collection[str] = ()) -> Iterator[Item]:
     """The items in their order, each with its bytes or the reason why it has none.
 
-    Up to `storage.PARALLEL` objects are asked for at a time, and as many results held. Items whose uri is in
-    `passed_by` are not fetched; they come with empty bytes.
+    Many objects are asked for at a time, as `storage.in_parallel` does. Items whose uri is in `passed_by` are not
+    fetched; they come with empty bytes.
     """
-    waiting: deque[tuple[Item, Future[bytes | Exception] | None]] = deque()
-    pool = ThreadPoolExecutor(storage.PARALLEL)
-    try:
-        for item in items:
-            if item.uri in passed_by:
-                item.data = b""
-            remote = item.data if isinstance(item.data, Remote) else None
-            if remote is None and not waiting:
-                yield item
-                continue
-            waiting.append((item, pool.submit(_bytes, remote) if remote else None))
-            if len(waiting) >= storage.PARALLEL:
-                yield _done(*waiting.popleft())
-        while waiting:
-            yield _done(*waiting.popleft())
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # an interrupted run waits for no silent server
+
+    def fetch(item: Item) -> Item:
+        if item.uri in passed_by:
+            item.data = b""
+        elif isinstance(item.data, Remote):
+            item.data = _bytes(item.data)
+        return item
+
+    for is_here, group in itertools.groupby(items, lambda item: isinstance(item.data, bytes)):
+        each = map if is_here else storage.in_parallel
+        yield from each(fetch, group)
 
 
 def _bytes(remote: Remote) -> bytes | Exception:
     data = storage.try_read(remote.uri)
     return ObjectUnreadable(f"{remote.uri}: {data}") if remote.named and isinstance(data, Exception) else data
-
-
-def _done(item: Item, future: Future[bytes | Exception] | None) -> Item:
-    if future is not None:
-        item.data = future.result()
-    return item

@@ -9,6 +9,7 @@ remote.py     what stores beyond this machine share
 patience.py   how long a storage that fails is asked again; `quick`, `be_patient`
 host.py       how gently: requests in flight to each host
 ranged.py     objects as seekable files: `Blocks` reads ahead, `Ranges` reads just what is asked, under a `Meter`
+parallel.py   many requests under way, their answers in order
 uris.py       URIs as text
 
 A URI is `s3://bucket/key`, an absolute local path, or anything else that fsspec opens. URIs are verbatim: nothing is
@@ -19,26 +20,23 @@ The functions below are the methods of `Store`, which says what they do and rais
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import copy_context
 from typing import BinaryIO
 
 from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable, StorageError
 from pipeline.storage.local import half_written
+from pipeline.storage.parallel import in_parallel
 from pipeline.storage.patience import be_patient, quick
 from pipeline.storage.registry import store_for
 from pipeline.storage.store import MISSING, Entry, Store
 from pipeline.storage.uris import SCHEME, absolute, is_relative, join, named_in
 
 __all__ = [
-    "MISSING", "PARALLEL", "SCHEME", "Entry", "Store", "absolute", "be_patient", "cause", "check_access",
-    "check_put", "checking", "create", "delete", "delete_below", "half_written", "is_below", "is_folder",
+    "MISSING", "SCHEME", "Entry", "Store", "absolute", "be_patient", "cause", "check_access",
+    "check_put", "checking", "create", "delete", "delete_below", "half_written", "in_parallel", "is_below", "is_folder",
     "is_half_written", "is_local", "is_relative", "join", "listing", "named_in", "open_stream", "put", "quick",
     "read", "read_many", "reason", "replace", "stat", "store_for", "sweep", "try_read", "unfit",
 ]  # fmt: skip
-
-PARALLEL = 16  # requests in flight per process when many small objects are wanted
 
 
 def is_local(uri: str) -> bool:
@@ -170,17 +168,5 @@ def try_read(uri: str) -> bytes | Exception:
 
 
 def read_many(uris: list[str]) -> Iterator[bytes | Exception]:
-    """The objects in the order asked for, up to `PARALLEL` requests in flight and as many results held."""
-    if all(map(is_local, uris)):
-        yield from map(try_read, uris)
-        return
-    pool = ThreadPoolExecutor(PARALLEL)
-    waiting: list[Future[bytes | Exception]] = []
-    try:
-        for uri in uris:
-            waiting.append(pool.submit(copy_context().run, try_read, uri))
-            if len(waiting) == PARALLEL:
-                yield waiting.pop(0).result()
-        yield from (future.result() for future in waiting)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # an interrupted run waits for no silent server
+    """`try_read` of the objects in the order asked for, by `in_parallel` where any lies beyond this machine."""
+    return map(try_read, uris) if all(map(is_local, uris)) else in_parallel(try_read, uris)

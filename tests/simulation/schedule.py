@@ -11,22 +11,20 @@ import io
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar
 from unittest import mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import gone, storage
+from pipeline import storage
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.output import lease, ledger
-from pipeline.plan import drop, inventory, loose, planner, span_size
+from pipeline.output import lease
+from pipeline.plan import loose, planner, span_size
 from pipeline.plan.files import FORGOTTEN
-from pipeline.source import fetch
 from pipeline.storage import registry
 from tests.simulation import invariants
 from tests.simulation.runs import SimulatedForget, SimulatedRun
@@ -37,6 +35,7 @@ from tests.simulation.store import SCHEME, SimulatedStore
 
 OUTPUT, CALM = f"{SCHEME}://bucket/out", f"{SCHEME}://bucket/calm"
 T = TypeVar("T")
+R = TypeVar("R")
 WAIT_S = lease.LEASE_S + 2 * lease.LOOK_S  # a lease left behind delays nobody for longer
 
 
@@ -48,22 +47,14 @@ def _read_table(stream: BinaryIO, columns: list[str] | None = None) -> pa.Table:
 _read_groups = functools.partialmethod(pq.ParquetFile.read_row_groups, use_threads=False)
 
 
-class InTurn(ThreadPoolExecutor):
-    """A pool whose work is done by whoever asks for it, when he does: a run has one thread, which has an order."""
-
-    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        done: Future[T] = Future()
-        done.set_result(function(*args, **kwargs))
-        return done
-
-    def map(self, function: Callable[..., T], *iterables: Iterable[Any], **_: Any) -> Iterator[T]:
-        return map(function, *iterables)
+def _in_turn(work: Callable[[T], R], things: Iterable[T], _at_once: int = 1) -> Iterator[R]:
+    """Work is done by whoever asks for its answers, when he does: a run has one thread, which has an order."""
+    return map(work, things)
 
 
 # Parts and spans of a few images.
 SMALL: list[tuple[object, str, object]] = [
-    (loose, "FIRST", 2), (span_size, "PIECES", 2), (planner, "CHUNK", 3), (storage, "PARALLEL", 1),
-    *((module, "ThreadPoolExecutor", InTurn) for module in (drop, fetch, gone, inventory, ledger, storage)),
+    (loose, "FIRST", 2), (span_size, "PIECES", 2), (planner, "CHUNK", 3), (storage, "in_parallel", _in_turn),
     (lease, "GIVE_BACK_S", 3600.0), (pq, "read_table", _read_table), (pq.ParquetFile, "read_row_groups", _read_groups),
 ]  # fmt: skip
 
