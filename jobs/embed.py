@@ -56,17 +56,17 @@ class Embed(Task["Embedder"]):
         vectors_BD = model(batch.pixels).float()
         if self.unit_length:
             vectors_BD = vectors_BD / vectors_BD.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-        if self.embedding_type == "float32":
-            return {"embedding": vectors_BD}
-        return {"embedding": vectors_BD.half(), "finite": vectors_BD.isfinite().all(1)}
+        return {"embedding": vectors_BD}
 
     def encode(self, card: beit_core.ModelCard, columns: Columns) -> Encoded:  # noqa: ARG002 - of any card
-        if "finite" not in columns:
+        if self.embedding_type == "float32":
             return Encoded(columns)
-        fits = np.isfinite(np.asarray(columns["embedding"])).all(1)
-        beyond = np.asarray(columns["finite"]) & ~fits
+        vectors_BD = np.asarray(columns["embedding"])
+        with np.errstate(over="ignore"):
+            halves_BD = vectors_BD.astype(np.float16)
+        beyond = np.isfinite(vectors_BD).all(1) & ~np.isfinite(halves_BD).all(1)
         advice = "the vector has numbers beyond float16; try --embedding-type float32"
-        return Encoded(columns, [advice if one else None for one in beyond])
+        return Encoded({"embedding": halves_BD}, [advice if one else None for one in beyond])
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ Columns: uri, key, status, error, width, height, label_ids, labels, scores (desc
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -58,8 +59,9 @@ class Label(Task["Classifier"]):
         exclusive = model.trunk.config.classes_exclude_each_other
         scores_BK = logits_BK.float().softmax(-1) if exclusive else logits_BK.float().sigmoid()
         best_Bk, ids_Bk = beit_core.top_k(scores_BK, self.top_k)  # here, so that few numbers leave the device
-        answers = {"scores": best_Bk, "label_ids": ids_Bk, "finite": scores_BK.sum(1).isfinite()}
-        return answers | ({"embedding": pooled_BD.float()} if self.with_embedding else {})
+        best_Bk = best_Bk.masked_fill(~scores_BK.isfinite().all(1, keepdim=True), math.nan)  # wherever it was
+        vectors = {"embedding": pooled_BD.float()} if self.with_embedding else {}
+        return {"scores": best_Bk, "label_ids": ids_Bk, **vectors}
 
     def encode(self, card: beit_core.ModelCard, columns: Columns) -> Encoded:
         scores_Bk, ids_Bk = np.asarray(columns["scores"]), np.asarray(columns["label_ids"])
@@ -69,7 +71,7 @@ class Label(Task["Classifier"]):
             "labels": [[card.labels[i] for i in ids[:count]] for ids, count in zip(ids_Bk, kept, strict=True)],
             "scores": [scores[:count].tolist() for scores, count in zip(scores_Bk, kept, strict=True)],
         }
-        finite = columns["finite"]
+        finite = np.isfinite(scores_Bk).all(1)
         errors = [None if good else "the model's scores are not finite; try --dtype float32" for good in finite]
         return Encoded({**columns, **best}, errors)
 

@@ -33,9 +33,9 @@ from pipeline.engine.device import (
     keep_to_fixed_kernels,
     to_host,
 )
-from pipeline.errors import ConfigError, DeviceFailed
+from pipeline.errors import ConfigError, DeviceFailed, PipelineError
 from pipeline.output.receipts import DeviceUsed
-from pipeline.task import AnyTask, Batch, Column, Columns
+from pipeline.task import AnyTask, Batch, Column, Columns, Encoded
 
 Values = np.ndarray | Sequence[object]
 
@@ -117,6 +117,7 @@ class Predictor:
         self.device = torch.device(device_kind(device))
         self.name = device_name(self.device.type)
         self.dtype = DTYPES[dtype]
+        self.columns = task.columns(card).keys()
         self.specs: tuple[PixelSpec, ...] = task.views(card)
         self.batch_size = batch_size
         self.at_once = batch_size  # fewer after the device ran out of memory
@@ -212,6 +213,7 @@ class Predictor:
         if reason is not None:
             return Answered({}, errors)
         encoded = self.task.encode(self.card, answers)
+        self._check_columns(encoded)
         columns = {name: _to_values(values) for name, values in encoded.columns.items()}
         for index, error in enumerate(encoded.errors):
             errors[index] = error
@@ -221,6 +223,15 @@ class Predictor:
                 for bad in np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1)):
                     errors[bad] = errors[bad] or f"the model's {name} is not finite; try --dtype float32"
         return Answered(columns, errors)
+
+    def _check_columns(self, encoded: Encoded) -> None:
+        """Raise PipelineError where they are not those of the task: they would be null, or be lost, without a word."""
+        given = encoded.columns.keys()
+        if given != self.columns:
+            raise PipelineError(
+                f"task {self.task.name} says that its columns are {', '.join(self.columns)}, and answers "
+                f"{', '.join(given)}: `predict` and `encode` have to name the columns as `columns` does"
+            )
 
 
 def _joined(pieces: Sequence[Columns]) -> Columns:

@@ -18,7 +18,7 @@ from pipeline.engine.engine import work_in_threads
 from pipeline.engine.loading import fitting
 from pipeline.engine.predictor import Asked, Predictor, Step
 from pipeline.engine.worker import Worker
-from pipeline.errors import ConfigError, DeviceFailed, StorageError
+from pipeline.errors import ConfigError, DeviceFailed, PipelineError, StorageError
 from pipeline.output.ledger import Ledger
 from pipeline.plan.planner import Order, Planner
 from pipeline.request import Request, begin, checked
@@ -131,6 +131,20 @@ def test_a_device_that_fails_ends_the_run_and_the_same_command_continues(shards:
     assert run_here(shards, tmp_path / "out", "mean", batch_size=16) == 0
     assert run_here(shards, tmp_path / "calm", "mean", batch_size=16) == 0
     assert tree_bytes(tmp_path / "out/data") == tree_bytes(tmp_path / "calm/data")
+
+
+class Misspelt(Mean):
+    def predict(self, model: Any, batch: Batch) -> Columns:
+        return {"maen": model(batch.pixels)}
+
+
+def test_a_task_that_answers_in_other_columns_than_it_has_ends_the_run(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(flow.TASKS, "mean", Misspelt)
+    with pytest.raises(PipelineError, match="task mean says that its columns are mean, and answers maen"):
+        run_here(shards, tmp_path / "out", "mean", batch_size=16)
+    assert not any((tmp_path / "out/data").glob("*.parquet"))
 
 
 class Together(torch.nn.Module):
