@@ -19,6 +19,7 @@ if str(Path(__file__).resolve().parent.parent) not in sys.path:  # an uninstalle
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from beit_core import CheckpointError
+from pipeline import storage
 from pipeline.command import called_by_command, program, version
 from pipeline.config import RunConfig
 from pipeline.errors import DEVICE_FAILURES, ConfigError, DeviceFailed, PipelineError
@@ -99,11 +100,11 @@ def run_simple(main: Callable[[argparse.Namespace], int], parser: argparse.Argum
     called_by_command()
     try:
         code = main(flags)
-    except (PipelineError, CheckpointError) as error:
+    except (PipelineError, CheckpointError, OSError) as error:
         if getattr(flags, "verbose", False):
             traceback.print_exc()
-        say(f"{parser.prog}: {' '.join(str(error).split())}", "error")
-        code = getattr(error, "exit_code", ConfigError.exit_code)
+        say(f"{parser.prog}: {' '.join(storage.cause_and_file(error).split())}", "error")
+        code = _exit_code(error)
     except KeyboardInterrupt:
         say(f"{parser.prog}: interrupted", "error")
         code = 1
@@ -112,6 +113,12 @@ def run_simple(main: Callable[[argparse.Namespace], int], parser: argparse.Argum
     # Everything is written by now. A native thread could still abort the interpreter as it exits, and a thread that
     # waits for the storage could delay it.
     os._exit(code)
+
+
+def _exit_code(error: Exception) -> int:
+    if isinstance(error, CheckpointError):
+        return ConfigError.exit_code
+    return error.exit_code if isinstance(error, PipelineError) else PipelineError.exit_code
 
 
 def _parse(parser: argparse.ArgumentParser) -> argparse.Namespace:

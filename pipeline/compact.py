@@ -56,7 +56,7 @@ def compact(output: str, dest: str, rows_per_file: int, *, images: bool = False)
     try:
         return _brought_up_to_date(place, copy, read, rows_per_file)
     except (OSError, ObjectUnreadable) as error:
-        raise StorageError(f"{dest}: {storage.reason(error)}; {AGAIN}") from error
+        raise StorageError(f"{dest}: {storage.cause_and_file(error)}; {AGAIN}") from error
     except KeyboardInterrupt:
         storage.sweep(copy.root)
         raise StorageError(f"interrupted: {AGAIN}") from None

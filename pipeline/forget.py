@@ -56,14 +56,12 @@ def forget(wish: Wish) -> int:
     with storage.checking(wish.output):
         named = _named(wish)
         bound_of(place)
-    if wish.dry_run:
-        found = _find(wish, Inventory.of(place), named)
-        answer(f"images that would be forgotten: {len(found.images):,} (--dry-run)")
-        _say_others(found)
-        return 0
     storage.be_patient(RunConfig.patience, say)
     run = run_id()
     try:
+        if wish.dry_run:
+            _say_would_be_forgotten(_find(wish, Inventory.of(place), named))
+            return 0
         with lease(place, run, wish.if_running) as held:
             if held is not None:
                 return forget_under_lease(wish, place, named, run)
@@ -73,9 +71,14 @@ def forget(wish: Wish) -> int:
         say("interrupted: the same command continues")
         return 1
     except (OSError, ObjectUnreadable) as error:
-        raise StorageError(f"{place.root}: {storage.reason(error)}; the same command continues") from error
+        raise StorageError(f"{place.root}: {storage.cause_and_file(error)}; the same command continues") from error
     finally:
         storage.be_patient(None)
+
+
+def _say_would_be_forgotten(found: Found) -> None:
+    answer(f"images that would be forgotten: {len(found.images):,} (--dry-run)")
+    _say_others(found)
 
 
 def _named(wish: Wish) -> frozenset[str] | None:
@@ -87,7 +90,7 @@ def _named(wish: Wish) -> frozenset[str] | None:
     try:
         lines = storage.read(storage.absolute(wish.uris)).decode("utf-8-sig").split("\n")
     except (OSError, ObjectUnreadable) as error:
-        raise ConfigError(f"--uris {wish.uris}: {storage.reason(error)}") from error
+        raise ConfigError(f"--uris {wish.uris}: {storage.cause(error)}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"--uris {wish.uris}: it is no UTF-8 text with a URI a line") from error
     named = frozenset(line.removesuffix("\r") for line in lines) - {""}

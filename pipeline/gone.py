@@ -36,7 +36,7 @@ def gone(there: Inventory) -> list[Forgetting]:
         for root in roots if found else ():
             _first(root)  # it might have been unmounted meanwhile
     except (OSError, ObjectUnreadable) as error:
-        raise ConfigError(f"what is gone cannot be told ({storage.reason(error)}): {WAY_OUT}") from error
+        raise ConfigError(f"what is gone cannot be told ({storage.cause(error)}): {WAY_OUT}") from error
     return found
 
 
@@ -80,7 +80,7 @@ def _first(root: str) -> tuple[storage.Entry, Iterator[storage.Entry]]:
         if first is not None:
             return first, entries
     except (OSError, ObjectUnreadable) as error:
-        raise ConfigError(f"{root} cannot be listed ({storage.reason(error)}): {WAY_OUT}") from error
+        raise ConfigError(f"{root} cannot be listed ({storage.cause(error)}): {WAY_OUT}") from error
     raise ConfigError(f"{root} is not there or empty, as a disk that is not mounted: {WAY_OUT}")
 
 

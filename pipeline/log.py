@@ -66,6 +66,18 @@ def answer(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
+@contextmanager
+def hushable() -> Iterator[None]:
+    """Behind the block standard output is what it was before, though `hush` was called within."""
+    kept = os.dup(1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 def hush() -> None:
     """Nothing more on standard output: an interrupted run has no result, and Ray tells there of every actor it ends."""
     sys.stdout.flush()

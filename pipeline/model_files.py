@@ -78,7 +78,7 @@ def _fetch_remote(uri: str) -> Path:
     except CredentialsLost:
         raise
     except (ObjectUnreadable, OSError) as error:
-        raise ConfigError(storage.reason(error)) from error
+        raise ConfigError(storage.cause(error)) from error
     if not entries:
         raise ConfigError("nothing there")
     root = uri.rstrip("/") + "/" if not single else uri[: uri.rfind("/") + 1]

@@ -141,7 +141,7 @@ def _check_output(config: RunConfig, place: Place) -> None:
     except FileNotFoundError as error:
         raise ConfigError(f"--output {place.root}: {error}") from error
     except (OSError, ObjectUnreadable) as error:
-        raise ConfigError(f"--output {place.root}: {storage.reason(error)}") from error
+        raise ConfigError(f"--output {place.root}: {storage.cause(error)}") from error
     if there is not None:
         advice = "nothing of it is deleted" if config.overwrite else "choose an empty place"
         raise ConfigError(f"--output {place.root} holds files that are not ours (such as {there.uri}): {advice}")

@@ -19,7 +19,7 @@ from pipeline.dry_run import dry_run
 from pipeline.engine.cluster import address_of
 from pipeline.errors import ConfigError, ObjectUnreadable, PipelineError, StorageError, TooManyFailures
 from pipeline.late_engine import LateEngine
-from pipeline.log import answer, hush, say
+from pipeline.log import answer, hush, hushable, say
 from pipeline.output.bound import read_bound
 from pipeline.output.lease import check_overwrite, lease
 from pipeline.output.ledger import Ledger
@@ -44,7 +44,7 @@ ROUNDS = 2  # passes over the plan; a second one does what was found missing or 
 
 def run(config: RunConfig, task: AnyTask) -> int:
     """Do what the command asks; returns the exit code, raises PipelineError for what has one of its own."""
-    with _interruptible(), _patient(config):
+    with hushable(), _interruptible(), _patient(config):
         if not config.local:
             address_of(config.ray_address)
         request = checked(config, task)
@@ -62,10 +62,8 @@ def run(config: RunConfig, task: AnyTask) -> int:
                 storage.sweep(request.place.root, wait_s=ENDING_S)
             return 1
         except (OSError, ObjectUnreadable) as error:
-            why = getattr(error, "strerror", None) or error
-            raise StorageError(
-                f"{why}; finished spans of {request.place.root} are safe, the same command continues"
-            ) from error
+            safe = f"finished spans of {request.place.root} are safe, the same command continues"
+            raise StorageError(f"{storage.cause_and_file(error)}; {safe}") from error
         finally:
             engine.close()
 
@@ -203,8 +201,10 @@ def _say_result(place: Place, report: RunReport, found: Audit) -> None:
     if report.images:
         counted = f"{report.images:,} image{'s' if report.images > 1 else ''}"
         answer(f"{report.task}: {counted} in {report.seconds:.1f} s ({report.rate:,.1f}/s)")
-    elif found.planned:
+    elif found.planned and found.green:
         answer(f"{report.task}: nothing to do, all {found.planned:,} images are finished")
+    else:
+        answer(f"{report.task}: no image was done")
     for status, count in report.errors.items():
         first = report.examples[status][0]
         answer(f"  {status}: {count:,}, such as {first.uri}: {first.error}")

@@ -22,9 +22,8 @@ from pipeline.output.place import Place
 from pipeline.plan.planner import Order, Planner
 from pipeline.plan.rows import Row
 from pipeline.source.fetch import fetched
-from pipeline.source.format import FORMATS
-from pipeline.source.item import Item, Position, Remote, Wanted
-from pipeline.source.naming import Shard, Source, Sources
+from pipeline.source.item import Wanted
+from pipeline.source.naming import Source, Sources
 from pipeline.spec import JobSpec
 from pipeline.task import Batch, Columns, Task
 
@@ -136,9 +135,5 @@ def _make_model(folder: Path) -> None:
 def _files(sources: Sources) -> Iterator[bytes]:
     """The bytes of the sources' images."""
     endings = frozenset(ending.removeprefix(".") for ending in sources.extensions)
-    for source in sources.listing():
-        if isinstance(source, Shard):
-            items = FORMATS[source.format].items(source.entry, Wanted(endings), Position())
-        else:
-            items = iter([Item(source.entry.uri, source.key, Remote(source.entry.uri))])
-        yield from (item.data for item in fetched(items) if isinstance(item.data, bytes))
+    items = itertools.chain.from_iterable(source.items(Wanted(endings)) for source in sources.listing())
+    return (item.data for item in fetched(items) if isinstance(item.data, bytes))

@@ -17,10 +17,8 @@ from pipeline.engine.reader import Reader
 from pipeline.engine.spans import UNDONE, DecodedSpan, undecodable
 from pipeline.output.span_file import SpanFacts
 from pipeline.plan.rows import Row
-from pipeline.source.fetch import fetched
-from pipeline.source.format import FORMATS
-from pipeline.source.item import Item, Position
-from pipeline.source.naming import LooseImage, Source
+from pipeline.source.item import Item
+from pipeline.source.naming import Source
 from pipeline.spec import JobSpec
 
 Pixels = list[list[np.ndarray]]  # per view an (H, W, 3) uint8 array for every image, black where there is none
@@ -41,19 +39,13 @@ class SpanDecoder:
 
     def sample(self, sources: Iterable[Source], count: int) -> tuple[DecodedSpan, Pixels]:
         """The first `count` images of these sources as one span, of which nothing is looked up or written."""
-        items = itertools.chain.from_iterable(map(self._items, sources))
+        items = itertools.chain.from_iterable(source.items(self.spec.wanted) for source in sources)
         return self._decoded(OpenSpan(SpanFacts("sample", "", "", 0, 0, 0), itertools.islice(items, count), None))
-
-    def _items(self, source: Source) -> Iterator[Item]:
-        if isinstance(source, LooseImage):
-            return fetched([source.item])
-        return FORMATS[source.format].items(source.entry, self.spec.wanted, Position())
 
     def _decoded(self, source: OpenSpan) -> tuple[DecodedSpan, Pixels]:
         seconds = {"read": 0.0, "decode": 0.0}
         images: list[tuple[Item, Decoded]] = []
-        due = 0
-        began = time.perf_counter()
+        due, began = 0, time.perf_counter()
         for index, item in enumerate(source.items):
             seconds["read"] += time.perf_counter() - began
             began = time.perf_counter()

@@ -151,7 +151,7 @@ def gone_shards(short: Iterable[str], shards: Shards, ledger: Ledger, uris: Mapp
     """Shards that lack these spans because they are not there any more, uris by name; `uris` of those without entry.
 
     Not a shard of which a span was seen finished before: then a file is lost, whatever became of the shard. Nor one
-    that may not be asked for.
+    that may not be asked for, or of which nobody knows the uri, as all its files are damaged.
     """
     lacking, lost = set[str](), set[str]()
     for name in short:
@@ -164,9 +164,9 @@ def gone_shards(short: Iterable[str], shards: Shards, ledger: Ledger, uris: Mapp
             lost.add(shard)
     gone: dict[str, str] = {}
     for shard in sorted(lacking - lost - {""}):
-        uri = files.whence(shards[shard]).uri if shard in shards else uris[shard]
+        uri = files.whence(shards[shard]).uri if shard in shards else uris.get(shard)
         with suppress(PermissionError):
-            if storage.stat(uri) is None:
+            if uri is not None and storage.stat(uri) is None:
                 gone[shard] = uri
     return gone
 

@@ -15,8 +15,7 @@ from pipeline.plan.forgotten import Forgotten
 from pipeline.plan.loose import LoosePlan
 from pipeline.plan.rows import Row, ShardRef
 from pipeline.plan.shards import ShardPlan
-from pipeline.source.format import FORMATS
-from pipeline.source.item import Position, Wanted
+from pipeline.source.item import Wanted
 from pipeline.source.naming import LooseImage, Shard, Source
 
 CHUNK = 1000  # sources compared with the plan at a time: a page of a listing
@@ -131,5 +130,4 @@ class Planner:
 
 def count_images(shard: Shard, wanted: Wanted, most: int) -> int:
     """How many images a shard holds, counted up to `most`."""
-    items = FORMATS[shard.format].items(shard.entry, wanted, Position())
-    return sum(1 for _ in itertools.islice(items, most))
+    return sum(1 for _ in itertools.islice(shard.items(wanted), most))

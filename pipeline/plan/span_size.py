@@ -10,8 +10,7 @@ import itertools
 from collections.abc import Iterator
 
 from pipeline.output.bound import SpanSize
-from pipeline.source.format import FORMATS
-from pipeline.source.item import Position, Wanted
+from pipeline.source.item import Wanted
 from pipeline.source.naming import Shard
 
 SPAN_BYTES = 256 << 20  # decoded pixels of one span at most
@@ -54,7 +53,7 @@ def images_in(shards: list[Shard], wanted: Wanted) -> int:
     """About how many images shards hold: their bytes over the mean size of the first images of the first shard."""
     if not shards:
         return 0
-    first = FORMATS[shards[0].format].items(shards[0].entry, wanted, Position())
-    sizes = [item.size for item in itertools.islice(first, MEASURED) if not isinstance(item.data, Exception)]
+    first = itertools.islice(shards[0].items(wanted), MEASURED)
+    sizes = [item.size for item in first if not isinstance(item.data, Exception)]
     mean = sum(sizes) // len(sizes) if sizes else TYPICAL_IMAGE
     return sum(shard.entry.size for shard in shards) // max(1, mean)

@@ -17,7 +17,7 @@ from pipeline import storage
 from pipeline.errors import ConfigError, ObjectUnreadable
 from pipeline.source.ahead import AT_ONCE, Ahead
 from pipeline.source.format import FORMATS, format_of
-from pipeline.source.item import Item, Remote, Wanted
+from pipeline.source.item import Item, Position, Remote, Wanted
 from pipeline.source.lists import LISTS, PLAIN, Listed, listed
 from pipeline.source.passed import PHOTOS, PassedBy
 from pipeline.source.patterns import MAGIC, glob_regex, glob_root
@@ -40,10 +40,9 @@ class LooseImage:
     key: str
     kept: str = ""
 
-    @property
-    def item(self) -> Item:
+    def items(self, _: Wanted) -> Iterator[Item]:
         """The image, to be fetched."""
-        return Item(self.entry.uri, self.key, Remote(self.entry.uri), json.loads(self.kept) if self.kept else {})
+        yield Item(self.entry.uri, self.key, Remote(self.entry.uri), json.loads(self.kept) if self.kept else {})
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,10 @@ class Shard:
 
     entry: Entry
     format: str
+
+    def items(self, wanted: Wanted) -> Iterator[Item]:
+        """Its images from the first on."""
+        return FORMATS[self.format].items(self.entry, wanted, Position())
 
 
 Source = LooseImage | Shard
@@ -161,7 +164,7 @@ class Listing:
         try:
             yield from self.ahead.listing(root)
         except (ObjectUnreadable, OSError) as error:
-            raise ConfigError(f"--input {given}: {_told(error)}") from error
+            raise ConfigError(f"--input {given}: {storage.cause_and_file(error)}") from error
 
     def _below(self, entries: Iterator[Entry], root: str, *, named: bool) -> Iterator[Source]:
         """The files of a folder, or with `named` those that match a pattern: of the former, lists are passed by."""
@@ -207,7 +210,7 @@ class Listing:
         except (UnicodeDecodeError, csv.Error) as error:
             raise ConfigError(f"--input {given}: it is no table of UTF-8 text ({error})") from error
         except (ObjectUnreadable, OSError) as error:
-            raise ConfigError(f"--input {given}: the list cannot be read ({storage.reason(error)})") from error
+            raise ConfigError(f"--input {given}: the list cannot be read ({storage.cause(error)})") from error
 
     def _named(self, uri: str, line: Listed) -> Source:
         """What a line of a list names: a shard by its ending, else an image."""
@@ -252,14 +255,7 @@ def _check_allowed(uri: str, given: str) -> None:
         if storage.is_local(uri):
             storage.check_access(uri)
     except PermissionError as error:
-        raise ConfigError(f"--input {given}: {_told(error)}") from error
-
-
-def _told(error: Exception) -> str:
-    """An error of the disk without its number, with the file that it is about."""
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.strerror} ({error.filename})"
-    return str(error)
+        raise ConfigError(f"--input {given}: {storage.cause_and_file(error)}") from error
 
 
 def _meant(given: str) -> str:
@@ -297,4 +293,4 @@ def _stat(uri: str, given: str) -> Entry | None:
     except PermissionError:
         return None  # HEAD needs more rights than a listing; the listing then says what is wrong
     except (ObjectUnreadable, OSError) as error:
-        raise ConfigError(f"--input {given}: {_told(error)}") from error
+        raise ConfigError(f"--input {given}: {storage.cause_and_file(error)}") from error

@@ -87,7 +87,7 @@ class Parquet:
         except (ObjectUnreadable, OSError) as error:
             if not wanted.keep:
                 return {}
-            raise ConfigError(f"--input {shard.uri}: {storage.reason(error)}") from error
+            raise ConfigError(f"--input {shard.uri}: {storage.cause(error)}") from error
         image_column(schema, wanted.image_column, shard.uri)
         types = kept_types(schema, wanted.keep, shard.uri)
         _check_kept(schema, wanted, shard.uri)

@@ -32,7 +32,7 @@ from pipeline.storage.store import MISSING, Entry, Store
 from pipeline.storage.uris import SCHEME, absolute, is_relative, join, named_in
 
 __all__ = [
-    "MISSING", "SCHEME", "Entry", "Store", "absolute", "be_patient", "cause", "check_access",
+    "MISSING", "SCHEME", "Entry", "Store", "absolute", "be_patient", "cause", "cause_and_file", "check_access",
     "check_put", "checking", "create", "delete", "delete_below", "half_written", "in_parallel", "is_below", "is_folder",
     "is_half_written", "is_local", "is_relative", "join", "listing", "named_in", "open_stream", "put", "quick",
     "read", "read_many", "reason", "replace", "stat", "store_for", "sweep", "try_read", "unfit",
@@ -139,6 +139,12 @@ def reason(error: Exception) -> str:
 def cause(error: Exception) -> str:
     """Why something cannot be done, in the words of the system, for who has given the command."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def cause_and_file(error: Exception) -> str:
+    """`cause`, with the file that an error of the disk is about."""
+    name = getattr(error, "filename", None)
+    return f"{cause(error)} ({name})" if name else cause(error)
 
 
 @contextmanager

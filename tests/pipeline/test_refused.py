@@ -36,7 +36,12 @@ def closed(monkeypatch: pytest.MonkeyPatch, *args: Any, images: int = 0, **flags
 @pytest.mark.parametrize("lost", [(), (0,), (1,), (0, 1)])
 @pytest.mark.parametrize("flags", [{}, {"retry_failed": True}, {"unreadable": "row"}])
 def test_a_shard_that_is_refused_for_a_while_loses_no_row(
-    flags: dict[str, Any], lost: tuple[int, ...], images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    flags: dict[str, Any],
+    lost: tuple[int, ...],
+    images: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     members = [(name, png(n) if n != 1 else b"damaged") for n, name in enumerate(IMAGES[:images])]
     shard, output = make_tar(tmp_path / "in/s.tar", members), tmp_path / "out"
@@ -47,7 +52,9 @@ def test_a_shard_that_is_refused_for_a_while_loses_no_row(
         there[number].unlink()
     left = {path: path.read_bytes() for path in spans(output)[1:]}
     is_behind_a_gap = lost == (0,)
+    capsys.readouterr()
     assert closed(monkeypatch, shard, output, **flags) == (1 if is_behind_a_gap else 0)
+    assert ("nothing to do" in capsys.readouterr().out) == (not lost and "retry_failed" not in flags)
     assert (str(shard) in rows(output)["uri"].to_pylist()) == (bool(lost) and not is_behind_a_gap)
     assert {path: path.read_bytes() for path in left} == left
     assert run_here(shard, output, "brightness", **{**FLAGS, **flags, "retry_failed": True}) == 0

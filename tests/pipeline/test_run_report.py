@@ -3,6 +3,8 @@
 import json
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from pipeline.engine.cluster import SUBMITTED
 from pipeline.report import SCHEMA, RunReport
 from tests.flow import make_tar, png, run_here
-from tests.helpers import ROOT, run_job
+from tests.helpers import ROOT, clean_env, run_job
 from tests.outputs import newest_report
 
 PAGE = (ROOT / "docs/run-report.md").read_text()
@@ -69,6 +71,27 @@ def test_a_run_says_where_it_ran_and_who_started_it(monkeypatch: pytest.MonkeyPa
     assert re.fullmatch(r"\d+\.\d+.*", str(report["version"]))
     monkeypatch.setenv(SUBMITTED, "no JSON")
     assert RunReport("run", "label").as_dict(None)["ray_submission_id"] is None
+
+
+def test_an_interrupted_run_leaves_standard_output_to_its_caller(tmp_path: Path) -> None:
+    make_tar(tmp_path / "in/a.tar", [(f"{n}.png", png(n)) for n in range(8)])
+    code = f"""
+import os, signal
+from tests.flow import TASKS, Brightness, run_here
+
+class Stopping(Brightness):
+    def predict(self, model, batch):
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+
+TASKS["brightness"] = Stopping
+print("exit", run_here({str(tmp_path / "in")!r}, {str(tmp_path / "out")!r}, "brightness"))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=clean_env({"PYTHONPATH": f"{ROOT}:{ROOT / 'jobs'}"}),
+        capture_output=True, text=True, timeout=240, check=True,
+    )  # fmt: skip
+    assert done.stdout == "exit 1\n"
 
 
 def test_what_is_new_since_a_run_is_one_query(output: Path) -> None:

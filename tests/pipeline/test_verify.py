@@ -128,3 +128,27 @@ def test_what_is_only_remembered_may_be_damaged(output: Path) -> None:
     for report in (output / "runs").glob("*.json"):
         report.write_text("")
     assert not verify(Place.of(str(output))).has_ended
+
+
+def test_of_a_shard_whose_files_are_all_damaged_nobody_knows_where_it_lies(output: Path) -> None:
+    next((output / "plan").glob("shard-a-*")).unlink()
+    for path in (output / "data").glob("a-*"):
+        path.write_bytes(b"garbage")
+    found = verify(Place.of(str(output)))
+    assert (len(found.damaged), found.missing > 0, found.green) == (2, True, False)
+    run_job("report.py", output, "--verify", code=1)
+
+
+def test_what_a_disk_says_is_one_sentence(output: Path) -> None:
+    path = span(output, "a")
+    data = path.read_bytes()
+    path.unlink()
+    path.symlink_to(path)  # a file that nobody can open, not even root
+    output.joinpath("list.txt").write_text(f"{output.parent}/in/b.tar#0.png\n")
+    for job in (["report.py", output, "--verify"], ["forget.py", output, "--uris", output / "list.txt"]):
+        done = run_job(str(job[0]), *job[1:])
+        assert done.returncode == 1
+        assert f"Too many levels of symbolic links ({path})" in done.stderr
+        assert "Traceback" not in done.stderr
+    path.unlink()
+    path.write_bytes(data)
