@@ -39,8 +39,15 @@ def _feed(flags: argparse.Namespace) -> Feed:
 
 
 def _all(flags: argparse.Namespace) -> Report:
-    steps, against_hf = tuple(flags.steps), flags.against == "hf"
-    wish = Wish(flags.model, tuple(flags.input), steps, against_hf, flags.batch_size, flags.compile, flags.ray_address)
+    wish = Wish(
+        model=flags.model,
+        inputs=tuple(flags.input),
+        steps=tuple(flags.steps),
+        against_hf=flags.against == "hf",
+        batch=flags.batch_size,
+        compiling=flags.compile,
+        ray_address=flags.ray_address,
+    )
     with tempfile.TemporaryDirectory() as work:
         return bench(wish, Path(__file__).with_name("embed.py"), Path(work))
 

@@ -47,7 +47,7 @@ class Segment(Task["Segmenter"]):
     def settings(self, card: beit_core.ModelCard) -> dict[str, object]:
         return {"semantics": self.semantics or card.semantics, "inference": self._inference(card)}
 
-    def views(self, card: beit_core.ModelCard) -> tuple[beit_core.PixelSpec, ...]:
+    def pixel_specs(self, card: beit_core.ModelCard) -> tuple[beit_core.PixelSpec, ...]:
         return (self._meant(card).pixels,)
 
     def columns(self, card: beit_core.ModelCard) -> dict[str, pa.DataType]:  # noqa: ARG002 - the same for all

@@ -47,7 +47,7 @@ class Tokens(Task[Any]):
     def settings(self, card: beit_core.ModelCard) -> dict[str, object]:
         return {} if card.head == "dvae" else {**vars(self), "tokenizer": dvae.find(card, self.tokenizer).fingerprint}
 
-    def views(self, card: beit_core.ModelCard) -> tuple[beit_core.PixelSpec, ...]:
+    def pixel_specs(self, card: beit_core.ModelCard) -> tuple[beit_core.PixelSpec, ...]:
         return (card.pixels,) if card.head == "dvae" else (card.pixels, dvae.find(card, self.tokenizer).pixels)
 
     def columns(self, card: beit_core.ModelCard) -> dict[str, pa.DataType]:

@@ -16,10 +16,10 @@ from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.copies.parts import ChangedError, Copy, Part
 from pipeline.copies.rows import IMAGE, Pictured, rows
-from pipeline.copies.survey import Gap, Job, Survey, survey
+from pipeline.copies.survey import Gap, Rewrite, Survey, survey
 from pipeline.copies.writer import Chunk, files
 from pipeline.errors import ConfigError, ObjectUnreadable, StorageError
-from pipeline.images import wanted_of
+from pipeline.images import wanted_by
 from pipeline.log import say
 from pipeline.output.bound import Bound, bound_of
 from pipeline.output.place import Place
@@ -51,17 +51,15 @@ def compact(output: str, dest: str, rows_per_file: int, *, images: bool = False)
     with storage.checking(dest):
         bound, copy = _begun(place, dest, images=images, most=rows_per_file)
     if images:
-        read = Pictured(wanted_of(bound)).rows
-    storage.be_patient(RunConfig.patience, say)
+        read = Pictured(wanted_by(bound)).rows
     try:
-        return _brought_up_to_date(place, copy, read, rows_per_file)
+        with storage.patient(RunConfig.patience, say):
+            return _brought_up_to_date(place, copy, read, rows_per_file)
     except (OSError, ObjectUnreadable) as error:
         raise StorageError(f"{dest}: {storage.cause_and_file(error)}; {AGAIN}") from error
     except KeyboardInterrupt:
         storage.sweep(copy.root)
         raise StorageError(f"interrupted: {AGAIN}") from None
-    finally:
-        storage.be_patient(None)
 
 
 def said_of_copy(dest: str) -> tuple[str, bool] | None:
@@ -90,7 +88,7 @@ def _news(found: Survey, spans: Mapping[str, Entry]) -> str:
     forgotten = sum(len(read_facts(spans[name]).forgotten) - count for name, count in then.items() if name in spans)
     if forgotten > 0:
         return f"{forgotten:,} images were forgotten since"
-    return "files were written since" if found.jobs else ""
+    return "files were written since" if found.rewrites else ""
 
 
 def _begun(place: Place, dest: str, *, images: bool, most: int) -> tuple[Bound, Copy]:
@@ -121,12 +119,12 @@ def _brought_up_to_date(place: Place, copy: Copy, read: Reading, most: int) -> C
         try:
             spans, parts = dict(place.spans()), copy.parts()
             found = survey(spans, parts, most)
-            if not found.jobs or (before is not None and not found.concerns(before)):
+            if not found.rewrites or (before is not None and not found.concerns(before)):
                 return _said(parts, writer.written)
             before = spans
             writer.number = 1 + max((copy.number(part) for part in parts), default=-1)
-            for job in found.jobs:
-                writer.do(job)
+            for rewrite in found.rewrites:
+                writer.do(rewrite)
         except ChangedError as error:
             say(f"{error}: looking again")
             time.sleep(random.uniform(0, min(PAUSE_S * 2**turn, LONGEST_PAUSE_S)))
@@ -147,10 +145,10 @@ class _Writer:
     number: int = 0
     written: int = 0
 
-    def do(self, job: Job) -> None:
+    def do(self, rewrite: Rewrite) -> None:
         """Write what is to be written, and remove what is left over. Raises ChangedError if another was faster."""
-        targets = list(job.targets)
-        for data, count in files(self.read(job.gaps), self.most):
+        targets = list(rewrite.targets)
+        for data, count in files(self.read(rewrite.gaps), self.most):
             name = self._put(data, targets.pop(0) if targets else None)
             del data  # before the next one grows
             say(f"{name}: {count:,} rows")

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from pipeline import masks
 from pipeline.errors import ConfigError
-from pipeline.evaluate import Pixels, columns_of
+from pipeline.evaluate import PixelPairs, columns_of
 from pipeline.output.bound import output_of
 from pipeline.output.columns import OK
 from pipeline.pairs import pairs
@@ -91,7 +91,7 @@ class Masks:
     columns: ClassVar[tuple[str, ...]] = ("mask",)
 
     def __init__(self) -> None:
-        self.pixels, self.resized = Pixels(), 0
+        self.pixels, self.resized = PixelPairs(), 0
 
     def add(self, new: pa.Table, old: pa.Table) -> None:
         """See `Difference`."""

@@ -130,7 +130,7 @@ class _Tally:
 
 
 def _overlap(tables: Iterable[pa.Table], truth: str, ignore: int) -> Overlap:
-    pixels = Pixels(ignore)
+    pixels = PixelPairs(ignore)
     for uri, mask, true in _rows(tables, ["uri", "mask", truth]):
         try:
             found, wanted = masks.read_mask(mask), masks.read_mask(true)
@@ -147,7 +147,7 @@ def _overlap(tables: Iterable[pa.Table], truth: str, ignore: int) -> Overlap:
     return pixels.overlap()
 
 
-class Pixels:
+class PixelPairs:
     """Pairs of class maps, counted pixel by pixel; those that should be of the class `ignore` do not count."""
 
     def __init__(self, ignore: int | None = None) -> None:

@@ -56,29 +56,30 @@ def forget(wish: Wish) -> int:
     with storage.checking(wish.output):
         named = _named(wish)
         bound_of(place)
-    storage.be_patient(RunConfig.patience, say)
-    run = run_id()
     try:
-        if wish.dry_run:
-            _say_would_be_forgotten(_find(wish, Inventory.of(place), named))
-            return 0
-        with lease(place, run, wish.if_running) as held:
-            if held is not None:
-                return forget_under_lease(wish, place, named, run)
-        answer(f"another run works on {place.root}: left to it (--if-running exit)")
-        return 0
+        with storage.patient(RunConfig.patience, say):
+            return _would_forget(wish, place, named) if wish.dry_run else _forget(wish, place, named)
     except KeyboardInterrupt:
         say("interrupted: the same command continues")
         return 1
     except (OSError, ObjectUnreadable) as error:
         raise StorageError(f"{place.root}: {storage.cause_and_file(error)}; the same command continues") from error
-    finally:
-        storage.be_patient(None)
 
 
-def _say_would_be_forgotten(found: Found) -> None:
+def _would_forget(wish: Wish, place: Place, named: frozenset[str] | None) -> int:
+    found = _find(wish, Inventory.of(place), named)
     answer(f"images that would be forgotten: {len(found.images):,} (--dry-run)")
     _say_others(found)
+    return 0
+
+
+def _forget(wish: Wish, place: Place, named: frozenset[str] | None) -> int:
+    run = run_id()
+    with lease(place, run, wish.if_running) as held:
+        if held is not None:
+            return forget_under_lease(wish, place, named, run)
+    answer(f"another run works on {place.root}: left to it (--if-running exit)")
+    return 0
 
 
 def _named(wish: Wish) -> frozenset[str] | None:

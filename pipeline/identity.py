@@ -15,7 +15,9 @@ PERSONAL = ("dag_owner", "dag_email")  # of no use here
 
 def identity() -> dict[str, object]:
     """Host, version, command, Ray's submission id and Airflow's context; null or empty where there is none."""
-    context = {name.removeprefix(AIRFLOW).lower(): os.environ[name] for name in sorted(os.environ) if AIRFLOW in name}
+    context = {
+        name.removeprefix(AIRFLOW).lower(): os.environ[name] for name in sorted(os.environ) if name.startswith(AIRFLOW)
+    }
     return {
         "host": socket.gethostname(),
         "version": version().rpartition(" ")[2],

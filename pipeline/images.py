@@ -17,16 +17,16 @@ import pyarrow as pa
 from PIL import Image
 
 from pipeline import storage
-from pipeline.decode.decode import extensions, open_upright
-from pipeline.errors import PipelineError
+from pipeline.decode.decode import endings, open_upright
+from pipeline.errors import ConfigError, ObjectUnreadable
 from pipeline.output.bound import Bound
 from pipeline.source.format import FORMATS, format_of
 from pipeline.source.item import Wanted
 from pipeline.storage.ranged import Meter
 
-# What reading an image anywhere may raise that is no fault of the program's.
+# What reading an image, or a file of rows, may raise that is the fault of neither the program nor the storage.
 UNREADABLE = (
-    *(OSError, PipelineError, pa.ArrowException, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError),
+    *(OSError, ObjectUnreadable, ConfigError, pa.ArrowException, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError),
     *(ValueError, KeyError, IndexError, EOFError),
 )
 
@@ -45,7 +45,7 @@ def read_image(uri: str, image_column: str | None = None) -> bytes:
     uri = storage.absolute(uri)
     if storage.stat(uri) is not None:
         return storage.read(uri)
-    wanted = Wanted(frozenset(ending.removeprefix(".") for ending in extensions()), image_column)
+    wanted = Wanted(endings(), image_column)
     for shard, name in _cuts(uri):
         entry, form = storage.stat(shard), format_of(shard)
         if entry is not None and form is not None:
@@ -54,7 +54,7 @@ def read_image(uri: str, image_column: str | None = None) -> bytes:
     raise FileNotFoundError(f"{uri}: no such image")
 
 
-def wanted_of(bound: Bound) -> Wanted:
+def wanted_by(bound: Bound) -> Wanted:
     """What an output takes from shards, as far as images go, whatever can be read here and now."""
     return Wanted(frozenset(bound.image_endings), bound.image_column)
 

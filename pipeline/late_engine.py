@@ -43,9 +43,9 @@ class LateEngine:
             warn_of_device(spec.bound, self.device(spec.trial))
         return self.start()
 
-    def placed(self, spec: JobSpec) -> JobSpec:
+    def spec_for_workers(self, spec: JobSpec) -> JobSpec:
         """What workers are to know: where one can predict on an accelerator, no other falls back on its CPU."""
-        return replace(spec, kind=self.found.kind) if self.found else spec
+        return replace(spec, device_kind=self.found.kind) if self.found else spec
 
     def about(self) -> dict[str, object]:
         """What a report says of it."""

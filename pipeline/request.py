@@ -97,7 +97,7 @@ def checked(config: RunConfig, task: AnyTask) -> Request:
 
 
 def _check_batch_size(config: RunConfig, task: AnyTask, card: ModelCard) -> None:
-    if config.batch_size > 1 and any(view.size is None for view in task.views(card)):
+    if config.batch_size > 1 and any(spec.size is None for spec in task.pixel_specs(card)):
         raise ConfigError(
             f"--batch-size {config.batch_size}: --model {card.name} keeps the aspect ratio of images, so it takes one "
             "at a time; leave the flag out"
@@ -244,7 +244,7 @@ def _start_over(place: Place) -> None:
 
 def _auto_span_size(request: Request, device: Device) -> SpanSize:
     bytes_per_image = 0
-    for spec in request.task.views(request.card):
+    for spec in request.task.pixel_specs(request.card):
         height, width = spec.size or request.card.config.image_size
         bytes_per_image += 3 * height * width * (1 if spec.size else 2)
     least = LEAST if device.kind == "cpu" else LEAST_ON_ACCELERATORS
@@ -260,7 +260,7 @@ def _spec(request: Request, bound: Bound) -> JobSpec:
         model=model_files.name_for_workers(config.model, request.card.path),
         bound=bound,
         device=config.device,
-        decode=DecodeSettings(request.task.views(request.card), config.max_pixels, config.exact),
+        decode=DecodeSettings(request.task.pixel_specs(request.card), config.max_pixels, config.exact),
         wanted=replace(request.wanted, endings=frozenset(bound.image_endings)),
         schema=request.schema,
         patience=config.patience,

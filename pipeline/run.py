@@ -16,7 +16,7 @@ from pipeline import storage
 from pipeline.command import job
 from pipeline.config import RunConfig
 from pipeline.dry_run import dry_run
-from pipeline.engine.cluster import address_of
+from pipeline.engine.cluster import address_of, check_answers
 from pipeline.errors import ConfigError, ObjectUnreadable, PipelineError, StorageError, TooManyFailures
 from pipeline.late_engine import LateEngine
 from pipeline.log import answer, hush, hushable, say
@@ -26,7 +26,7 @@ from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
 from pipeline.plan.audit import Audit, audit
 from pipeline.plan.drop import drop
-from pipeline.plan.planner import Order, Planner
+from pipeline.plan.planner import Planner, PlanSettings
 from pipeline.plan.prune import prune
 from pipeline.plan.rows import Row
 from pipeline.progress import Progress
@@ -44,9 +44,9 @@ ROUNDS = 2  # passes over the plan; a second one does what was found missing or 
 
 def run(config: RunConfig, task: AnyTask) -> int:
     """Do what the command asks; returns the exit code, raises PipelineError for what has one of its own."""
-    with hushable(), _interruptible(), _patient(config):
+    with hushable(), _interruptible(), storage.patient(config.patience, say):
         if not config.local:
-            address_of(config.ray_address)
+            check_answers(address_of(config.ray_address))  # before anything else
         request = checked(config, task)
         if config.dry_run:
             return dry_run(request)
@@ -76,8 +76,7 @@ def _leave(place: Place, report: RunReport, engine: LateEngine) -> None:
     def put() -> None:
         with suppress(PipelineError, OSError):
             if read_bound(place) is not None:
-                storage.put(place.report_file(report.run), json.dumps(body, indent=1).encode())
-                storage.put(place.metrics_file(report.run), report.metrics.text().encode())
+                _put_report(place, report, body)
 
     putting = threading.Thread(target=put, name="leave", daemon=True)
     putting.start()
@@ -109,8 +108,10 @@ def work_under_lease(
     for number in range(ROUNDS):
         listing = request.sources.listing(ahead=True)
         retry_failed = config.retry_failed and number == 0
-        order = Order(spec.bound.span_size, spec.wanted, config.limit, retry_failed, is_second_pass=number > 0)
-        planner = Planner(spec.place, ledger, order, before_writing=partial(engine.ready, spec))
+        settings = PlanSettings(
+            spec.bound.span_size, spec.wanted, config.limit, retry_failed, is_second_pass=number > 0
+        )
+        planner = Planner(spec.place, ledger, settings, before_writing=partial(engine.ready, spec))
         _work(spec, planner, listing, engine, report, joins=joins)
         report.passed = listing.passed
         prune(planner, ledger)
@@ -142,7 +143,7 @@ def _work(
         ready = engine.ready(spec)  # what cannot work is said before anything is written
         with spec.place.writing():
             storage.delete(spec.place.success_file)
-        for receipt in ready.execute(engine.placed(spec), itertools.chain([first], rows)):
+        for receipt in ready.execute(engine.spec_for_workers(spec), itertools.chain([first], rows)):
             report.add(receipt)
             progress.advance(receipt.facts)
             report.metrics.planned(before + progress.total)
@@ -189,12 +190,16 @@ def _save(
         report.metrics.succeeded()
     with place.writing():
         ledger.save(report.run, [name for name in cleared.union(report.facts) if name in ledger.seen])
-        storage.put(place.report_file(report.run), json.dumps(body, indent=1).encode())
-        storage.put(place.metrics_file(report.run), report.metrics.text().encode())
+        _put_report(place, report, body)
         if success:
             storage.put(place.success_file, json.dumps({"run": report.run}).encode())
     if read_bound(place) is None:
         raise StorageError(f"{place.bound_file} is gone: somebody deleted the output while it was written")
+
+
+def _put_report(place: Place, report: RunReport, body: dict[str, object]) -> None:
+    storage.put(place.report_file(report.run), json.dumps(body, indent=1).encode())
+    storage.put(place.metrics_file(report.run), report.metrics.text().encode())
 
 
 def _say_result(place: Place, report: RunReport, found: Audit) -> None:
@@ -230,18 +235,9 @@ def _conclude(code: int, found: Audit, config: RunConfig) -> int:
     if not found.planned:
         raise PipelineError(f"no image was found in {found.empty_shards:,} shards: is --image-column right?")
     if code == 1:
-        lacks = f"; images of {found.short} are missing: can it be read?" if found.short else ""
+        lacks = f"; images of {found.lacking_shard} are missing: can it be read?" if found.lacking_shard else ""
         raise PipelineError(f"the audit is not green ({found.line}): the same command continues{lacks}")
     return code
-
-
-@contextmanager
-def _patient(config: RunConfig) -> Iterator[None]:
-    storage.be_patient(config.patience, say)
-    try:
-        yield
-    finally:
-        storage.be_patient(None)
 
 
 @contextmanager

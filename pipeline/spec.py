@@ -17,8 +17,8 @@ from pipeline.task import AnyTask
 class JobSpec:
     """Small enough to travel with every Ray task; the model is found on the node, under the name `model`.
 
-    `device`, `patience` and `gpus_per_worker` are the flags', `schema` the columns of the output; `kind` is that of the
-    device on which the driver has tried what workers are to do, empty where it has not.
+    `device`, `patience` and `gpus_per_worker` are the flags', `schema` the columns of the output; `device_kind` is that
+    of the device on which the driver has tried what workers are to do, empty where it has not.
     """
 
     place: Place
@@ -30,7 +30,7 @@ class JobSpec:
     wanted: Wanted
     schema: pa.Schema
     patience: int
-    kind: str = ""
+    device_kind: str = ""
     gpus_per_worker: float = 1.0
 
     @property

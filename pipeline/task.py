@@ -35,7 +35,7 @@ class Batch:
 
     uris: Sequence[str]
     sizes: Sequence[tuple[int, int]]  # (height, width) of the upright original, (0, 0) for padding
-    views: tuple[Tensor, ...]  # one per `Task.views`: (B, 3, H, W) float32, normalised, on the model's device
+    views: tuple[Tensor, ...]  # one per `Task.pixel_specs`: (B, 3, H, W) float32, normalised, on the model's device
     dtype: torch.dtype  # what the model computes in
     prepared: Mapping[str, Tensor] = field(default_factory=dict)  # what `Task.prepare` made, on the model's device
 
@@ -70,7 +70,7 @@ class Task(Generic[Model]):
         """What the output is bound to: the flags, with defaults that the card decides filled in."""
         return dict(vars(self))
 
-    def views(self, card: ModelCard) -> tuple[PixelSpec, ...]:
+    def pixel_specs(self, card: ModelCard) -> tuple[PixelSpec, ...]:
         """How every image is resized and normalised, once per input the model takes; most models take one."""
         return (card.pixels,)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pipeline.decode.decode import DecodeSettings
 from pipeline.decode.pool import DecodePool, Packet
 from pipeline.decode.process import Undecoded
-from pipeline.decode.ring import Ring
+from pipeline.decode.ring import Ring, RingSlot
 
 if TYPE_CHECKING:
     from beit_core import PixelSpec
@@ -77,7 +77,7 @@ def _turn(pool: DecodePool, files: Sequence[bytes]) -> tuple[float, float]:
 def _decode(pool: DecodePool, files: Sequence[bytes]) -> None:
     """In packets, as a worker sends them."""
     answered = Semaphore(0)
-    images = [Undecoded(data, (0, slot)) for slot, data in enumerate(files)]
+    images = [Undecoded(data, RingSlot(0, slot)) for slot, data in enumerate(files)]
     for start in range(0, len(images), pool.packet_images):
         packet = images[start : start + pool.packet_images]
         pool.submit_packet(Packet(packet, lambda answers: answered.release(len(answers))))

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, ClassVar
 import pyarrow as pa
 
 from beit_core import ModelCard, PixelSpec, load_card
-from pipeline.decode.decode import DecodeSettings, extensions
+from pipeline.decode.decode import DecodeSettings, endings, extensions
 from pipeline.errors import ConfigError
 from pipeline.output.bound import SCHEMA, Bound, BoundModel, SpanSize, bind
 from pipeline.output.columns import schema_of
 from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
-from pipeline.plan.planner import Order, Planner
+from pipeline.plan.planner import Planner, PlanSettings
 from pipeline.plan.rows import Row
 from pipeline.source.fetch import fetched
 from pipeline.source.item import Wanted
@@ -55,7 +55,7 @@ class Nothing(Task["nn.Module"]):
     name: ClassVar[str] = "nothing"
     rate: float = 0.0
 
-    def views(self, card: ModelCard) -> tuple[PixelSpec, ...]:  # noqa: ARG002 - the same for all
+    def pixel_specs(self, card: ModelCard) -> tuple[PixelSpec, ...]:  # noqa: ARG002 - the same for all
         return (_OnDevice(),)
 
     def columns(self, card: ModelCard) -> dict[str, pa.DataType]:  # noqa: ARG002 - as above
@@ -94,21 +94,20 @@ class Images:
         _make_model(folder)
         task, card = Nothing(rate), load_card(folder)
         model = BoundModel(card.name, card.head, card.fingerprint, card.semantics)
-        endings = tuple(ending.removeprefix(".") for ending in sorted(self.sources.extensions))
         bound = Bound(
             schema=SCHEMA, task=task.name, settings=task.settings(card), model=model, dtype="float32", compile=False,
             batch_size=BATCH, exact=False, keep=(), image_column=None, span_size=SpanSize.fixed(SPAN), versions={},
-            image_endings=endings,
+            image_endings=tuple(sorted(endings())),
         )  # fmt: skip
         bind(place, lambda _: bound)
-        wanted = Wanted(frozenset(endings))
+        wanted = Wanted(endings())
         schema = schema_of(task.columns(card), {})
         return JobSpec(place, task, str(folder), bound, "cpu", DECODE, wanted, schema, 600)
 
     def rows(self, spec: JobSpec) -> Iterator[Row]:
         """The plan, of no more than MOST images."""
-        order = Order(spec.bound.span_size, spec.wanted)
-        return Planner(spec.place, Ledger.load(spec.place), order).rows(self._enough())
+        settings = PlanSettings(spec.bound.span_size, spec.wanted)
+        return Planner(spec.place, Ledger.load(spec.place), settings).rows(self._enough())
 
     def _enough(self) -> Iterator[Source]:
         left = MOST * sum(map(len, self.files)) // len(self.files)
@@ -134,6 +133,5 @@ def _make_model(folder: Path) -> None:
 
 def _files(sources: Sources) -> Iterator[bytes]:
     """The bytes of the sources' images."""
-    endings = frozenset(ending.removeprefix(".") for ending in sources.extensions)
-    items = itertools.chain.from_iterable(source.items(Wanted(endings)) for source in sources.listing())
+    items = itertools.chain.from_iterable(source.items(Wanted(endings())) for source in sources.listing())
     return (item.data for item in fetched(items) if isinstance(item.data, bytes))

@@ -12,13 +12,13 @@ from pipeline import storage
 from pipeline.copies.parts import ChangedError, Piece
 from pipeline.copies.survey import Gap
 from pipeline.copies.writer import Chunk, with_images
-from pipeline.errors import ConfigError, StorageError
+from pipeline.errors import ConfigError
 from pipeline.images import UNREADABLE
 from pipeline.output.columns import OK
 from pipeline.output.span_file import SpanFacts, as_it_is, facts_and_rows
 from pipeline.source.fetch import fetched
 from pipeline.source.format import FORMATS, format_of
-from pipeline.source.item import Item, Position, Remote, Wanted
+from pipeline.source.item import Item, Position, Unfetched, Wanted
 from pipeline.storage.ranged import Meter
 
 IMAGE, MASK = "image", "mask"
@@ -64,7 +64,7 @@ class Pictured:
     def _found(self, uris: list[str], facts: SpanFacts) -> Found:
         """What can be had of these images, in their order; others may be missing or in between."""
         if not facts.source:
-            items: Iterator[Item] = (Item(uri, "", Remote(uri)) for uri in uris)
+            items: Iterator[Item] = (Item(uri, "", Unfetched(uri)) for uri in uris)
             return ((item.uri, _bytes(item)) for item in fetched(items))
         return self._in_shard(uris, facts)
 
@@ -84,8 +84,6 @@ class Pictured:
             names = {uri.removeprefix(f"{facts.source}#"): uri for uri in uris}
             for name, data in FORMATS[form].pick(entry, self.wanted, set(names), Meter(1 << 62)):
                 yield names[name], data
-        except StorageError:  # the storage's fault, which the next shard would meet too
-            raise
         except UNREADABLE:
             return
 

@@ -28,7 +28,7 @@ class Gap(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Job:
+class Rewrite:
     """Rows to be written in place of these files, of which there may be none, or too many."""
 
     targets: tuple[Entry, ...]
@@ -40,12 +40,14 @@ class Survey:
     """The files that do not fit any more, and what is to be done."""
 
     stale: tuple[Part, ...]
-    jobs: tuple[Job, ...]
+    rewrites: tuple[Rewrite, ...]
 
     def concerns(self, spans: Mapping[str, Entry]) -> bool:
         """Whether something is to be done about these very span files, or about files of the copy."""
-        gaps = [gap for job in self.jobs for gap in job.gaps]
-        return any(job.targets for job in self.jobs) or any(spans.get(gap.span) == gap.entry for gap in gaps)
+        gaps = [gap for rewrite in self.rewrites for gap in rewrite.gaps]
+        return any(rewrite.targets for rewrite in self.rewrites) or any(
+            spans.get(gap.span) == gap.entry for gap in gaps
+        )
 
 
 def survey(spans: Mapping[str, Entry], parts: Iterable[Part], most: int | None = None) -> Survey:
@@ -54,12 +56,12 @@ def survey(spans: Mapping[str, Entry], parts: Iterable[Part], most: int | None =
     small = _small(fit, most)
     held = _held(part for part in fit if part not in small)
     left = {name: gaps for name, entry in spans.items() if (gaps := _gaps(name, entry, held.get(name, [])))}
-    jobs = [_job([part], left) for part in stale]
+    rewrites = [_rewrite([part], left) for part in stale]
     if small:
-        jobs.append(_job(small, left))
+        rewrites.append(_rewrite(small, left))
     if left:
-        jobs.append(Job((), tuple(gap for gaps in left.values() for gap in gaps)))
-    return Survey(tuple(stale), tuple(jobs))
+        rewrites.append(Rewrite((), tuple(gap for gaps in left.values() for gap in gaps)))
+    return Survey(tuple(stale), tuple(rewrites))
 
 
 def _sorted_out(spans: Mapping[str, Entry], parts: Iterable[Part], most: int | None) -> tuple[list[Part], list[Part]]:
@@ -119,7 +121,7 @@ def _gaps(name: str, entry: Entry, held: list[Piece]) -> list[Gap]:
     return [*gaps, Gap(name, entry, at, END)] if at < held[0].rows else gaps
 
 
-def _job(parts: list[Part], left: dict[str, list[Gap]]) -> Job:
+def _rewrite(parts: list[Part], left: dict[str, list[Gap]]) -> Rewrite:
     """The rows that stand now where these files had some, and are then no longer left for others."""
     mine: list[Gap] = []
     for piece in sorted(piece for part in parts for piece in part.pieces):
@@ -128,7 +130,7 @@ def _job(parts: list[Part], left: dict[str, list[Gap]]) -> Job:
             mine += taken
             if not left[piece.span]:
                 del left[piece.span]
-    return Job(tuple(part.entry for part in parts), tuple(mine))
+    return Rewrite(tuple(part.entry for part in parts), tuple(mine))
 
 
 def _cut(gaps: list[Gap], piece: Piece) -> tuple[list[Gap], list[Gap]]:

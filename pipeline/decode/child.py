@@ -1,12 +1,12 @@
 """The child's side: a process that decodes one image after the other for its parent, under a memory limit.
 
-The parent sends a pickled `Order`, once; the child answers READY. Then come packets of images: a COUNT; for each image
-an IMAGE with the length of the file, the buffer and the slot for its pixels (NOWHERE: no place), and where the file
+The parent sends a pickled `Setup`, once; the child answers READY. Then come packets of images: a COUNT; for each image
+an IMAGE with the length of the file, the buffer and the slot for its pixels (NOWHERE: no slot), and where the file
 begins in the inbox, or PIPED; and the piped files. The inbox is memory that both see, for packets of up to ROOM bytes:
 a pipe costs a page at a time. Its first bytes say which image of a packet the child has begun with, so that the parent
 knows on which one it died.
 The answer to a packet is a LENGTH, a pickled list of (status, error, width, height, seconds, shapes) per image, and the
-pixels of every shape. Pixels of a fixed size that have a place are written there, and have no shape in the answer.
+pixels of every shape. Pixels of a fixed size that have a slot are written there, and have no shape in the answer.
 Answers come in the packets' order.
 
 The child ends when the parent closes the pipe, which also happens when the parent dies.
@@ -51,7 +51,7 @@ Views = tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True)
-class Order:
+class Setup:
     """The first message to a child; `layout` describes the ring, if there is one."""
 
     settings: DecodeSettings
@@ -63,11 +63,11 @@ class Order:
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
     """Decode until the parent is gone or closes the pipe."""
-    order: Order = pickle.loads(_read(source, *LENGTH.unpack(_read(source, LENGTH.size))))
-    settings = order.settings
+    setup: Setup = pickle.loads(_read(source, *LENGTH.unpack(_read(source, LENGTH.size))))
+    settings = setup.settings
     lift_pillows_bound()
-    batches = order.layout.batches(mapped(order.ring, order.layout)) if order.layout else []
-    inbox = mmap.mmap(order.inbox, 0)
+    batches = setup.layout.batches(mapped(setup.ring, setup.layout)) if setup.layout else []
+    inbox = mmap.mmap(setup.inbox, 0)
     os.nice(NICE)
     if sys.platform == "linux":
         _limit_memory(settings.max_pixels)
@@ -81,7 +81,7 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
         for number, (length, buffer, slot, start) in enumerate(heads):
             data = _read(source, length) if start == PIPED else inbox[start : start + length]
             BEGUN.pack_into(inbox, 0, number)
-            answer = _decoded(data, order)
+            answer = _decoded(data, setup)
             views = answer.views
             if views and (buffer, slot) != NOWHERE:
                 views = _placed(views, settings, [batch[slot] for batch in batches[buffer]])
@@ -91,19 +91,19 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
         _answer(sink, answers, pixels)
 
 
-def _decoded(data: bytes, order: Order) -> Decoded:
-    signal.alarm(order.alarm_s)
+def _decoded(data: bytes, setup: Setup) -> Decoded:
+    signal.alarm(setup.alarm_s)
     began = time.perf_counter()
-    answer = decode(data, order.settings.specs, order.settings.max_pixels, exact=order.settings.exact)
+    answer = decode(data, setup.settings.specs, setup.settings.max_pixels, exact=setup.settings.exact)
     signal.alarm(0)
     return replace(answer, seconds=time.perf_counter() - began)
 
 
-def _placed(views: Views, settings: DecodeSettings, places: list[np.ndarray]) -> Views:
-    """Write views of a fixed size to their places, in order; the others are left."""
+def _placed(views: Views, settings: DecodeSettings, slots: list[np.ndarray]) -> Views:
+    """Write views of a fixed size to their slots, in order; the others are left."""
     fixed = [view for view, spec in zip(views, settings.specs, strict=True) if spec.size is not None]
-    for place, view in zip(places, fixed, strict=True):
-        np.copyto(place, view)
+    for slot, view in zip(slots, fixed, strict=True):
+        np.copyto(slot, view)
     return tuple(view for view, spec in zip(views, settings.specs, strict=True) if spec.size is None)
 
 

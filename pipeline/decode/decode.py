@@ -89,6 +89,11 @@ def extensions() -> frozenset[str]:
     return frozenset(ending for ending, name in Image.registered_extensions().items() if name in usable)
 
 
+def endings() -> frozenset[str]:
+    """The same without the dot, as members of archives are told apart."""
+    return frozenset(extension.removeprefix(".") for extension in extensions())
+
+
 def _reason(error: Exception, data: bytes) -> str:
     """Why Pillow failed, in words that are the same on every run and machine."""
     if not data:

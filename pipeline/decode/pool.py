@@ -22,13 +22,13 @@ from pipeline.decode import process
 from pipeline.decode.child import ROOM
 from pipeline.decode.decode import Decoded, DecodeSettings
 from pipeline.decode.process import IN_FLIGHT, Child, ChildDied, Undecoded
-from pipeline.decode.ring import Place, Ring
+from pipeline.decode.ring import Ring, RingSlot
 from pipeline.errors import PipelineError
 
 FRESH_TRIES = 2  # deaths of a fresh child, alone with the image, that quarantine it
 HELD_BYTES = 4 << 20  # of images per child that the pool holds before `submit` blocks, until half of them are left
 PACKET_IMAGES, PACKET_BYTES = 32, ROOM  # at most, unless one image is larger
-PACKETS = 4  # per child, at least, where the places of a ring allow it: so large may a packet be
+PACKETS = 4  # per child, at least, where the slots of a ring allow it: so large may a packet be
 STARTS = 6  # attempts to start a child, each after twice the wait before
 FIRST_WAIT_S = 0.2
 
@@ -53,7 +53,7 @@ def _bytes(packet: Packet) -> int:
 class DecodePool:
     """`children` processes that decode, each kept by a thread; any number of threads may submit.
 
-    Images with a place have their views of fixed size written to `ring`, which has to be made for these views. `failed`
+    Images with a slot have their views of fixed size written to `ring`, which has to be made for these views. `failed`
     is called once, from one of the pool's threads, when the pool can do no more: no child can be started (a
     PipelineError says why), or a `done` raised. Images that are held then are not answered.
     """
@@ -72,8 +72,8 @@ class DecodePool:
         if ring is not None and ring.layout.views != sizes:
             raise ValueError(f"the ring holds views of {ring.layout.views}, the settings make {sizes}")
         self.settings, self.ring, self._failed = settings, ring, failed
-        places = PACKET_IMAGES if ring is None else ring.layout.batch * ring.layout.buffers // (PACKETS * children)
-        self.packet_images = max(1, min(PACKET_IMAGES, places))  # of a packet, at most
+        slots = PACKET_IMAGES if ring is None else ring.layout.batch * ring.layout.buffers // (PACKETS * children)
+        self.packet_images = max(1, min(PACKET_IMAGES, slots))  # of a packet, at most
         self._packets: queue.SimpleQueue[Packet | None] = queue.SimpleQueue()
         self._most = HELD_BYTES * children
         self._held = 0
@@ -96,19 +96,19 @@ class DecodePool:
         """Process ids of the children that are there now."""
         return [child.process.pid for keeper in self._keepers if (child := keeper.child) is not None]
 
-    def submit(self, data: bytes, place: Place | None, done: Callable[[Decoded], None]) -> None:
+    def submit(self, data: bytes, slot: RingSlot | None, done: Callable[[Decoded], None]) -> None:
         """Have an image decoded, in a packet of its own; see `submit_packet`."""
-        self.submit_packet(Packet([Undecoded(data, place)], lambda answers: done(answers[0][1])))
+        self.submit_packet(Packet([Undecoded(data, slot)], lambda answers: done(answers[0][1])))
 
     def submit_packet(self, packet: Packet) -> None:
         """Have images decoded by one child, one after the other; blocks while the children have enough to do.
 
         Its `done` is called with the answers, from a thread of the pool: with all at once, or with some at a time if
-        the child dies, each image once in any order. It must be quick and not raise. With a place, pixels of fixed
+        the child dies, each image once in any order. It must be quick and not raise. With a slot, pixels of fixed
         size are there by then, black if the status is not `ok`, and `views` has only what varies in size; without one,
         `views` has all. Raises PoolClosed, or what ended the pool, also while it blocks.
         """
-        self._check([image.place for image in packet.images])
+        self._check([image.slot for image in packet.images])
         with self._lock:
             while self._held >= self._most and not self._ended():
                 self._changed.wait()
@@ -131,11 +131,11 @@ class DecodePool:
             keeper.join()
         self._keepers.clear()  # they refer to the pool: a reference cycle would keep the ring's memory for long
 
-    def _check(self, places: Sequence[Place | None]) -> None:
+    def _check(self, slots: Sequence[RingSlot | None]) -> None:
         layout = None if self.ring is None else self.ring.layout
-        for place in filter(None, places):
-            if layout is None or not (0 <= place[0] < layout.buffers and 0 <= place[1] < layout.batch):
-                raise ValueError(f"place {place} is not in the ring of this pool ({layout})")
+        for at in filter(None, slots):
+            if layout is None or not (0 <= at.buffer < layout.buffers and 0 <= at.slot < layout.batch):
+                raise ValueError(f"slot {at.slot} of buffer {at.buffer} is not in the ring of this pool ({layout})")
 
     def _ended(self) -> bool:
         return self._closed.is_set() or self._error is not None
@@ -157,8 +157,8 @@ class DecodePool:
     def answer(self, packet: Packet, answers: Sequence[Decoded]) -> None:
         """For keepers: the end of a packet's images."""
         for image, answer in zip(packet.images, answers, strict=True):
-            if answer.status != "ok" and image.place is not None and self.ring is not None:
-                self.ring.blacken(image.place)
+            if answer.status != "ok" and image.slot is not None and self.ring is not None:
+                self.ring.blacken(image.slot)
         packet.done([(image.number, answer) for image, answer in zip(packet.images, answers, strict=True)])
         with self._lock:
             before, half = self._held, self._most // 2

@@ -15,9 +15,9 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from pipeline.decode.child import BEGUN, COUNT, HEAD, IMAGE, LENGTH, NOWHERE, PIPED, ROOM, Order
+from pipeline.decode.child import BEGUN, COUNT, HEAD, IMAGE, LENGTH, NOWHERE, PIPED, ROOM, Setup
 from pipeline.decode.decode import Decoded, DecodeSettings
-from pipeline.decode.ring import Place, Ring, nameless_file
+from pipeline.decode.ring import Ring, RingSlot, nameless_file
 
 PATIENCE_S = 120.0  # one image; the slowest of Pillow's test corpus within the pixel cap takes under 10
 IN_FLIGHT = 2  # packets a child holds: one in work, one waiting
@@ -29,10 +29,10 @@ class ChildDied(Exception):
 
 
 class Undecoded(NamedTuple):
-    """An image to be decoded; `place` says where its pixels go, `number` which of its owner's images it is."""
+    """An image to be decoded; `slot` says where its pixels go, `number` which of its owner's images it is."""
 
     data: bytes
-    place: Place | None
+    slot: RingSlot | None
     number: int = 0
 
 
@@ -67,8 +67,8 @@ class Child:
         self._both.register(self._answers, select.POLLIN)
         self._both.register(self._requests, select.POLLOUT)
         layout, memory = (None, -1) if ring is None else (ring.layout, ring.fd)
-        order = Order(settings, int(2 * PATIENCE_S), inbox, layout, memory)
-        raw = pickle.dumps(order)
+        setup = Setup(settings, int(2 * PATIENCE_S), inbox, layout, memory)
+        raw = pickle.dumps(setup)
         self._send(LENGTH.pack(len(raw)), raw)
 
     def wait_until_ready(self) -> None:
@@ -84,14 +84,14 @@ class Child:
         start = HEAD + self._turn * ROOM
         stop = start + ROOM
         self._turn = (self._turn + 1) % IN_FLIGHT
-        for data, place, _ in images:
+        for data, slot, _ in images:
             length = len(data)
             if start + length > stop:
-                heads.append(IMAGE.pack(length, *(place or NOWHERE), PIPED))
+                heads.append(IMAGE.pack(length, *(slot or NOWHERE), PIPED))
                 piped.append(data)
                 continue
             self._inbox[start : start + length] = data
-            heads.append(IMAGE.pack(length, *(place or NOWHERE), start))
+            heads.append(IMAGE.pack(length, *(slot or NOWHERE), start))
             start += length
         self._send(b"".join(heads), *piped)
 
@@ -101,7 +101,7 @@ class Child:
         return int(BEGUN.unpack_from(self._inbox, 0)[0])
 
     def receive(self) -> list[Decoded]:
-        """The answers to the oldest packet, with the views that have no place.
+        """The answers to the oldest packet, with the views that have no slot.
 
         Raises ChildDied, or TimeoutError when it is at one image for PATIENCE_S, or for up to twice as long.
         """

@@ -1,9 +1,9 @@
 """A ring of batch buffers in shared memory: children write pixels where the device reads them, and nothing is copied.
 
-Who may write when. Whoever takes a buffer owns it until `release()`. A place given to `DecodePool.submit` belongs to
+Who may write when. Whoever takes a buffer owns it until `release()`. A slot given to `DecodePool.submit` belongs to
 the pool until its `done` is called: a child writes there, or the pool blackens it. Every other slot is the owner's, who
 blackens those that stay empty, because a buffer comes back with the pixels it had. A buffer is released once all of its
-places are answered and the last reader, such as a copy to the device, has finished.
+slots are answered and the last reader, such as a copy to the device, has finished.
 """
 
 from __future__ import annotations
@@ -16,10 +16,16 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-Place = tuple[int, int]  # a buffer's number in its ring, and a slot of it
+
+class RingSlot(NamedTuple):
+    """Where an image's pixels go: the number of a buffer of the ring, and a slot of that."""
+
+    buffer: int
+    slot: int
 
 
 class RingClosed(Exception):
@@ -105,11 +111,10 @@ class Ring:
             self._changed.notify_all()
         os.close(self.fd)
 
-    def blacken(self, place: Place) -> None:
-        """Zero the pixels of one place, in every view."""
-        number, slot = place
-        for batch in self._batches[number]:
-            batch[slot] = 0
+    def blacken(self, at: RingSlot) -> None:
+        """Zero the pixels of one slot, in every view."""
+        for batch in self._batches[at.buffer]:
+            batch[at.slot] = 0
 
     def give_back(self, number: int) -> None:
         """A buffer is free again; `Buffer.release` calls it."""
@@ -125,13 +130,13 @@ class Buffer:
         self.ring, self.number, self.views = ring, number, views
         self._held = True
 
-    def place(self, slot: int) -> Place:
+    def at(self, slot: int) -> RingSlot:
         """What `DecodePool.submit` takes to have an image written to this slot."""
-        return self.number, slot
+        return RingSlot(self.number, slot)
 
     def blacken(self, slot: int) -> None:
         """Zero the pixels of a slot that gets no image, or whose image is not wanted."""
-        self.ring.blacken((self.number, slot))
+        self.ring.blacken(self.at(slot))
 
     def release(self) -> None:
         """Give the buffer back; its views must not be used afterwards. Raises ValueError the second time."""

@@ -185,6 +185,6 @@ class Hearing:
         self.thread.join(END_S)
 
 
-def be_patient(spec: JobSpec, board: Any) -> None:
+def wait_as_the_run(spec: JobSpec, board: Any) -> None:
     """Let this process wait for storage as the run does, and say so on the board."""
     storage.be_patient(spec.patience, lambda text: board.say.remote(text))

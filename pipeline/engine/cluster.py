@@ -27,20 +27,27 @@ PATIENT_STARTS = 20  # deaths of starting actors in a row that Ray forgives (a f
 def address_of(given: str | None) -> str | None:
     """The cluster to join: the one given by flag, else RAY_ADDRESS, else None: Ray is started on this machine.
 
-    Called before anything else: Ray waits silently for minutes for a head node that is not there. Raises
-    ConfigError for what cannot be joined.
+    Raises ConfigError for what is no address of a cluster.
     """
     address = given or os.environ.get(VARIABLE)
     if address is None or address == "local":
         return None
     check_form(address, FLAG if given else VARIABLE)
-    host, _, port = address.rpartition(":")
-    if port.isdigit():  # else `auto`, or a cluster's name
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-        except (OSError, OverflowError) as error:
-            raise ConfigError(f"no Ray cluster at {address}: nothing answers there ({error})") from error
     return address
+
+
+def check_answers(address: str | None) -> None:
+    """Raise ConfigError where nothing answers at what `address_of` gave: Ray would wait there, silently, for minutes.
+
+    None, this machine, and names of clusters are not asked.
+    """
+    host, _, port = (address or "").rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"no Ray cluster at {address}: nothing answers there ({error})") from error
 
 
 def is_submitted() -> bool:

@@ -114,7 +114,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class _Ahead:
+class _RowsAhead:
     """Rows planned by a thread of their own, up to `AHEAD` of them: what is to be done is known before it is done."""
 
     def __init__(self, rows: Iterator[Row]) -> None:
@@ -154,14 +154,14 @@ class _Ahead:
 
 def work_in_threads(worker: Worker, rows: Iterator[Row]) -> Iterator[Receipt]:
     """What several threads finish together; the first error of any of them is raised."""
-    ahead = _Ahead(rows)
+    ahead = _RowsAhead(rows)
     try:
         yield from _read_in_threads(worker, ahead)
     finally:
         ahead.close()
 
 
-def _read_in_threads(worker: Worker, ahead: _Ahead) -> Iterator[Receipt]:
+def _read_in_threads(worker: Worker, ahead: _RowsAhead) -> Iterator[Receipt]:
     found: queue.SimpleQueue[Receipt | BaseException | None] = queue.SimpleQueue()
 
     def read() -> None:

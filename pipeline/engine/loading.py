@@ -40,7 +40,7 @@ def device_here(trial: Trial) -> Device:
         needs = "C++ compiler (g++, clang++ or c++)" if kind == "cpu" else "Triton with a C compiler (gcc, clang or cc)"
         raise ConfigError(f"--compile: there is no {needs}; install it, or leave the flag out")
     card = model_files.read(trial.model)
-    batch_size = trial.batch_size or auto_batch_size(trial.task.views(card)[0].size, kind, dtype)
+    batch_size = trial.batch_size or auto_batch_size(trial.task.pixel_specs(card)[0].size, kind, dtype)
     if kind != "cpu" and not trial.batch_size and batch_size > 1:
         predictor = _predictor(trial.task, card, dtype=dtype, batch_size=batch_size, device=trial.device)
         batch_size = fitting(predictor)
@@ -91,7 +91,7 @@ def load_predictor(spec: JobSpec) -> Predictor:
     if changed := [name for name in there if json.loads(json.dumps(here.get(name))) != there[name]]:
         raise PipelineError(f"--{changed[0]} means something else on this node than where the run was started")
     kind = device_kind(spec.device)
-    if kind == "cpu" and spec.kind not in ("", kind):
+    if kind == "cpu" and spec.device_kind not in ("", kind):
         raise DeviceFailed(f"no GPU answers on {socket.gethostname()}: {AGAIN}")
     keep_to_share(kind, spec.gpus_per_worker)
     dtype = resolve_dtype(bound.dtype, kind)  # refused where it would be emulated

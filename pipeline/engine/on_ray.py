@@ -22,7 +22,7 @@ import pyarrow as pa
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.engine.board import Hearing, Planning, RowBoard
-from pipeline.engine.cluster import address_of, check_shared, connect, import_ray, our_own
+from pipeline.engine.cluster import address_of, check_answers, check_shared, connect, import_ray, our_own
 from pipeline.engine.layout import Layout, Node, check_gpus, layout_of
 from pipeline.engine.ray_metrics import RayMetrics
 from pipeline.engine.steps import Fused, Predicting, pull, read_step, write_step
@@ -49,6 +49,7 @@ class OnRay:
         self.config = config
         self.ray = import_ray(verbose=config.verbose)
         address = address_of(config.ray_address)
+        check_answers(address)
         self.joined = address is not None
         self.asked = False  # an autoscaler for a GPU
         connect(self.ray, address, verbose=config.verbose)

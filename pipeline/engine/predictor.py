@@ -118,7 +118,7 @@ class Predictor:
         self.name = device_name(self.device.type)
         self.dtype = DTYPES[dtype]
         self.columns = task.columns(card).keys()
-        self.specs: tuple[PixelSpec, ...] = task.views(card)
+        self.specs: tuple[PixelSpec, ...] = task.pixel_specs(card)
         self.batch_size = batch_size
         self.at_once = batch_size  # fewer after the device ran out of memory
         keep_to_fixed_kernels(self.device.type, dtype)

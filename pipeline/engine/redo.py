@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from pipeline.engine.shard_stream import ShardStream
 from pipeline.errors import ObjectUnreadable
+from pipeline.output.columns import OK
 from pipeline.output.span_file import SpanFacts
 from pipeline.plan.rows import Redo
 from pipeline.source.item import Item
@@ -22,9 +23,10 @@ def holds_own_row(rows: pa.Table | None, shard: str) -> bool:
 
 def kept(rows: pa.Table, redo: Redo) -> pa.Table:
     """The rows of a finished file that a redo leaves as they are."""
-    again = redo.again()
-    keep = [not again(*pair) for pair in zip(rows["uri"].to_pylist(), rows["status"].to_pylist(), strict=True)]
-    return rows.filter(pa.array(keep, pa.bool_()))
+    again = pc.is_in(rows["uri"], value_set=pa.array(redo.uris, pa.string()))
+    if redo.failed:
+        again = pc.or_(again, pc.not_equal(rows["status"], OK))
+    return rows.filter(pc.invert(again))
 
 
 def these(items: Iterator[Item], rows: pa.Table, facts: SpanFacts) -> Iterator[Item]:

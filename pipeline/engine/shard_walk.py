@@ -169,7 +169,7 @@ class ShardWalk:
     def _reopen(self) -> None:
         """Have the plan say that its shard is read on, where the next span may do so."""
         known = self.known
-        if known is None or not known.ends_early or self.row.known.startswith(files.REOPENED):
+        if known is None or not known.ends_early or self.row.is_reopened:
             return
         if self.start + self.most_images >= known.images:
             self.row = files.reopen_shard(self.place, self.row, known)
@@ -181,12 +181,11 @@ class ShardWalk:
         """
         known, images = self.known, sum(span.images for span in self.done)
         ends_early = self.ends_early or (self.stream is not None and self.stream.own is not None)
-        was_further = known is not None and images < known.images and not known.ends_early
         if ends_early:
             was_further = self._is_finished_behind(self.done[-1].start if self.done else -self.most_images)
-        if was_further:
-            return
-        content = ShardContent(tuple(self.done), self.at.names.repeated, ends_early)
-        if known is not None and (images, ends_early) == (known.images, known.ends_early) and not known.reopened:
-            return
-        files.write_shard_entry(self.place, self.row, content)
+        else:
+            was_further = known is not None and images < known.images and not known.ends_early
+        is_known = known is not None and not known.reopened and (images, ends_early) == (known.images, known.ends_early)
+        if not (was_further or is_known):
+            content = ShardContent(tuple(self.done), self.at.names.repeated, ends_early)
+            files.write_shard_entry(self.place, self.row, content)

@@ -9,13 +9,13 @@ import functools
 import os
 import socket
 import time
-from collections.abc import Iterator
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, NoReturn, TypeVar
 
 import pyarrow as pa
 
 from pipeline import storage
-from pipeline.engine.board import be_patient
+from pipeline.engine.board import wait_as_the_run
 from pipeline.engine.cluster import import_ray
 from pipeline.engine.span_decoder import SpanDecoder
 from pipeline.engine.wire import (
@@ -34,6 +34,7 @@ from pipeline.output.span_file import SpanFacts
 from pipeline.spec import JobSpec
 
 REPORT_S = 2.0  # receipts of a group of small spans leave together at this interval
+Made = TypeVar("Made")
 
 
 def pull(_: pa.Table, board: Any) -> Iterator[pa.Table]:
@@ -45,35 +46,45 @@ def pull(_: pa.Table, board: Any) -> Iterator[pa.Table]:
         index += 1
 
 
-class Fused:
-    """A worker in an actor of its own.
+class _AtStart(Generic[Made]):
+    """What an actor works with, made as it starts; what is in its way then is raised when it is first asked for.
 
-    A storage that is away when it starts has been waited for as long as the run wants. The first call raises that, or
-    that the GPU does not answer, which ends the run: an actor that fails to start is started again by Ray, many times,
-    and each would wait anew.
+    That ends the run. An actor that fails to start is started again by Ray, many times, and each would wait anew for a
+    storage that is away, or for a GPU that does not answer.
     """
+
+    def __init__(self, spec: JobSpec, board: Any, make: Callable[[], Made]) -> None:
+        wait_as_the_run(spec, board)
+        try:
+            _check_place(spec.place)
+            self.made: Made | PipelineError = make()
+        except PipelineError as error:
+            self.made = error
+
+    def get(self) -> Made:
+        """It, or the error."""
+        if isinstance(self.made, PipelineError):
+            raise self.made
+        return self.made
+
+
+class Fused:
+    """A worker in an actor of its own."""
 
     def __init__(self, spec: JobSpec, children: int, board: Any) -> None:
         from pipeline.engine.worker import Worker
 
-        be_patient(spec, board)
         self.start_again = functools.partial(_start_again, board)
-        self.away: PipelineError | None = None
-        _check_place(spec.place)
-        try:
-            self.worker = Worker(spec, children, hung=self.start_again)
-        except PipelineError as error:
-            self.away = error
+        self.worker = _AtStart(spec, board, lambda: Worker(spec, children, hung=self.start_again))
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         """Finish the spans of these rows; their receipts, and of every row that it is done."""
-        if self.away is not None:
-            raise self.away
+        worker = self.worker.get()
         reports: list[tuple[int, Receipt | None]] = []
         told = time.monotonic()
         try:
             for number, row in rows_from_table(rows):
-                for receipt in self.worker.work(row):
+                for receipt in worker.work(row):
                     reports.append((number, receipt))
                     if time.monotonic() - told > REPORT_S:
                         yield reports_to_table(reports)
@@ -103,7 +114,7 @@ _decoders: dict[str, SpanDecoder] = {}  # decoding children are kept between the
 
 def read_step(rows: pa.Table, spec: JobSpec, board: Any) -> Iterator[pa.Table]:
     """Read and decode, a Ray task."""
-    be_patient(spec, board)
+    wait_as_the_run(spec, board)
     _check_place(spec.place)
     key = spec.place.root
     decoder = _decoders.get(key) or _decoders.setdefault(key, SpanDecoder(spec))
@@ -117,36 +128,29 @@ def read_step(rows: pa.Table, spec: JobSpec, board: Any) -> Iterator[pa.Table]:
 
 
 class Predicting:
-    """A predictor, an actor on a GPU. Of what is away when it starts it speaks as `Fused` does."""
+    """A predictor, an actor on a GPU."""
 
     def __init__(self, spec: JobSpec, board: Any) -> None:
         from pipeline.engine.span_predictor import SpanPredictor
 
         self.board = board
-        be_patient(spec, board)
-        self.away: PipelineError | None = None
-        _check_place(spec.place)
-        try:
-            self.predictor = SpanPredictor(spec)
-        except PipelineError as error:
-            self.away = error
+        self.predictor = _AtStart(spec, board, lambda: SpanPredictor(spec))
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Answer a decoded span; others pass."""
-        if self.away is not None:
-            raise self.away
+        predictor = self.predictor.get()
         number, span = span_from_table(block)
         if not isinstance(span, tuple):
             return block
         try:
-            return answered_to_table(number, self.predictor.answer(*span))
+            return answered_to_table(number, predictor.answer(*span))
         except DeviceFailed as error:
             _start_again(self.board, error)
 
 
 def write_step(block: pa.Table, spec: JobSpec, board: Any) -> pa.Table:
     """Write the span's file, a Ray task."""
-    be_patient(spec, board)
+    wait_as_the_run(spec, board)
     _check_place(spec.place)
     number, span = span_from_table(block)
     if span is None:

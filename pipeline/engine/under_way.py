@@ -102,8 +102,8 @@ class BatchUnderWay:
         elif isinstance(data, bytes):
             if self._packet_bytes + len(data) > PACKET_BYTES or len(self._packet) == self.worker.pool.packet_images:
                 self._send_packet()
-            place = self.buffer.place(slot) if self.buffer is not None else None
-            self._packet.append(Undecoded(data, place, slot))
+            at = self.buffer.at(slot) if self.buffer is not None else None
+            self._packet.append(Undecoded(data, at, slot))
             self._packet_bytes += len(data)
         else:
             item.data = data

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -90,13 +90,12 @@ class Ledger:
         """How many of the forgetting parts a file is known to be cleared of."""
         return self.seen[name].cleared if self.is_seen(name) else 0
 
-    def facts_of(self, names: Collection[str]) -> Iterator[tuple[str, Seen]]:
-        """What is known of these spans; footers are read where no earlier run has recorded the file."""
+    def seen_of(self, names: Collection[str]) -> dict[str, Seen]:
+        """What is known of these spans; footers are read where no earlier run has recorded the file, and noted."""
         unseen = [name for name in names if not self.is_seen(name)]
         for entry, facts in storage.in_parallel(self._footer, unseen):
             self.note(entry, facts)
-        for name in names:
-            yield name, self.seen[name]
+        return {name: self.seen[name] for name in names}
 
     def is_seen(self, name: str) -> bool:
         """Whether it is known what the file holds that the listing has."""

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.errors import CredentialsLost
 from pipeline.images import UNREADABLE
 from pipeline.output.columns import BASE
+from pipeline.output.span_file import META
 from pipeline.storage.ranged import Meter, Ranges
 
 BUFFER = 1 << 18  # bytes per request inside a data file
@@ -21,8 +21,6 @@ def open_file(entry: storage.Entry, meter: Meter) -> pq.ParquetFile | None:
     """A data file, of which the footer is read; None when it cannot be."""
     try:
         return pq.ParquetFile(Ranges(entry, meter), buffer_size=BUFFER, pre_buffer=False)
-    except CredentialsLost:
-        raise
     except UNREADABLE:
         return None
 
@@ -30,7 +28,7 @@ def open_file(entry: storage.Entry, meter: Meter) -> pq.ParquetFile | None:
 def facts_of(file: pq.ParquetFile) -> Mapping[str, object]:
     """The metadata of the span in this file; empty if it has none of ours."""
     try:
-        facts = json.loads(file.metadata.metadata[b"beit"])
+        facts = json.loads(file.metadata.metadata[META])
     except (TypeError, KeyError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}
@@ -55,8 +53,6 @@ def first_rows(file: pq.ParquetFile, rows: int, wanted: Collection[str]) -> pa.T
             rows -= batch.num_rows
             if rows <= 0:
                 break
-    except CredentialsLost:
-        raise
     except UNREADABLE:
         rows = 0  # what was read before counts
     if not batches:

@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from pipeline.compare import Comparison, Labels
 from pipeline.errors import ConfigError
-from pipeline.images import wanted_of
+from pipeline.images import wanted_by
 from pipeline.output.bound import bound_of
 from pipeline.output.place import Place
 from pipeline.page.parts import Row, figure, html, image, joined, key_line, plural, section, share, sheet
@@ -21,7 +21,7 @@ def write(found: Comparison, new: str, old: str, to: Target) -> str:
     if not isinstance(found.difference, Labels):
         raise ConfigError("--to shows changed labels, and these outputs have none")
     flips = found.difference.flips
-    wanted = wanted_of(bound_of(Place.of(new)))
+    wanted = wanted_by(bound_of(Place.of(new)))
     pictures = thumbnails([Pictured(flip.uri, flip.source) for flip in flips], THUMBNAIL, wanted)
     cards = []
     for flip in flips:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from pipeline import storage
 from pipeline.decode.decode import MAX_PIXELS, formats, to_rgb, upright
+from pipeline.errors import StorageError
 from pipeline.images import UNREADABLE
 from pipeline.page.reader import grouped
 from pipeline.source.format import FORMATS, format_of
@@ -69,7 +70,7 @@ def _images(shard: str, images: list[Pictured], wanted: Wanted, meter: Meter) ->
         uris = {image.name: image.uri for image in images}
         for name, data in FORMATS[form].pick(entry, wanted, set(uris), meter):
             yield uris[name], data
-    except UNREADABLE:
+    except (*UNREADABLE, StorageError):  # of the source: the output can be read
         return
 
 

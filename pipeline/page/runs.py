@@ -31,6 +31,7 @@ from pipeline.page.parts import (
 from pipeline.page.sample import Account, Report, Sample
 from pipeline.page.state import audit, entries, numbers, state, whole
 from pipeline.page.truth import verdict
+from pipeline.plan.forgotten import is_of_forgetting
 
 if TYPE_CHECKING:
     from pipeline.plan.verify import Verification
@@ -87,7 +88,8 @@ def summary(account: Account, sample: Sample, verified: Verification | None) -> 
 
 def _commands(account: Account) -> Markup:
     """The command that the newest run was given, and the one that reads every row and draws the page again."""
-    given = next((str(run["command"]) for run in reversed(account.runs) if _is_task(run) and run.get("command")), "")
+    newest = (run for run in reversed(account.runs) if not is_of_forgetting(run))
+    given = next((str(run["command"]) for run in newest if run.get("command")), "")
     report = "beit report" if given.startswith(f"{INSTALLED} ") else "python jobs/report.py"
     verify = f"{report} {shlex.quote(account.place.root)} --verify"
     again = (
@@ -101,11 +103,6 @@ def _command(said: str, text: str) -> Markup:
     """A command to copy; where it is too long for a line, it is broken between words, not behind a hyphen."""
     words = Markup(" ").join(html("<i>{}</i>", word) for word in text.split(" "))
     return html('<div class="command"><span>{}</span><code>{}</code>{}</div>', said, words, copy_button(text, "Copy"))
-
-
-def _is_task(run: Report) -> bool:
-    """Whether a report is of a run that asked a model, and not of one that removed rows."""
-    return run.get("mode") != "forget"
 
 
 def settings(account: Account) -> Markup:

@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.errors import CredentialsLost
-from pipeline.images import wanted_of
+from pipeline.images import wanted_by
 from pipeline.output.bound import Bound, bound_of
 from pipeline.output.columns import BASE, OK
 from pipeline.output.place import Place
@@ -23,7 +22,7 @@ from pipeline.page.pictures import Pictured
 from pipeline.page.reader import even, fair_shares, spread
 from pipeline.page.survey import Survey
 from pipeline.page.truth import telling
-from pipeline.plan.forgotten import MODE as FORGET
+from pipeline.plan.forgotten import is_of_forgetting
 from pipeline.storage.ranged import Meter
 
 RUNS = 60  # newest run reports read
@@ -49,7 +48,7 @@ class Account:
     @property
     def last(self) -> Report:
         """The newest report of a run on the source; empty before the first one ended."""
-        return next((run for run in reversed(self.runs) if run.get("mode") != FORGET), {})
+        return next((run for run in reversed(self.runs) if not is_of_forgetting(run)), {})
 
 
 @dataclass(frozen=True)
@@ -95,8 +94,6 @@ def read_account(place: Place) -> Account:
 
 def _report(data: bytes | Exception) -> Report:
     """One run report; empty when it cannot be read, for a page without it is better than no page."""
-    if isinstance(data, CredentialsLost):
-        raise data
     try:
         report = json.loads(data) if isinstance(data, bytes) else {}
     except ValueError:
@@ -121,7 +118,7 @@ def take_sample(account: Account, columns: Collection[str], survey: Survey | Non
     sample = _from_table(pa.concat_tables(tables, promote_options="permissive"), len(tables), count)
     found = Meter(pictures.READ_BUDGET)
     images = [Pictured(row["uri"], row["source"]) for row in [*telling(survey), *sample.good()]]
-    originals = pictures.originals(images, wanted_of(account.bound), found)
+    originals = pictures.originals(images, wanted_by(account.bound), found)
     return replace(
         sample,
         originals=originals,

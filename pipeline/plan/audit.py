@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pipeline import storage
 from pipeline.output.ledger import Ledger, Seen
 from pipeline.plan import files
-from pipeline.plan.loose import PlannedSpan
-from pipeline.plan.names import shard_of, short_version, span_name
+from pipeline.plan.expected import Expected, expected_spans, surplus_spans
+from pipeline.plan.names import shard_of, short_version
 from pipeline.plan.planner import Planner
 
 Shards = Mapping[str, files.ShardEntry]  # by name
@@ -33,7 +33,7 @@ class Audit:
     empty_shards: int = 0
     forgotten: int = 0
     gone: tuple[str, ...] = ()  # shards that are gone and were not finished before: only their rows count
-    short: str = field(default="", repr=False)  # the URI of a shard that lacks images, if one does
+    lacking_shard: str = field(default="", repr=False)  # the URI of one that lacks images, if one does
     # spans that are not there, of an old version, or may hold a forgotten image
     incomplete: tuple[str, ...] = field(default=(), repr=False)
 
@@ -70,23 +70,6 @@ class Audit:
 
 
 @dataclass(frozen=True)
-class Expected:
-    """A span that the plan wants: how many images, of which version of its source.
-
-    For shards `version` is the 8-character digest of it (`short`).
-    """
-
-    images: int
-    version: str
-    short: bool
-
-    def fits(self, found: Seen) -> bool:
-        """Whether a file is the one wanted, by its source version and number of images."""
-        version = short_version(found.version) if self.short else found.version
-        return (version, found.images) == (self.version, self.images)
-
-
-@dataclass(frozen=True)
 class Held:
     """Spans that the plan wants, those of them that are there, and what is there of shards without an entry."""
 
@@ -97,11 +80,11 @@ class Held:
     @staticmethod
     def of(planner: Planner, ledger: Ledger, shards: Shards, stopped: Shards) -> Held:
         """`stopped` are shards as --limit lets them in."""
-        expected = expected_spans(planner.loose.spans, {**shards, **stopped}.values(), planner.order.span_size.shard)
-        return Held(expected, *_found(ledger, expected, surplus_spans(ledger, expected, shards)))
+        expected = expected_spans(planner.loose.spans, {**shards, **stopped}.values(), planner.settings.span_size.shard)
+        return Held(expected, *_found(ledger, expected, surplus_spans(ledger.files, expected, shards)))
 
     @property
-    def short(self) -> tuple[str, ...]:
+    def lacking(self) -> tuple[str, ...]:
         """What the plan wants and is not there."""
         return tuple(name for name in self.expected if name not in self.finished)
 
@@ -113,12 +96,12 @@ def audit(planner: Planner, ledger: Ledger) -> Audit:
     planner.forgotten.learn(forgotten)
     stopped = {name: stop for name, stop in planner.shards.stopped.items() if not _is_read(shards.get(name), stop)}
     held = Held.of(planner, ledger, shards, stopped)
-    unlisted = [name for name in held.short if shard_of(name) not in planner.shards.met]
+    unlisted = [name for name in held.lacking if shard_of(name) not in planner.shards.met]
     if gone := gone_shards(unlisted, shards, ledger, {}):
         shards = {name: entry for name, entry in shards.items() if name not in gone}
         held = Held.of(planner, ledger, shards, stopped)
     counted = [*held.finished.values(), *held.unplanned]
-    unfinished = tuple(sorted(planner.shards.wanted.keys() - shards.keys() - stopped.keys()))
+    unfinished = tuple(sorted(planner.shards.due.keys() - shards.keys() - stopped.keys()))
     images, planned = _images(counted), _images([*held.expected.values(), *held.unplanned])
     return Audit(
         planned=planned,
@@ -130,35 +113,35 @@ def audit(planner: Planner, ledger: Ledger) -> Audit:
         empty_shards=sum(entry.images == 0 for entry in shards.values()),
         forgotten=sum(seen.forgotten for seen in counted),
         gone=tuple(sorted(gone.values())),
-        short=_short(planner, held, shards, unfinished),
-        incomplete=(*held.short, *planner.forgotten.uncleared(ledger)),
+        lacking_shard=_lacking_shard(planner, held, shards, unfinished),
+        incomplete=(*held.lacking, *planner.forgotten.uncleared(ledger)),
     )
 
 
-def _short(planner: Planner, held: Held, shards: Shards, unfinished: tuple[str, ...]) -> str:
+def _lacking_shard(planner: Planner, held: Held, shards: Shards, unfinished: tuple[str, ...]) -> str:
     """The URI of a shard that has an entry and lacks a span, or that was not read to its end; empty: there is none."""
-    entry = next(filter(None, (shards.get(shard_of(name)) for name in held.short)), None)
+    entry = next(filter(None, (shards.get(shard_of(name)) for name in held.lacking)), None)
     if entry is not None:
         return files.whence(entry).uri
-    return planner.shards.wanted[unfinished[0]] if unfinished else ""
+    return planner.shards.due[unfinished[0]] if unfinished else ""
 
 
 def _images(spans: Iterable[Expected | Seen]) -> int:
     return sum(span.images for span in spans)
 
 
-def gone_shards(short: Iterable[str], shards: Shards, ledger: Ledger, uris: Mapping[str, str]) -> dict[str, str]:
-    """Shards that lack these spans because they are not there any more, uris by name; `uris` of those without entry.
+def gone_shards(spans: Iterable[str], shards: Shards, ledger: Ledger, uris: Mapping[str, str]) -> dict[str, str]:
+    """Shards that lack these `spans` because they are not there any more, uris by name; `uris` of those without entry.
 
     Not a shard of which a span was seen finished before: then a file is lost, whatever became of the shard. Nor one
     that may not be asked for, or of which nobody knows the uri, as all its files are damaged.
     """
     lacking, lost = set[str](), set[str]()
-    for name in short:
+    for name in spans:
         shard = shard_of(name)
         lacking.add(shard)
         seen = {short_version(version) for version in ledger.lost.get(name, ())}
-        if shard in shards and shards[shard].version != files.REOPENED:
+        if shard in shards and not shards[shard].is_reopened:
             seen &= {shards[shard].version}
         if seen:
             lost.add(shard)
@@ -178,27 +161,7 @@ def _is_read(entry: files.ShardEntry | None, stop: files.ShardEntry) -> bool:
 
 def _found(ledger: Ledger, expected: dict[str, Expected], surplus: set[str]) -> tuple[dict[str, Seen], list[Seen]]:
     """Finished spans of the versions wanted, and finished spans of shards that have no entry yet."""
-    seen = dict(ledger.facts_of([name for name in ledger.files if name in expected]))
+    seen = ledger.seen_of([name for name in ledger.files if name in expected])
     finished = {name: found for name, found in seen.items() if expected[name].fits(found)}
     others = [name for name in ledger.files if name not in expected and name not in surplus]
-    return finished, [found for _, found in ledger.facts_of(others)]
-
-
-def expected_spans(loose: dict[str, PlannedSpan], shards: Iterable[files.ShardEntry], size: int) -> dict[str, Expected]:
-    """Every span that the plan wants, by its name."""
-    expected = {name: Expected(p.span.images, p.version, short=False) for name, p in loose.items()}
-    for entry in shards:
-        for start in range(0, entry.images, size):
-            images = min(size, entry.images - start)
-            expected[span_name(entry.name, start)] = Expected(images, entry.version, short=True)
-    return expected
-
-
-def surplus_spans(ledger: Ledger, expected: dict[str, Expected], shards: Shards) -> set[str]:
-    """Finished spans behind the end of a shard that shrank."""
-    surplus: set[str] = set()
-    for name in ledger.files:
-        shard, _, start = name.rpartition("-")
-        if name not in expected and shard in shards and start.isdigit():
-            surplus.add(name)
-    return surplus
+    return finished, list(ledger.seen_of(others).values())

@@ -27,8 +27,8 @@ from pipeline.errors import ObjectUnreadable, StorageError
 from pipeline.output.place import Place
 from pipeline.output.span_file import SpanFacts, is_pyarrows
 from pipeline.plan.names import short_version
-from pipeline.plan.rows import LooseSpan, ShardRef, UnreadShard
-from pipeline.source.item import Item, Remote
+from pipeline.plan.rows import REOPENED, LooseSpan, ShardRef, UnreadShard
+from pipeline.source.item import Item, Unfetched
 from pipeline.storage import Entry
 
 T = TypeVar("T")
@@ -38,7 +38,6 @@ META = b"beit"
 GROUP = 1024  # rows of a row group: the least that is read to get at a span
 PART = re.compile(r"part-(\d{6})\.parquet")
 FORGOTTEN = re.compile(r"forgotten-(\d{6})\.parquet")
-REOPENED = "0" * 8  # stands for the version in the entry of a shard that is being read again
 SHARD = re.compile(r"shard-(.+)\.(\d+)-([0-9a-f]{8})-(\d+)\.json")
 
 
@@ -66,6 +65,11 @@ class ShardEntry:
     version: str
     images: int
     uri: str
+
+    @property
+    def is_reopened(self) -> bool:
+        """Whether it stands for no version, as the shard is being read again."""
+        return self.version == REOPENED
 
     @property
     def says(self) -> str:
@@ -123,7 +127,7 @@ class Whence(NamedTuple):
     format: str
 
 
-class Listed(NamedTuple):
+class PlanListing(NamedTuple):
     """All parts by number, the latest entry of every shard by its name, and forgetting parts (`forgotten.py`)."""
 
     parts: list[Entry]
@@ -131,7 +135,7 @@ class Listed(NamedTuple):
     forgotten: list[Entry]
 
 
-def listing(place: Place) -> Listed:
+def listing(place: Place) -> PlanListing:
     """What the plan is made of."""
     parts: list[Entry] = []
     shards: dict[str, ShardEntry] = {}
@@ -148,7 +152,7 @@ def listing(place: Place) -> Listed:
             if name not in shards or (shards[name].number, shards[name].images) < (found.number, found.images):
                 shards[name] = found
     numbered = operator.attrgetter("uri")
-    return Listed(sorted(parts, key=numbered), shards, sorted(forgotten, key=numbered))
+    return PlanListing(sorted(parts, key=numbered), shards, sorted(forgotten, key=numbered))
 
 
 def write_part(place: Place, number: int, spans: list[tuple[PartSpan, pa.Table]], *, changes: bool = False) -> bool:
@@ -224,7 +228,7 @@ def read_items(span: LooseSpan) -> Iterator[Item]:
     table = read_rows(span.part, span.start, span.stop)
     beside = table[KEPT.name].to_pylist() if KEPT.name in table.column_names else [None] * len(table)
     for uri, key, kept in zip(table["uri"].to_pylist(), table["key"].to_pylist(), beside, strict=True):
-        yield Item(uri, key, Remote(uri), json.loads(kept) if kept else {})
+        yield Item(uri, key, Unfetched(uri), json.loads(kept) if kept else {})
 
 
 def write_shard_entry(place: Place, row: UnreadShard, content: ShardContent) -> None:
@@ -236,7 +240,7 @@ def write_shard_entry(place: Place, row: UnreadShard, content: ShardContent) -> 
 
 def known_before(place: Place, row: UnreadShard) -> Known | None:
     """What the plan has of this very version of a shard that is read again; None where it has nothing."""
-    version, _, images = row.known.rpartition("-")
+    version, _, images = row.entry_says.rpartition("-")
     if version not in (short_version(row.shard.version), REOPENED):
         return None
     entry = ShardEntry(row.shard.name, row.number - 1, version, int(images), "")
@@ -244,7 +248,7 @@ def known_before(place: Place, row: UnreadShard) -> Known | None:
     of, content = _read_entry(entry, lambda body: (body["version"], _content(body)))
     if of != row.shard.version:
         return None
-    return Known(entry.images, ends_early=content.ends_early, reopened=version == REOPENED)
+    return Known(entry.images, ends_early=content.ends_early, reopened=entry.is_reopened)
 
 
 def reopen_shard(place: Place, row: UnreadShard, known: Known) -> UnreadShard:
@@ -255,7 +259,7 @@ def reopen_shard(place: Place, row: UnreadShard, known: Known) -> UnreadShard:
     """
     entry = ShardEntry(row.shard.name, row.number, REOPENED, known.images, "")
     _write_entry(place, row.shard, entry, ShardContent((), repeated_names=False, ends_early=known.ends_early))
-    return replace(row, number=row.number + 1, known=entry.says)
+    return replace(row, number=row.number + 1, entry_says=entry.says)
 
 
 def _write_entry(place: Place, shard: ShardRef, entry: ShardEntry, content: ShardContent) -> None:

@@ -24,8 +24,13 @@ from pipeline.plan.names import shard_of
 from pipeline.source.naming import LISTED
 from pipeline.storage import Entry
 
-MODE = "forget"  # how a report says that it is of forgetting, not of a run on the source
+MODE = "forget"  # of a report
 SCHEMA = pa.schema([("uri", pa.string()), ("version", pa.string()), ("within", pa.string())])
+
+
+def is_of_forgetting(report: Mapping[str, object]) -> bool:
+    """Whether a run's report, as its JSON stands in the output, is of forgetting, not of a run on the source."""
+    return report.get("mode") == MODE
 
 
 class Forgetting(NamedTuple):

@@ -17,7 +17,7 @@ from pipeline.output.span_file import SpanFacts, as_it_is, facts_and_uris, read_
 from pipeline.plan import files
 from pipeline.plan.forgotten import Forgetting
 from pipeline.plan.names import shard_name, shard_of
-from pipeline.plan.planner import Order, Planner
+from pipeline.plan.planner import Planner, PlanSettings
 from pipeline.source.item import Wanted
 
 
@@ -35,7 +35,7 @@ class Inventory:
     def of(place: Place) -> Inventory:
         """As the output is now; raises ConfigError where it is none of ours."""
         bound, ledger = bound_of(place), Ledger.load(place)
-        planner = Planner(place, ledger, Order(bound.span_size, Wanted(frozenset())))
+        planner = Planner(place, ledger, PlanSettings(bound.span_size, Wanted(frozenset())))
         planner.learn()
         shards: dict[str, list[str]] = defaultdict(list)
         for name in ledger.files:

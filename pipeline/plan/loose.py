@@ -226,7 +226,7 @@ class LoosePlan:
         """Spans of earlier runs that are missing, outdated, or (if wanted) hold failed rows."""
         finished = self.ledger.files
         looked_at = [name for name, p in self.spans.items() if name in finished and (p.changes or retry_failed)]
-        seen = dict(self.ledger.facts_of(looked_at))
+        seen = self.ledger.seen_of(looked_at)
         for name, planned in self.spans.items():
             if name in self.issued:
                 continue

@@ -23,7 +23,7 @@ MOST_LOOSE = 50_000_000  # images that a driver plans, in some 3 GB (docs/perfor
 
 
 @dataclass(frozen=True)
-class Order:
+class PlanSettings:
     """What a planner is to go by: images a span, what is taken of shards, and the flags that change what is planned.
 
     `is_second_pass`: this run has planned all of it before, and something is missing.
@@ -43,17 +43,17 @@ class Planner:
     """
 
     def __init__(
-        self, place: Place, ledger: Ledger, order: Order, before_writing: Callable[[], object] = lambda: None
+        self, place: Place, ledger: Ledger, settings: PlanSettings, before_writing: Callable[[], object] = lambda: None
     ) -> None:
-        self.place, self.order = place, order
+        self.place, self.settings = place, settings
         self.forgotten = Forgotten()
-        self.loose = LoosePlan(place, ledger, order.span_size, self.forgotten, before_writing)
+        self.loose = LoosePlan(place, ledger, settings.span_size, self.forgotten, before_writing)
         self.shards = ShardPlan(
             ledger,
-            order.span_size.shard,
+            settings.span_size.shard,
             self.forgotten,
-            retry_failed=order.retry_failed,
-            is_second_pass=order.is_second_pass,
+            retry_failed=settings.retry_failed,
+            is_second_pass=settings.is_second_pass,
         )
         self.in_shards = 0  # images of shards, where --limit has them counted: planned by earlier runs, and by this one
 
@@ -67,7 +67,7 @@ class Planner:
     def rows(self, sources: Iterable[Source]) -> Iterator[Row]:
         """Rows that are not finished: shards as they are met, new loose images once their part is written."""
         self.learn()
-        if self.order.limit is not None:
+        if self.settings.limit is not None:
             self.shards.count_planned()
             self.in_shards = sum(self.shards.planned.values())
         stream = iter(sources)
@@ -83,7 +83,7 @@ class Planner:
         yield from self._plan(ended=True)
         yield from self.shards.left()
         self.loose.plan_changes()
-        yield from self.loose.unfinished(retry_failed=self.order.retry_failed)
+        yield from self.loose.unfinished(retry_failed=self.settings.retry_failed)
 
     def _check_size(self) -> None:
         """Raise ConfigError before a driver runs out of memory in the middle of a listing."""
@@ -95,9 +95,9 @@ class Planner:
 
     def _room(self) -> int | None:
         """How many more images --limit lets in; None without it."""
-        if self.order.limit is None:
+        if self.settings.limit is None:
             return None
-        return max(0, self.order.limit - self.loose.images - self.in_shards)
+        return max(0, self.settings.limit - self.loose.images - self.in_shards)
 
     def _plan(self, *, ended: bool) -> Iterator[Row]:
         """Plan the new loose images in full parts, and at the listing's end those that are left."""
@@ -123,7 +123,7 @@ class Planner:
     def _let_in(self, source: Shard, shard: ShardRef, room: int) -> int:
         """How many images --limit lets in of a shard not read to its end: those planned before, and new ones."""
         before = self.shards.planned.get(shard.name, 0)
-        new = max(0, count_images(source, self.order.wanted, before + room) - before) if room else 0
+        new = max(0, count_images(source, self.settings.wanted, before + room) - before) if room else 0
         self.in_shards += new
         return before + new
 

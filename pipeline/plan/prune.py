@@ -5,8 +5,8 @@ from __future__ import annotations
 from pipeline import storage
 from pipeline.output.ledger import Ledger
 from pipeline.plan import files
-from pipeline.plan.audit import expected_spans, surplus_spans
-from pipeline.plan.names import span_name
+from pipeline.plan.expected import expected_spans, spans_of, surplus_spans
+from pipeline.plan.names import shard_of
 from pipeline.plan.planner import Planner
 
 
@@ -14,13 +14,14 @@ def prune(planner: Planner, ledger: Ledger) -> None:
     """Delete the surplus spans of every shard whose other spans are all there in the new version."""
     ledger.refresh()
     shards = files.listing(planner.place).shards
-    size = planner.order.span_size.shard
+    size = planner.settings.span_size.shard
     expected = expected_spans({}, shards.values(), size)
-    surplus = surplus_spans(ledger, expected, shards)
-    for shard in sorted({name.rpartition("-")[0] for name in surplus}):
-        kept = [span_name(shard, start) for start in range(0, shards[shard].images, size)]
+    surplus = surplus_spans(ledger.files, expected, shards)
+    for shard in sorted(set(map(shard_of, surplus))):
+        kept = spans_of(shards[shard], size)
         if not all(name in ledger.files for name in kept):
             continue
-        if all(expected[name].fits(seen) for name, seen in ledger.facts_of(kept)):
-            for name in [name for name in surplus if name.rpartition("-")[0] == shard]:
-                storage.delete(planner.place.span_file(name))
+        if all(kept[name].fits(seen) for name, seen in ledger.seen_of(kept).items()):
+            for name in surplus:
+                if shard_of(name) == shard:
+                    storage.delete(planner.place.span_file(name))

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline.output.columns import OK
 from pipeline.storage import Entry
+
+REOPENED = "0" * 8  # stands for the version in the entry of a shard that is being read again
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,6 @@ class Redo:
     failed: bool = False
     uris: tuple[str, ...] = ()
     version: str = ""
-
-    def again(self) -> Callable[[str, str], bool]:
-        """Whether the row of this uri and status is done again."""
-        changed = frozenset(self.uris)
-        return lambda uri, status: uri in changed or (self.failed and status != OK)
 
 
 @dataclass(frozen=True)
@@ -77,18 +73,23 @@ class UnreadShard:
     """A shard, or the rest of one, that its reader cuts into spans as it passes.
 
     At most `most` images of it are wanted (None: all). The plan entry that it gets at its end has this `number`;
-    `known` is what the latest entry says (see `ShardEntry.says`), so that a second look adds no second entry.
+    `entry_says` is what the latest one does (see `ShardEntry.says`), so that a second look adds no second entry.
     `retry_failed` does the failed rows of its finished spans again. Files of it are finished up to some image below
     `finished`, of whatever version.
     """
 
     shard: ShardRef
     number: int = 0
-    known: str = ""
+    entry_says: str = ""
     most: int | None = None
     retry_failed: bool = False
     forgotten: tuple[str, ...] = ()
     finished: int = 0
+
+    @property
+    def is_reopened(self) -> bool:
+        """Whether its entry stands for no version."""
+        return self.entry_says.startswith(REOPENED)
 
 
 Row = LooseSpan | ShardSpan | UnreadShard

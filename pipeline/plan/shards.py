@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pipeline import storage
 from pipeline.output.ledger import Ledger
 from pipeline.plan import files
+from pipeline.plan.expected import spans_of
 from pipeline.plan.files import ShardEntry
 from pipeline.plan.forgotten import Forgotten
 from pipeline.plan.names import last_spans, shard_name, short_version, span_name
@@ -25,7 +26,7 @@ class ShardPlan:
         self.is_second_pass = is_second_pass
         self.entries: dict[str, ShardEntry] = {}
         self.met: set[str] = set()  # shards of this listing
-        self.wanted: dict[str, str] = {}  # URIs of those that the output should hold (with --limit not all), by name
+        self.due: dict[str, str] = {}  # URIs of those that the output should hold (with --limit not all), by name
         self.planned: dict[str, int] = {}  # images of every shard that earlier runs have planned, once they are counted
         self.stopped: dict[str, ShardEntry] = {}  # what --limit lets in of shards that have no entry, as one would say
 
@@ -37,7 +38,7 @@ class ShardPlan:
     def count_planned(self) -> None:
         """Count the images planned of every shard: as its entry says, or up to the end of its last span."""
         names = {shard: span_name(shard, start) for shard, start in self.last.items()}
-        seen = dict(self.ledger.facts_of(list(names.values())))
+        seen = self.ledger.seen_of(names.values())
         self.planned = {shard: entry.images for shard, entry in self.entries.items()}
         for shard, name in names.items():
             self.planned[shard] = max(self.planned.get(shard, 0), self.last[shard] + seen[name].images)
@@ -58,7 +59,7 @@ class ShardPlan:
 
     def rows(self, shard: ShardRef) -> Iterator[Row]:
         """An unread or changed shard whole; of a finished one what is missing."""
-        self.wanted[shard.name] = shard.uri
+        self.due[shard.name] = shard.uri
         entry = self.entries.get(shard.name)
         if entry is None or not self.is_read(shard) or (self.retry_failed and self._has_failed(entry)):
             yield self._unread(shard)
@@ -67,12 +68,12 @@ class ShardPlan:
 
     def first_rows(self, shard: ShardRef, most: int) -> Iterator[Row]:
         """The first `most` images of a shard of which this version was not read to its end, if any is not finished."""
-        self.wanted[shard.name] = shard.uri
+        self.due[shard.name] = shard.uri
         stop = ShardEntry(shard.name, 0, short_version(shard.version), most, "")
         self.stopped[shard.name] = stop
-        names = self._names(stop)
+        names = spans_of(stop, self.span_size)
         if all(name in self.ledger.files for name in names):
-            seen = [found for _, found in self.ledger.facts_of(names)]
+            seen = self.ledger.seen_of(names).values()
             images = sum(found.images for found in seen if found.version == shard.version)
             if images == most and not (self.retry_failed and self._has_failed(stop)):
                 return
@@ -89,51 +90,38 @@ class ShardPlan:
 
     def _unread(self, shard: ShardRef, most: int | None = None) -> UnreadShard:
         entry = self.entries.get(shard.name)
-        number, known = (entry.number + 1, entry.says) if entry is not None else (0, "")
+        number, says = (entry.number + 1, entry.says) if entry is not None else (0, "")
         finished = self.last[shard.name] + 1 if shard.name in self.last else 0
-        return UnreadShard(shard, number, known, most, self.retry_failed, self._forgotten(shard), finished)
+        return UnreadShard(shard, number, says, most, self.retry_failed, self._forgotten(shard), finished)
 
     def _forgotten(self, shard: ShardRef) -> tuple[str, ...]:
         return self.forgotten.of(shard.name, {shard.uri: shard.version})
 
-    def _names(self, entry: ShardEntry) -> list[str]:
-        return [span_name(entry.name, start) for start in self._starts(entry)]
-
-    def _starts(self, entry: ShardEntry) -> range:
-        return range(0, entry.images, self.span_size)
-
-    def _finished(self, entry: ShardEntry) -> list[str]:
-        return [name for name in self._names(entry) if name in self.ledger.files]
-
     def _has_failed(self, entry: ShardEntry) -> bool:
-        return any(seen.failed for _, seen in self.ledger.facts_of(self._finished(entry)))
+        finished = [name for name in spans_of(entry, self.span_size) if name in self.ledger.files]
+        return any(seen.failed for seen in self.ledger.seen_of(finished).values())
 
     def _lacking(self, entry: ShardEntry) -> set[str]:
         """Spans of a shard that are not there, or are known to be of another version."""
-        planned = {span_name(entry.name, n): min(self.span_size, entry.images - n) for n in self._starts(entry)}
-        missing = {name for name in planned if name not in self.ledger.files}
-        seen = {name: self.ledger.seen[name] for name in planned if self.ledger.is_seen(name)}
-        fitting = {
-            name
-            for name, found in seen.items()
-            if (short_version(found.version), found.images) == (entry.version, planned[name])
-        }
-        return missing | (seen.keys() - fitting)
+        expected = spans_of(entry, self.span_size)
+        missing = {name for name in expected if name not in self.ledger.files}
+        seen = {name for name in expected if self.ledger.is_seen(name)}
+        return missing | {name for name in seen if not expected[name].fits(self.ledger.seen[name])}
 
     def _missing(self, shard: ShardRef, entry: ShardEntry) -> Iterator[Row]:
-        wanted = self._lacking(entry)
-        if not wanted:
+        lacking = self._lacking(entry)
+        if not lacking:
             return
         content = files.read_shard_entry(entry)
         last = content.spans[-1]
         # What a repeated member is called depends on all before it, so the whole shard is walked again. So it is where
         # the last span is lacking of a shard that could not be read on, as by now there may be more; and where a span
         # could not be read just now, as a walk can tell what becomes of it.
-        may_go_on = content.ends_early and span_name(entry.name, last.start) in wanted
+        may_go_on = content.ends_early and span_name(entry.name, last.start) in lacking
         if content.repeated_names or may_go_on or self.is_second_pass:
             yield self._unread(shard)
             return
         forgotten = self._forgotten(shard)
         for span in content.spans:
-            if span_name(entry.name, span.start) in wanted:
+            if span_name(entry.name, span.start) in lacking:
                 yield ShardSpan(shard, span.start, span.start + span.images, span.offset, span.skip, forgotten)

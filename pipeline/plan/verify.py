@@ -18,7 +18,8 @@ from pipeline.output.place import Place
 from pipeline.output.span_file import SpanFacts, as_it_is, facts_and_rows
 from pipeline.plan import files
 from pipeline.plan.audit import gone_shards
-from pipeline.plan.forgotten import MODE, Forgotten
+from pipeline.plan.expected import spans_of
+from pipeline.plan.forgotten import Forgotten, is_of_forgetting
 from pipeline.plan.names import images_name, last_spans, shard_of, span_name
 from pipeline.storage import Entry
 
@@ -98,7 +99,7 @@ def _has_ended(place: Place) -> bool:
     for report in reversed(place.reports()):
         with suppress(ValueError, AttributeError):  # a report that is none tells nothing
             told = json.loads(storage.read(report))
-            if told.get("mode") != MODE:  # forgetting ends no run
+            if not is_of_forgetting(told):  # which ends no run
                 return bool(told.get("exit") == TooManyFailures.exit_code)
     return False
 
@@ -119,8 +120,7 @@ class _Planned:
                 table = files.read_images(part, ["uri", "version"])
                 self.versions |= dict(zip(*table.to_pydict().values(), strict=True))
         for entry in shards.values():
-            for start in range(0, entry.images, span_size):
-                self.images[span_name(entry.name, start)] = min(span_size, entry.images - start)
+            self.images |= {name: span.images for name, span in spans_of(entry, span_size).items()}
         for shard, last in last_spans(finished).items():
             if shard not in shards:
                 self.images |= {span_name(shard, start): span_size for start in range(0, last, span_size)}
@@ -144,9 +144,9 @@ class _Planned:
 
     def missing(self, ledger: Ledger) -> int:
         """Images that were not found, without those of shards that are gone and were not finished before."""
-        short = [name for name, images in self.images.items() if images]
-        gone = gone_shards(short, self.entries, ledger, self.sources)
-        return sum(self.images[name] for name in short if shard_of(name) not in gone)
+        lacking = [name for name, images in self.images.items() if images]
+        gone = gone_shards(lacking, self.entries, ledger, self.sources)
+        return sum(self.images[name] for name in lacking if shard_of(name) not in gone)
 
     def forgotten_of(self, facts: SpanFacts) -> frozenset[str]:
         """Images of a finished span, or of the whole shard that it is of, that the plan wants forgotten."""

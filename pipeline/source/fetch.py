@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 
 from pipeline import storage
 from pipeline.errors import ObjectUnreadable
-from pipeline.source.item import Item, Remote
+from pipeline.source.item import Item, Unfetched
 
 
 def fetched(items: Iterable[Item], passed_by: Collection[str] = ()) -> Iterator[Item]:
@@ -20,7 +20,7 @@ def fetched(items: Iterable[Item], passed_by: Collection[str] = ()) -> Iterator[
     def fetch(item: Item) -> Item:
         if item.uri in passed_by:
             item.data = b""
-        elif isinstance(item.data, Remote):
+        elif isinstance(item.data, Unfetched):
             item.data = _bytes(item.data)
         return item
 
@@ -29,6 +29,6 @@ def fetched(items: Iterable[Item], passed_by: Collection[str] = ()) -> Iterator[
         yield from each(fetch, group)
 
 
-def _bytes(remote: Remote) -> bytes | Exception:
+def _bytes(remote: Unfetched) -> bytes | Exception:
     data = storage.try_read(remote.uri)
     return ObjectUnreadable(f"{remote.uri}: {data}") if remote.named and isinstance(data, Exception) else data

@@ -15,7 +15,7 @@ Kept = Mapping[str, object]  # values kept beside an image, by column: Python's,
 
 
 @dataclass(frozen=True)
-class Remote:
+class Unfetched:
     """The bytes of an image that is an object of its own; `named`: errors name it, because the row's uri does not."""
 
     uri: str
@@ -34,7 +34,7 @@ class Item:
 
     uri: str
     key: str
-    data: bytes | Remote | Exception
+    data: bytes | Unfetched | Exception
     kept: Kept = field(default_factory=dict)
     offset: int = 0
     skip: int = 0
@@ -44,7 +44,7 @@ class Item:
         """Bytes that the image takes in its shard, as far as one knows; of one that lies elsewhere there is the URI."""
         if isinstance(self.data, bytes):
             return len(self.data)
-        return len(self.data.uri) if isinstance(self.data, Remote) else 0
+        return len(self.data.uri) if isinstance(self.data, Unfetched) else 0
 
 
 class Names:

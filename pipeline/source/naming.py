@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.errors import ConfigError, ObjectUnreadable
-from pipeline.source.ahead import AT_ONCE, Ahead
+from pipeline.source.ahead import AT_ONCE, Listings
 from pipeline.source.format import FORMATS, format_of
-from pipeline.source.item import Item, Position, Remote, Wanted
+from pipeline.source.item import Item, Position, Unfetched, Wanted
 from pipeline.source.lists import LISTS, PLAIN, Listed, listed
 from pipeline.source.passed import PHOTOS, PassedBy
 from pipeline.source.patterns import MAGIC, glob_regex, glob_root
@@ -42,7 +42,7 @@ class LooseImage:
 
     def items(self, _: Wanted) -> Iterator[Item]:
         """The image, to be fetched."""
-        yield Item(self.entry.uri, self.key, Remote(self.entry.uri), json.loads(self.kept) if self.kept else {})
+        yield Item(self.entry.uri, self.key, Unfetched(self.entry.uri), json.loads(self.kept) if self.kept else {})
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Listing:
     def __init__(self, sources: Sources, *, ahead: bool = False) -> None:
         self.sources = sources
         self.at_once = AT_ONCE if ahead else 1
-        self.ahead = Ahead()
+        self.ahead = Listings()
         self.format = sources.format
         self.extensions = sources.extensions
         self.passed = PassedBy()

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
 from pipeline.source.columns import IMAGE_NAMES, KEY_NAMES, URI_NAMES, known_column
-from pipeline.source.item import Item, Position, Remote, Wanted
+from pipeline.source.item import Item, Position, Unfetched, Wanted
 from pipeline.storage import Entry
 from pipeline.storage.ranged import Meter, Ranges
 
@@ -94,7 +94,7 @@ class Parquet:
         return types
 
     def items(self, shard: Entry, wanted: Wanted, at: Position) -> Iterator[Item]:
-        """As in `ShardFormat`; images behind a column of URIs come as `Remote`."""
+        """As in `ShardFormat`; images behind a column of URIs come as `Unfetched`."""
         row = at.offset + at.skip
         try:
             with storage.open_stream(shard, pinned=True) as stream:
@@ -180,7 +180,7 @@ def _items(
         values = {name: column.slice(index, 1) for name, column in kept.items()}
         content = _content(cell, kind, shard)
         if key is None:
-            key = content.uri if kind == "uri" and isinstance(content, Remote) else number
+            key = content.uri if kind == "uri" and isinstance(content, Unfetched) else number
         name = key.decode("utf-8", "backslashreplace") if isinstance(key, bytes) else str(key)
         yield Item(f"{shard}#{number}", name, content, values, offset=number)
 
@@ -227,13 +227,13 @@ def _unencoded(column: pa.Array) -> pa.Array:
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
-def _content(cell: object, kind: Kind, shard: str) -> bytes | Remote | Exception:
+def _content(cell: object, kind: Kind, shard: str) -> bytes | Unfetched | Exception:
     """What a cell of the image column holds or points to."""
     data, name = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, cell)
     if isinstance(data, bytes):
         return data
     if isinstance(name, str) and name:
-        return Remote(storage.named_in(shard, name), named=True)
+        return Unfetched(storage.named_in(shard, name), named=True)
     return ObjectUnreadable("the row has no URI" if kind == "uri" else "the row has no image bytes")
 
 
@@ -249,8 +249,8 @@ def _cells(file: pq.ParquetFile, group: int, column: str, rows: list[int]) -> It
             return
 
 
-def _fetched(content: bytes | Remote | Exception, meter: Meter) -> bytes | None:
-    if isinstance(content, Remote):
+def _fetched(content: bytes | Unfetched | Exception, meter: Meter) -> bytes | None:
+    if isinstance(content, Unfetched):
         content = storage.try_read(content.uri)
         meter.take(len(content) if isinstance(content, bytes) else 0)
     return content if isinstance(content, bytes) else None

@@ -6,7 +6,7 @@ local.py      paths of this machine
 s3.py         `s3://`
 other.py      whatever else fsspec opens: `gs://`, `https://`, `memory://`
 remote.py     what stores beyond this machine share
-patience.py   how long a storage that fails is asked again; `quick`, `be_patient`
+patience.py   how long a storage that fails is asked again; `quick`, `patient`
 host.py       how gently: requests in flight to each host
 ranged.py     objects as seekable files: `Blocks` reads ahead, `Ranges` reads just what is asked, under a `Meter`
 parallel.py   many requests under way, their answers in order
@@ -26,7 +26,7 @@ from typing import BinaryIO
 from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable, StorageError
 from pipeline.storage.local import half_written
 from pipeline.storage.parallel import in_parallel
-from pipeline.storage.patience import be_patient, quick
+from pipeline.storage.patience import be_patient, patient, quick
 from pipeline.storage.registry import store_for
 from pipeline.storage.store import MISSING, Entry, Store
 from pipeline.storage.uris import SCHEME, absolute, is_relative, join, named_in
@@ -34,8 +34,8 @@ from pipeline.storage.uris import SCHEME, absolute, is_relative, join, named_in
 __all__ = [
     "MISSING", "SCHEME", "Entry", "Store", "absolute", "be_patient", "cause", "cause_and_file", "check_access",
     "check_put", "checking", "create", "delete", "delete_below", "half_written", "in_parallel", "is_below", "is_folder",
-    "is_half_written", "is_local", "is_relative", "join", "listing", "named_in", "open_stream", "put", "quick",
-    "read", "read_many", "reason", "replace", "stat", "store_for", "sweep", "try_read", "unfit",
+    "is_half_written", "is_local", "is_relative", "join", "listing", "named_in", "open_stream", "patient", "put",
+    "quick", "read", "read_many", "reason", "replace", "stat", "store_for", "sweep", "try_read", "unfit",
 ]  # fmt: skip
 
 

@@ -49,6 +49,16 @@ def be_patient(seconds: float | None, tell: Callable[[str], None] | None = None)
 
 
 @contextmanager
+def patient(seconds: float, tell: Callable[[str], None]) -> Iterator[None]:
+    """Within the block this process works for a run, as `be_patient` says."""
+    be_patient(seconds, tell)
+    try:
+        yield
+    finally:
+        be_patient(None)
+
+
+@contextmanager
 def quick() -> Iterator[None]:
     """Within the block only throttling is waited for: a wrong endpoint is then reported in a second."""
     token = _quick.set(True)

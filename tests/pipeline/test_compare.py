@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from pipeline.compare import Labels, Masks, Vectors, compare
 from pipeline.errors import ConfigError
-from pipeline.evaluate import Pixels
+from pipeline.evaluate import PixelPairs
 from pipeline.page import drift
 from tests.commands import flags_of, words_of
 from tests.flow import DIGITS, make_tar, png, run_here
@@ -85,7 +85,7 @@ def test_vectors_of_different_lengths_are_refused(tiny_model: Callable[..., Path
 
 
 def test_pixels_of_two_maps() -> None:
-    pixels = Pixels()
+    pixels = PixelPairs()
     pixels.add(np.array([[0, 0], [1, 2]]), np.array([[0, 1], [1, 1]]))
     found = pixels.overlap()
     assert found.mean_iou == pytest.approx((1 / 2 + 1 / 3 + 0) / 3)
@@ -93,7 +93,7 @@ def test_pixels_of_two_maps() -> None:
 
 
 def test_a_class_that_is_left_out_has_no_part_in_the_mean() -> None:
-    pixels = Pixels(ignore=0)
+    pixels = PixelPairs(ignore=0)
     pixels.add(np.array([[0, 0], [1, 0]]), np.array([[0, 1], [1, 2]]))
     found = pixels.overlap()
     assert found.mean_iou == pytest.approx((1 / 2 + 0) / 2)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.copies import survey as surveys
 from pipeline.copies.parts import Part, Piece
-from pipeline.copies.survey import Gap, Job, survey
+from pipeline.copies.survey import Gap, Rewrite, survey
 from pipeline.copies.writer import Chunk, files
 from pipeline.storage import Entry
 
@@ -40,8 +40,8 @@ class World:
         else:
             self.spans[name] = (f"v{self.stamp}", rows)
 
-    def chunks(self, job: Job) -> Iterator[Chunk]:
-        return (self.chunk(gap) for gap in job.gaps)
+    def chunks(self, rewrite: Rewrite) -> Iterator[Chunk]:
+        return (self.chunk(gap) for gap in rewrite.gaps)
 
     def chunk(self, gap: Gap) -> Chunk:
         version, rows = self.spans[gap.span]
@@ -53,9 +53,9 @@ class World:
 
     def writes(self, most: int) -> Iterator[None]:
         """Do what is to be done, a file at a time."""
-        for job in survey(self.entries(), self.copy.values(), most).jobs:
-            targets = [int(entry.uri) for entry in job.targets]
-            for data, _ in files(self.chunks(job), most):
+        for rewrite in survey(self.entries(), self.copy.values(), most).rewrites:
+            targets = [int(entry.uri) for entry in rewrite.targets]
+            for data, _ in files(self.chunks(rewrite), most):
                 self.put(targets.pop(0) if targets else 1 + max(self.copy, default=0), data)
                 yield
             for number in targets:
@@ -102,7 +102,7 @@ def test_each_row_is_held_once(nights: list[tuple[list[tuple[str, int | None]], 
                 list(world.writes(most))
             assert world.rows() == world.wanted()
             assert all(part.rows <= most for part in world.copy.values())
-            assert not survey(world.entries(), world.copy.values(), most).jobs
+            assert not survey(world.entries(), world.copy.values(), most).rewrites
 
 
 @settings(max_examples=100, deadline=None)

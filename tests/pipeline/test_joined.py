@@ -10,7 +10,7 @@ from pipeline.engine.open_span import OpenSpan
 from pipeline.engine.reader import Reader
 from pipeline.output.ledger import Ledger
 from pipeline.output.span_file import SpanFacts
-from pipeline.plan.planner import Order, Planner
+from pipeline.plan.planner import Planner, PlanSettings
 from pipeline.plan.rows import LooseSpan
 from pipeline.request import begin, checked
 from pipeline.run import SCATTER, scattered
@@ -29,7 +29,7 @@ def planned(tmp_path: Path) -> tuple[JobSpec, list[LooseSpan]]:
     config = RunConfig((str(tmp_path / "in"),), str(tmp_path / "out"), str(DIGITS / "model"), dtype="float32", **FLAGS)
     request = checked(config, Brightness())
     spec = begin(request, lambda: Device("cpu", "", "float32", 2))
-    planner = Planner(spec.place, Ledger.load(spec.place), Order(spec.bound.span_size, spec.wanted))
+    planner = Planner(spec.place, Ledger.load(spec.place), PlanSettings(spec.bound.span_size, spec.wanted))
     rows = [row for row in planner.rows(request.sources.listing()) if isinstance(row, LooseSpan)]
     assert run_here(tmp_path / "in", tmp_path / "out", "brightness", **FLAGS) == 0
     return spec, rows

@@ -9,7 +9,7 @@ from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
 from pipeline.plan import files
 from pipeline.plan.forgotten import Forgetting, write_part
-from pipeline.plan.planner import Order, Planner
+from pipeline.plan.planner import Planner, PlanSettings
 from pipeline.source.item import Wanted
 from pipeline.source.naming import LISTED, LooseImage
 from pipeline.storage import Entry
@@ -20,7 +20,7 @@ FOUND, NAMED = LooseImage(Entry(URI, 9, "etag"), "a.png"), LooseImage(Entry(URI,
 
 def plan(place: Place, *images: LooseImage) -> list[tuple[str, str]]:
     """What the plan has, part by part, once these were listed: each image's version, and the values beside it."""
-    planner = Planner(place, Ledger.load(place), Order(SpanSize.fixed(4), Wanted(frozenset(), keep=("cls",))))
+    planner = Planner(place, Ledger.load(place), PlanSettings(SpanSize.fixed(4), Wanted(frozenset(), keep=("cls",))))
     list(planner.rows(iter(images)))
     parts = [files.read_images(part).to_pylist() for part in files.listing(place).parts]
     return [(row["version"], row.get("kept") or "") for part in parts for row in part]
@@ -47,7 +47,7 @@ def test_what_was_forgotten_without_a_version_stays_forgotten(tmp_path: Path) ->
     """Whether the version that a folder has is a new one nobody can tell."""
     place = Place(str(tmp_path))
     plan(place, NAMED)
-    planner = Planner(place, Ledger.load(place), Order(SpanSize.fixed(4), Wanted(frozenset(), keep=("cls",))))
+    planner = Planner(place, Ledger.load(place), PlanSettings(SpanSize.fixed(4), Wanted(frozenset(), keep=("cls",))))
     planner.learn()
     write_part(place, 0, [Forgetting(URI, LISTED, next(iter(planner.loose.spans)))])
     plan(place, FOUND)

@@ -14,7 +14,7 @@ from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
 from pipeline.output.span_file import SpanFacts, write_span
 from pipeline.plan import files, loose, planner, span_size
-from pipeline.plan.planner import Order, Planner
+from pipeline.plan.planner import Planner, PlanSettings
 from pipeline.plan.rows import LooseSpan
 from pipeline.source.item import Wanted
 from pipeline.source.naming import LooseImage
@@ -42,7 +42,7 @@ def sources(images: dict[int, int]) -> list[LooseImage]:
 
 def planned_rows(output: Path, images: dict[int, int]) -> Iterator[LooseSpan]:
     place = Place(str(output))
-    rows = Planner(place, Ledger.load(place), Order(SIZE, Wanted(frozenset()))).rows(sources(images))
+    rows = Planner(place, Ledger.load(place), PlanSettings(SIZE, Wanted(frozenset()))).rows(sources(images))
     return (row for row in rows if isinstance(row, LooseSpan))
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.engine.engine import _Ahead
+from pipeline.engine.engine import _RowsAhead
 from pipeline.errors import StorageError
 from pipeline.log import log_as_json, phase, say
 from pipeline.output.span_file import SpanFacts
@@ -100,7 +100,7 @@ def test_rows_are_planned_before_they_are_worked_on() -> None:
     def rows() -> "list[LooseSpan]":
         return [span(start) for start in range(0, 320, 32)]
 
-    ahead = _Ahead(iter(rows()[:0]))
+    ahead = _RowsAhead(iter(rows()[:0]))
     assert ahead.take() is None
     assert ahead.take() is None
 
@@ -110,7 +110,7 @@ def test_rows_are_planned_before_they_are_worked_on() -> None:
             yield row
         progress.planning = False
 
-    ahead = _Ahead(watched())  # type: ignore[arg-type]
+    ahead = _RowsAhead(watched())  # type: ignore[arg-type]
     ahead.thread.join()
     assert (progress.total, progress.planning) == (320, False)  # and nobody has taken a row
     assert ahead.take() == span(0)
@@ -122,7 +122,7 @@ def test_what_planning_raises_reaches_whoever_waits() -> None:
         yield span(0)
         raise StorageError("gone")
 
-    ahead = _Ahead(rows())  # type: ignore[arg-type]
+    ahead = _RowsAhead(rows())  # type: ignore[arg-type]
     assert ahead.take() == span(0)
     with pytest.raises(StorageError, match="gone"):
         ahead.take()
@@ -134,7 +134,7 @@ def test_a_plan_nobody_wants_any_more_ends() -> None:
         while True:
             yield span(0)
 
-    ahead = _Ahead(rows())  # type: ignore[arg-type]
+    ahead = _RowsAhead(rows())  # type: ignore[arg-type]
     assert ahead.take() == span(0)
     ahead.close()
     ahead.thread.join(timeout=10)

@@ -108,7 +108,7 @@ def test_a_finished_file_that_another_run_replaces_is_read_as_it_is_now(weed: We
     assert forget(Wish(output, str(tmp_path / "named.txt"))) == 0
     (name,) = before.files
     assert read_table(before.entry(name))["uri"].to_pylist() == [f"{source}#00.png"]
-    ((_, seen),) = before.facts_of([name])
+    seen = before.seen_of([name])[name]
     assert (seen.images, seen.forgotten) == (20, 19)
     now = Ledger.load(Place.of(output))
     assert (seen.file, before.files) == (now.files[name], now.files)  # recorded of the file that has these counts

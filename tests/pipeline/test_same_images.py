@@ -101,7 +101,7 @@ def test_a_copy_with_pictures_has_those_of_the_images_that_counted(
     shard = make_tar(tmp_path / "in/s.tar", samples)
     monkeypatch.setattr("pipeline.look.extensions", lambda: frozenset(before))
     assert run_here(shard, tmp_path / "out", "brightness", **FLAGS) == 0
-    monkeypatch.setattr("pipeline.images.extensions", lambda: frozenset(after))
+    monkeypatch.setattr("pipeline.images.endings", lambda: frozenset(name.removeprefix(".") for name in after))
     assert compact(str(tmp_path / "out"), str(tmp_path / "copy"), 100, images=True).lost == 0
 
 

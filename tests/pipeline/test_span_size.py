@@ -13,7 +13,7 @@ from pipeline.output.bound import SpanSize
 from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
 from pipeline.plan import files
-from pipeline.plan.planner import Order, Planner
+from pipeline.plan.planner import Planner, PlanSettings
 from pipeline.plan.span_size import auto_span_size, images_in, loose_span_sizes, span_size_at
 from pipeline.source.item import Wanted
 from pipeline.source.naming import LooseImage, Shard
@@ -80,7 +80,7 @@ def test_spans_are_the_same_whatever_run_has_planned_them(tmp_path: Path) -> Non
     for stops in ([], [1], [40, 300, 2], [600]):
         output = tmp_path / f"out{stops}"
         for rows in [*stops, None]:  # so many rows a run lives to see
-            planner = Planner(Place(str(output)), Ledger(Place(str(output))), Order(size, Wanted(frozenset())))
+            planner = Planner(Place(str(output)), Ledger(Place(str(output))), PlanSettings(size, Wanted(frozenset())))
             list(itertools.islice(planner.rows(iter(source)), rows))
         assert spans(output) == spans(tmp_path / "out[]")
     assert [images for _, images in spans(output)][511:513] == [32, 64]
@@ -89,7 +89,7 @@ def test_spans_are_the_same_whatever_run_has_planned_them(tmp_path: Path) -> Non
 def test_new_images_go_on_at_the_size_that_is_due(tmp_path: Path) -> None:
     size, place = SpanSize(4, 4, 64), Place(str(tmp_path))
     for count in (1030, 2600):
-        list(Planner(place, Ledger(place), Order(size, Wanted(frozenset()))).rows(images(count)))
+        list(Planner(place, Ledger(place), PlanSettings(size, Wanted(frozenset()))).rows(images(count)))
     found = [images for _, images in spans(tmp_path)]
     assert found[:258] == [4] * 257 + [2]  # the first run has not filled the last one
     assert sum(found) == 2600
@@ -98,6 +98,6 @@ def test_new_images_go_on_at_the_size_that_is_due(tmp_path: Path) -> None:
 
 def test_rows_come_while_the_source_is_listed(tmp_path: Path) -> None:
     source = iter(images(10_000))
-    order = Order(auto_span_size(PIXELS, 32, 0), Wanted(frozenset()))
-    next(Planner(Place(str(tmp_path)), Ledger(Place(str(tmp_path))), order).rows(source))
+    settings = PlanSettings(auto_span_size(PIXELS, 32, 0), Wanted(frozenset()))
+    next(Planner(Place(str(tmp_path)), Ledger(Place(str(tmp_path))), settings).rows(source))
     assert len(list(source)) >= 8_000

@@ -15,7 +15,7 @@ from pipeline.output.bound import SpanSize
 from pipeline.output.ledger import Ledger
 from pipeline.output.place import SPAN, Place
 from pipeline.plan.names import shard_name, short_version, span_name
-from pipeline.plan.planner import Order, Planner
+from pipeline.plan.planner import Planner, PlanSettings
 from pipeline.source.item import Wanted
 from pipeline.source.naming import Sources
 from pipeline.storage import Entry, registry
@@ -62,7 +62,7 @@ def main() -> None:
     before, began = mb(), time.perf_counter()
     place = Place(OUTPUT if kind == "shards" else output)
     ledger = Ledger.load(place)
-    planner = Planner(place, ledger, Order(SpanSize(IMAGES, 256, 1024), Wanted(frozenset())))
+    planner = Planner(place, ledger, PlanSettings(SpanSize(IMAGES, 256, 1024), Wanted(frozenset())))
     rows = sum(1 for _ in planner.rows(Sources((SOURCE,), "auto", frozenset({".jpg"})).listing()))
     told = {"rows": rows, "seconds": round(time.perf_counter() - began, 1), "mb": mb(), "before": before}
     sys.stdout.write(json.dumps(told) + "\n")

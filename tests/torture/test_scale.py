@@ -26,13 +26,13 @@ from pipeline.decode.decode import extensions
 from pipeline.output.bound import SpanSize
 from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
-from pipeline.plan.planner import Order, Planner
+from pipeline.plan.planner import PlanSettings, Planner
 from pipeline.source.item import Wanted
 from pipeline.source.naming import Sources
 began = time.perf_counter()
 place = Place({output!r})
 listing = Sources(({source!r},), "auto", extensions()).listing()
-planner = Planner(place, Ledger.load(place), Order(SpanSize.fixed({span_size}), Wanted(frozenset())))
+planner = Planner(place, Ledger.load(place), PlanSettings(SpanSize.fixed({span_size}), Wanted(frozenset())))
 first = rows = 0
 for row in planner.rows(listing):
     first = first or time.perf_counter() - began

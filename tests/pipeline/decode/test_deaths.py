@@ -29,7 +29,7 @@ def test_deadly_images_are_quarantined_and_who_waited_behind_them_is_not(
         buffer = ring.take()
         buffer.views[0][:] = 77
         for slot in range(40):
-            pool.submit(bad.get(slot, coloured(slot)), buffer.place(slot), answers.of(slot))
+            pool.submit(bad.get(slot, coloured(slot)), buffer.at(slot), answers.of(slot))
         answers.wait(40)
         assert numbers_of(buffer.views[0]) == [-1 if slot in bad else slot for slot in range(40)]
     assert sorted(answers.order) == list(range(40))  # type: ignore[type-var]
@@ -48,7 +48,7 @@ def test_deadly_images_are_found_among_those_that_travel_with_them(answers: Answ
         for start in (0, 8):
             slots = range(start, start + 8)
             files = [KILL if slot in bad else coloured(slot) for slot in slots]
-            images = [Undecoded(d, buffer.place(s), s) for s, d in zip(slots, files, strict=True)]
+            images = [Undecoded(d, buffer.at(s), s) for s, d in zip(slots, files, strict=True)]
             pool.submit_packet(Packet(images, answers.of_packet))
         answers.wait(16)
         assert numbers_of(buffer.views[0]) == [-1 if slot in bad else slot for slot in range(16)]
@@ -82,7 +82,7 @@ def test_kills_in_the_middle_of_batches_cost_nothing_but_time(answers: Answers) 
     with Ring([SIZE], batch=count, buffers=1) as ring, DecodePool(SETTINGS, 2, ring) as pool:
         buffer = ring.take()
         for number in range(count):
-            pool.submit(coloured(number), buffer.place(number), answers.of(number))
+            pool.submit(coloured(number), buffer.at(number), answers.of(number))
             if number % 100 == 50 and number // 100 < KILLS:
                 # The children are at work, and in the midst of it; whom the last kill hit is answered: two kills of
                 # children that try the same image alone would rightly put it in quarantine.

@@ -10,7 +10,7 @@ from beit_core import PixelSpec
 from pipeline.decode import pool as pools
 from pipeline.decode.decode import Decoded, DecodeSettings, decode
 from pipeline.decode.pool import DecodePool, PoolClosed
-from pipeline.decode.ring import Buffer, Ring
+from pipeline.decode.ring import Buffer, Ring, RingSlot
 from pipeline.errors import PipelineError
 from tests.pipeline.decode.answers import WAIT, Answers, coloured, numbers_of, wait_for
 
@@ -35,7 +35,7 @@ def submit_all(pool: DecodePool, ring: Ring, answers: Answers, files: list[bytes
     for start in range(0, len(files), batch):
         stop, buffer = min(start + batch, len(files)), ring.take()
         for number in range(start, stop):
-            pool.submit(files[number], buffer.place(number - start), answers.of(number))
+            pool.submit(files[number], buffer.at(number - start), answers.of(number))
         finishers.append(threading.Thread(target=finish, args=(buffer, start, stop)))
         finishers[-1].start()
     for finisher in finishers:
@@ -59,21 +59,21 @@ def test_a_failed_image_leaves_its_slot_black_and_its_neighbours_alone(answers: 
         buffer = ring.take()
         buffer.views[0][:] = 77
         for slot, data in enumerate([coloured(5), b"no picture", coloured(7)]):
-            pool.submit(data, buffer.place(slot), answers.of(slot))
+            pool.submit(data, buffer.at(slot), answers.of(slot))
         answers.wait(3)
         assert numbers_of(buffer.views[0]) == [5, -1, 7, 77 + 256 * 77]
         assert answers.statuses() == {0: "ok", 1: "decode_error", 2: "ok"}
         assert answers.found[1].error == decode(b"no picture", SETTINGS.specs).error
 
 
-def test_without_a_place_and_where_sizes_vary_pixels_come_with_the_answer(answers: Answers) -> None:
+def test_without_a_slot_and_where_sizes_vary_pixels_come_with_the_answer(answers: Answers) -> None:
     specs = (PixelSpec(resize=6), PixelSpec(resize=SIZE), PixelSpec(resize=None))
     files = [coloured(n, 9 + n) for n in range(20)]
     with Ring([SIZE], batch=20, buffers=1) as ring, DecodePool(DecodeSettings(specs), 2, ring) as pool:
         buffer = ring.take()
         for number, data in enumerate(files):
             pool.submit(data, None, answers.of(("all", number)))
-            pool.submit(data, buffer.place(number), answers.of(("rest", number)))
+            pool.submit(data, buffer.at(number), answers.of(("rest", number)))
         answers.wait(40)
         assert numbers_of(buffer.views[0]) == list(range(20))
     for number, data in enumerate(files):
@@ -177,14 +177,14 @@ def test_packets_are_so_small_that_each_child_has_one(children: int, batch: int,
         assert pool.packet_images == images
 
 
-def test_places_and_rings_that_do_not_fit_are_refused() -> None:
+def test_slots_and_rings_that_do_not_fit_are_refused() -> None:
     with Ring([SIZE], batch=4, buffers=2) as ring, DecodePool(SETTINGS, 1, ring) as pool:
-        for place in [(2, 0), (0, 4), (-1, 0), (0, -1)]:
+        for at in [(2, 0), (0, 4), (-1, 0), (0, -1)]:
             with pytest.raises(ValueError, match="is not in the ring"):
-                pool.submit(coloured(1), place, print)
+                pool.submit(coloured(1), RingSlot(*at), print)
         with pytest.raises(ValueError, match="the settings make"):
             DecodePool(DecodeSettings((PixelSpec(resize=(9, 9)),)), 1, ring)
     with DecodePool(SETTINGS, 1) as pool, pytest.raises(ValueError, match="is not in the ring"):
-        pool.submit(coloured(1), (0, 0), print)
+        pool.submit(coloured(1), RingSlot(0, 0), print)
     with pytest.raises(ValueError, match="at least one child"):
         DecodePool(SETTINGS, 0)

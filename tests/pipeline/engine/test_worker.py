@@ -20,7 +20,7 @@ from pipeline.engine.predictor import Asked, Predictor, Step
 from pipeline.engine.worker import Worker
 from pipeline.errors import ConfigError, DeviceFailed, PipelineError, StorageError
 from pipeline.output.ledger import Ledger
-from pipeline.plan.planner import Order, Planner
+from pipeline.plan.planner import Planner, PlanSettings
 from pipeline.request import Request, begin, checked
 from pipeline.spec import Device, JobSpec
 from pipeline.task import Batch, Columns, Task
@@ -185,7 +185,7 @@ def bound(tmp_path: Path) -> tuple[Request, JobSpec]:
 
 
 def test_a_worker_that_was_given_a_gpu_does_not_fall_back_on_its_cpu(tmp_path: Path) -> None:
-    spec = replace(bound(tmp_path)[1], kind="cuda")
+    spec = replace(bound(tmp_path)[1], device_kind="cuda")
     with pytest.raises(DeviceFailed, match="no GPU answers on"):
         Worker(spec, 1)
 
@@ -208,7 +208,7 @@ def test_a_hung_device_whose_process_may_not_start_again_ends_the_worker(
 
     predictor = Hung(spec.task, load_card(DIGITS / "model"), dtype="float32", batch_size=spec.bound.batch_size)
     worker = Worker(spec, 1, lambda _: predictor, hung=refuse)
-    planner = Planner(spec.place, Ledger.load(spec.place), Order(spec.bound.span_size, spec.wanted))
+    planner = Planner(spec.place, Ledger.load(spec.place), PlanSettings(spec.bound.span_size, spec.wanted))
     try:
         with pytest.raises(DeviceFailed, match="has not answered"):
             list(work_in_threads(worker, planner.rows(request.sources.listing())))
@@ -233,7 +233,7 @@ def test_a_predictor_that_cannot_load_its_model_ends_the_worker(tmp_path: Path) 
         return Busy(spec.task, load_card(DIGITS / "model"), dtype="float32", batch_size=spec.bound.batch_size)
 
     worker = Worker(spec, 1, load, predictors=2)
-    planner = Planner(spec.place, Ledger.load(spec.place), Order(spec.bound.span_size, spec.wanted))
+    planner = Planner(spec.place, Ledger.load(spec.place), PlanSettings(spec.bound.span_size, spec.wanted))
     try:
         with pytest.raises(StorageError, match="the weights are gone"):
             list(work_in_threads(worker, planner.rows(request.sources.listing())))
@@ -244,7 +244,7 @@ def test_a_predictor_that_cannot_load_its_model_ends_the_worker(tmp_path: Path) 
 def test_the_model_reads_the_memory_that_children_write(tmp_path: Path) -> None:
     """No copy on the way: what the model is asked about lies in the ring."""
     request, spec = bound(tmp_path)
-    planner = Planner(spec.place, Ledger.load(spec.place), Order(spec.bound.span_size, spec.wanted))
+    planner = Planner(spec.place, Ledger.load(spec.place), PlanSettings(spec.bound.span_size, spec.wanted))
     card = load_card(DIGITS / "model")
     predictor = Watching(spec.task, card, dtype="float32", batch_size=spec.bound.batch_size)
     worker = Worker(spec, 1, lambda _: predictor)
