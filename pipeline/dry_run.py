@@ -1,4 +1,7 @@
-"""`--dry-run`: try a sample on this machine, predict time, files, bytes and memory, write nothing."""
+"""`--dry-run`: try a sample on this machine, predict time, files, bytes and memory, write nothing.
+
+Of an output that has been begun, time is that of the images that no run has finished; files and bytes are all of it.
+"""
 
 from __future__ import annotations
 
@@ -48,6 +51,22 @@ class Count:
         return self.loose + self.packed
 
 
+@dataclass(frozen=True)
+class Finished:
+    """What an output holds already: files, and the images of those of which a run has reported."""
+
+    files: int = 0
+    images: int = 0
+
+    @staticmethod
+    def of(spec: JobSpec) -> Finished:
+        """As the output is now; no data file is opened."""
+        ledger = Ledger.load(spec.place)
+        return Finished(
+            len(ledger.files), sum(ledger.seen[name].images for name in ledger.files if ledger.is_seen(name))
+        )
+
+
 def dry_run(request: Request) -> int:
     """Print the prediction; the exit code is 0."""
     from pipeline.engine.span_decoder import SpanDecoder  # here and below: --help must not import torch
@@ -71,9 +90,10 @@ def dry_run(request: Request) -> int:
     done = predictor.answer(span, pixels)
     seconds = sum(span.seconds.values()) + time.perf_counter() - began
     count = _count(request, spec)
+    finished = Finished() if config.overwrite else Finished.of(spec)
     workers = engine.workers if config.local else _workers_of_ray(config, device.kind)
     who = f"{device.name}, batches of {spec.bound.batch_size}"
-    _tell(spec, done, count, seconds / max(1, len(done.rows)), workers, who)
+    _tell(spec, done, count, finished, seconds / max(1, len(done.rows)), workers, who)
     return 0
 
 
@@ -117,24 +137,28 @@ def _images_in(shards: list[Shard], wanted: Wanted) -> int:
     return sum(shard.entry.size for shard in shards) * first // max(1, shards[0].entry.size)
 
 
-def _tell(spec: JobSpec, done: AnsweredSpan, count: Count, each_s: float, workers: int, device: str) -> None:
+def _tell(
+    spec: JobSpec, done: AnsweredSpan, count: Count, finished: Finished, each_s: float, workers: int, device: str
+) -> None:
     images, note = count.images, count.note
     failed = sum(status != OK for status in done.rows["status"].to_pylist())
     sink = pa.BufferOutputStream()
     pq.write_table(done.rows, sink, compression="zstd")
     size = sink.tell() * images // max(1, len(done.rows))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    hours, rest = divmod(int(images * each_s / workers), 3600)
+    left = max(0, images - finished.images)
+    hours, rest = divmod(int(left * each_s / workers), 3600)
     answer(f"dry run: {len(done.rows)} images tried on this machine's {device} ({failed} failed); nothing was written")
     answer(f"  source   {note}{images:,} images")
     for line in told(count.passed.photos, count.passed.others):
         answer(f"  {line}")
     needed = f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
     who = "1 worker like this" if workers == 1 else f"{workers} workers like this"
-    answer(f"  time     {needed} with {who}, {each_s * 1000:.1f} ms an image")
+    if finished.files:
+        held = f"{finished.images:,} images in {finished.files:,} files of {spec.place.root}"
+        answer(f"  finished {held}: a run skips what has not changed")
+    answer(f"  time     {needed} for {left:,} images with {who}, {each_s * 1000:.1f} ms an image")
     answer(f"  files    {_files(spec.bound.span_size, count)}, about {size / 1e6:,.2f} MB")
-    if there := len(Ledger.load(spec.place).files):
-        answer(f"  finished {there:,} files are in {spec.place.root} already: a run skips what has not changed")
     answer(f"  memory   {memory / 1024:,.0f} MiB a worker")
     answer(f"  settings dtype {spec.bound.dtype}, span size {spec.bound.span_size.flag}")
 

@@ -35,7 +35,13 @@ def test_it_predicts_and_writes_nothing(output: Path, tmp_path: Path) -> None:
 def test_it_says_what_is_there_already_and_leaves_it_alone(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = tree_bytes(output)
     assert run_here(DIGITS / "shards", output, dry_run=True) == 0
-    assert "finished 12 files are in" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"finished 360 images in 12 files of {output}: a run skips what has not changed" in said
+    assert re.search(r"time +0:00:00 for 0 images", said)
+    assert run_here(DIGITS / "shards", output, dry_run=True, overwrite=True) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"time +0:00:\d\d for 360 images", said)
+    assert "finished" not in said
     assert tree_bytes(output) == before
 
 
