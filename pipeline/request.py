@@ -174,11 +174,8 @@ def begin(request: Request, device: Callable[[], Device]) -> JobSpec:
     if request.config.overwrite and is_ours(place):
         device()  # what refuses the output's place does so before anything is deleted
         _start_over(place)
-    here = versions()
     bound = bind(place, lambda there: _resolved(request, there, device))
-    warn_of_versions(bound.versions, here)
-    warn_of_endings(bound, request.wanted, request.first)
-    return _spec(request, bound)
+    return _continued(request, bound)
 
 
 def propose(request: Request, device: Callable[[], Device]) -> JobSpec:
@@ -187,7 +184,14 @@ def propose(request: Request, device: Callable[[], Device]) -> JobSpec:
     wanted = _resolved(request, there, device)
     if there is not None:
         wanted.check_same(there, request.place)
-    return _spec(request, there or wanted)
+    return _continued(request, there or wanted)
+
+
+def _continued(request: Request, bound: Bound) -> JobSpec:
+    """What a worker needs for what the output is bound to; what is otherwise here is said."""
+    warn_of_versions(bound.versions, versions())
+    warn_of_endings(bound, request.wanted, request.first)
+    return _spec(request, bound)
 
 
 def _resolved(request: Request, there: Bound | None, device: Callable[[], Device]) -> Bound:

@@ -128,8 +128,8 @@ class Bound:
         for name, value in self.compared().items():
             if name in theirs and theirs[name] != value:
                 raise ConfigError(
-                    f"--output {place.root} belongs to a run with {name} = {_short(theirs[name])}, "
-                    f"this command has {_short(value)}: {NEW_OUTPUT}"
+                    f"--output {place.root} belongs to a run with {name} = {_shortened(theirs[name])}, "
+                    f"this command has {_shortened(value)}: {NEW_OUTPUT}"
                 )
 
     def _another_model(self, there: Bound, place: Place) -> str:
@@ -223,7 +223,7 @@ def bind(place: Place, resolve: Callable[[Bound | None], Bound]) -> Bound:
         data = json.dumps(wanted.to_json(), indent=1, ensure_ascii=False).encode()
         try:
             if storage.create(place.bound_file, data):
-                _check_exclusive(place, data)
+                _take_back_unless_exclusive(place, data)
                 return wanted
         except (OSError, ObjectUnreadable) as error:
             raise ConfigError(f"--output {place.root}: cannot be written ({storage.cause(error)})") from error
@@ -231,14 +231,17 @@ def bind(place: Place, resolve: Callable[[Bound | None], Bound]) -> Bound:
     return there
 
 
-def _check_exclusive(place: Place, data: bytes) -> None:
-    """Raise ConfigError where the storage creates what is there: two runs at once would lose each other's images."""
+def _take_back_unless_exclusive(place: Place, data: bytes) -> None:
+    """Delete the new file, and raise ConfigError, where the storage creates what is there.
+
+    Two runs at once would lose each other's images.
+    """
     if storage.create(place.bound_file, data):
         storage.delete(place.bound_file)
         why = "its storage ignores `If-None-Match: *`, without which two runs can overwrite each other's plan"
         raise ConfigError(f"--output {place.root}: {why}: choose storage that honours it (AWS S3 and most others do)")
 
 
-def _short(value: object) -> str:
+def _shortened(value: object) -> str:
     text = json.dumps(value) if not isinstance(value, str) else value
     return text if len(text) <= 24 else text[:12] + "..."

@@ -100,8 +100,8 @@ def line(title: str, points: Sequence[tuple[float, float]], mean: float) -> Mark
     )
     axis = html(
         '<div class="y" aria-hidden="true"><span>{}</span><span>{}</span><span>0</span></div>',
-        _short(top),
-        _short(top / 2),
+        _shortened(top),
+        _shortened(top / 2),
     )
     below = html(
         '<div class="x" aria-hidden="true"><span>0</span><span>{}</span><span>{}</span></div>',
@@ -128,8 +128,8 @@ def columns(title: str, marks: Sequence[tuple[str, float, float, str]]) -> Marku
         )
     axis = html(
         '<div class="y" aria-hidden="true"><span>{}</span><span>{}</span><span>0</span></div>',
-        _short(top),
-        _short(top / 2),
+        _shortened(top),
+        _shortened(top / 2),
     )
     frame = html(
         '<svg class="plot low" viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{}: {}">'
@@ -173,5 +173,5 @@ def _round_up(value: float) -> float:
     return next(step * power for step in (1, 2, 2.5, 5, 10) if step * power >= value * 0.999)
 
 
-def _short(value: float) -> str:
+def _shortened(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:g}"
