@@ -83,7 +83,7 @@ class AnsweredSpan:
     def of(spec: JobSpec, span: DecodedSpan, answered: Answered, seconds: float, device: DeviceUsed) -> AnsweredSpan:
         """From the decoded span and the answers for all its images, which took that device so many seconds."""
         rows, facts = _filled(spec.schema, span, answered), span.facts
-        labels = first_labels(rows, ~span.kept)
+        labels = first_labels(rows["labels"], ~span.kept) if "labels" in answered.columns else {}
         if span.kept.any():
             rows, forgotten = _with_kept(rows, span.kept, span.before)
             facts = replace(facts, forgotten=forgotten)

@@ -56,6 +56,7 @@ class Receipt:
 
 def examples(rows: pa.Table) -> tuple[tuple[str, str, str], ...]:
     """The first failed rows of every status."""
+    rows = rows.select(["uri", "status", "error"])
     failed = rows.filter(pc.not_equal(rows["status"], OK))
     found: list[tuple[str, str, str]] = []
     for status in sorted(set(failed["status"].to_pylist())):
@@ -64,9 +65,8 @@ def examples(rows: pa.Table) -> tuple[tuple[str, str, str], ...]:
     return tuple(found)
 
 
-def first_labels(rows: pa.Table, counted: np.ndarray) -> dict[str, int]:
-    """How many of the rows that are `counted`, bool (rows,), have which first label; {} for tasks without labels."""
-    if "labels" not in rows.column_names:
-        return {}
-    labels = rows["labels"].to_pylist()
-    return dict(Counter(found[0] for found, counts in zip(labels, counted, strict=True) if counts and found))
+def first_labels(labels: pa.ChunkedArray, counted: np.ndarray) -> dict[str, int]:
+    """How many of the rows that are `counted`, bool (rows,), have which first label; `labels` is a column of lists."""
+    return dict(
+        Counter(found[0] for found, counts in zip(labels.to_pylist(), counted, strict=True) if counts and found)
+    )

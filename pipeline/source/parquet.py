@@ -65,11 +65,33 @@ def schema_of(entry: Entry) -> pa.Schema:
 
 
 def kept_types(schema: pa.Schema, keep: tuple[str, ...], shard: str) -> dict[str, pa.DataType]:
-    """The types of the columns to keep; a missing one raises ConfigError that lists what there is."""
+    """The types of the columns to keep, without views; a missing one raises ConfigError that lists what there is."""
     for name in keep:
         if name not in schema.names:
             raise ConfigError(f"--keep {name}: {shard} has no such column; its columns: {', '.join(schema.names)}")
-    return {name: schema.field(name).type for name in keep}
+    return {name: without_views(schema.field(name).type) for name in keep}
+
+
+def without_views(type_: pa.DataType) -> pa.DataType:
+    """The same type of values that every reader knows: pyarrow can neither take nor filter texts and bytes in views."""
+    is_large = pa.types.is_large_list(type_) or pa.types.is_large_list_view(type_)
+    if pa.types.is_string_view(type_):
+        return pa.string()
+    if pa.types.is_binary_view(type_):
+        return pa.binary()
+    if is_large or pa.types.is_list(type_) or pa.types.is_list_view(type_):
+        return (pa.large_list if is_large else pa.list_)(_without_views(type_.value_field))
+    if pa.types.is_fixed_size_list(type_):
+        return pa.list_(_without_views(type_.value_field), type_.list_size)
+    if pa.types.is_struct(type_):
+        return pa.struct([_without_views(type_.field(number)) for number in range(type_.num_fields)])
+    if pa.types.is_map(type_):
+        return pa.map_(_without_views(type_.key_field), _without_views(type_.item_field), type_.keys_sorted)
+    return type_
+
+
+def _without_views(field: pa.Field) -> pa.Field:
+    return field.with_type(without_views(field.type))
 
 
 class Parquet:
@@ -102,7 +124,7 @@ class Parquet:
                 name, kind = image_column(file.schema_arrow, wanted.image_column, shard.uri)
                 _check_kept(file.schema_arrow, wanted, shard.uri)
                 for batch in _batches(file, stream, [name, *wanted.keep], AT_ONCE[kind], row):
-                    yield from _items(batch, shard.uri, (name, kind), wanted.keep, row)
+                    yield from _items(batch, shard.uri, (name, kind), wanted, row)
                     row += len(batch)
         except (ConfigError, CredentialsLost):
             raise
@@ -136,7 +158,7 @@ class Parquet:
 def _check_kept(schema: pa.Schema, wanted: Wanted, shard: str) -> None:
     for name, type_ in wanted.types.items():
         found = schema.field(name).type if name in schema.names else None
-        if found is not None and found != type_:
+        if found is not None and type_ not in (found, without_views(found)):
             raise ConfigError(f"--keep {name}: {shard} has it as {found}, the first shard as {type_}; make them equal")
 
 
@@ -167,14 +189,12 @@ def _piecewise(file: pq.ParquetFile, stream: BinaryIO) -> pq.ParquetFile:
     return pq.ParquetFile(stream, metadata=file.metadata, buffer_size=PIECE, pre_buffer=False)
 
 
-def _items(
-    batch: pa.RecordBatch, shard: str, image: tuple[str, Kind], keep: tuple[str, ...], row: int
-) -> Iterator[Item]:
+def _items(batch: pa.RecordBatch, shard: str, image: tuple[str, Kind], wanted: Wanted, row: int) -> Iterator[Item]:
     column, kind = image
     names = batch.schema.names
     key_name = next((name for name in KEY_NAMES if name in names), None)
     keys = _values(batch.column(key_name)) if key_name else [None] * len(batch)
-    kept = {name: _readable(_unencoded(batch.column(name))) for name in keep if name in names}
+    kept = {name: _kept(batch.column(name), wanted.types.get(name)) for name in wanted.keep if name in names}
     for index, (key, cell) in enumerate(zip(keys, _values(batch.column(column)), strict=True)):
         number = row + index
         values = {name: column.slice(index, 1) for name, column in kept.items()}
@@ -183,6 +203,13 @@ def _items(
             key = content.uri if kind == "uri" and isinstance(content, Unfetched) else number
         name = key.decode("utf-8", "backslashreplace") if isinstance(key, bytes) else str(key)
         yield Item(f"{shard}#{number}", name, content, values, offset=number)
+
+
+def _kept(column: pa.Array, type_: pa.DataType | None) -> pa.Array:
+    """The column as rows keep it, of this type or else without views; of a dictionary its values."""
+    column = _readable(_unencoded(column))
+    type_ = without_views(column.type) if type_ is None or pa.types.is_dictionary(type_) else type_
+    return column if column.type == type_ else column.cast(type_)
 
 
 def _values(column: pa.Array) -> list[Any]:

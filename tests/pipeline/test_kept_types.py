@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import ConfigError
+from pipeline.forget import Wish, forget
 from tests.flow import make_tar, png, run_here
 from tests.helpers import rows
 
@@ -37,6 +38,42 @@ def test_types_of_every_kind_are_the_same_in_the_next_run(tmp_path: Path) -> Non
             source = parquet(tmp_path / f"in{number}/{name}.parquet", cls)
             assert run_here(source.parent, output, "brightness", keep=("cls",)) == 0
         assert len(rows(output)) == 4
+
+
+VIEWS = {
+    "text": (pa.string_view(), ["a", None, "b"]),
+    "bytes": (pa.binary_view(), [b"a", None, b"b"]),
+    "list": (pa.list_view(pa.string_view()), [["a"], None, []]),
+    "large list": (pa.large_list(pa.binary_view()), [[b"a"], None, []]),
+    "three": (pa.list_(pa.string_view(), 1), [["a"], None, ["b"]]),
+    "struct": (pa.struct([("x", pa.string_view())]), [{"x": "a"}, None, {"x": None}]),
+    "map": (pa.map_(pa.string_view(), pa.string_view()), [[("a", "b")], None, []]),
+}
+
+
+@pytest.mark.parametrize("kind", VIEWS)
+def test_values_in_views_are_kept_failed_done_again_and_forgotten(kind: str, tmp_path: Path) -> None:
+    """As other writers than pyarrow have them, which can neither take nor filter them."""
+    type_, values = VIEWS[kind]
+    images = pa.array([png(1), b"damaged", png(2)])
+    kept = pa.array(values, type_)
+    pq.write_table(pa.table({"image": images, "cls": kept}), tmp_path / "a.parquet")
+    assert pq.read_schema(tmp_path / "a.parquet").field("cls").type == type_
+    for retry_failed in (False, True):
+        flags = {"keep": ("cls",), "max_failed": 1.0, "retry_failed": retry_failed}
+        assert run_here(tmp_path / "a.parquet", tmp_path / "out", "brightness", **flags) == 0
+        assert rows(tmp_path / "out")["cls"].to_pylist() == values
+    (tmp_path / "uris").write_text(f"{tmp_path}/a.parquet#1\n")
+    assert forget(Wish(str(tmp_path / "out"), str(tmp_path / "uris"))) == 0
+    assert rows(tmp_path / "out")["cls"].to_pylist() == [values[0], values[2]]
+
+
+def test_a_kept_column_that_is_called_as_a_tasks_own(tmp_path: Path) -> None:
+    source = parquet(tmp_path / "a.parquet", pa.array([1, 2]))
+    table = pq.read_table(source)
+    pq.write_table(table.rename_columns(["image", "labels"]), source)
+    assert run_here(source, tmp_path / "out", "brightness", keep=("labels",)) == 0
+    assert rows(tmp_path / "out")["labels"].to_pylist() == [1, 2]
 
 
 @pytest.mark.parametrize("first", ["a", "z"])
