@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -100,6 +101,8 @@ def run_simple(main: Callable[[argparse.Namespace], int], parser: argparse.Argum
     called_by_command()
     try:
         code = main(flags)
+    except BrokenPipeError:  # whoever read our answer wants no more of it, as `head`
+        code = PipelineError.exit_code
     except (PipelineError, CheckpointError, OSError) as error:
         if getattr(flags, "verbose", False):
             traceback.print_exc()
@@ -108,8 +111,9 @@ def run_simple(main: Callable[[argparse.Namespace], int], parser: argparse.Argum
     except KeyboardInterrupt:
         say(f"{parser.prog}: interrupted", "error")
         code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BrokenPipeError):
+            stream.flush()
     # Everything is written by now. A native thread could still abort the interpreter as it exits, and a thread that
     # waits for the storage could delay it.
     os._exit(code)
@@ -152,25 +156,35 @@ def _check_known(parser: argparse.ArgumentParser, flags: Iterable[str]) -> None:
 def _from_file(parser: argparse.ArgumentParser, name: str, given: set[str]) -> Iterator[str]:
     """The flags of a file, but for those that are given on the command line."""
     try:
-        flags = json.loads(Path(name).read_text())
+        flags = json.loads(Path(name).read_text("utf-8-sig"))
         items = flags.items()
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         parser.error(f"--config {name}: not a readable JSON object of flags ({error})")
     if "config" in flags:
         parser.error(f"--config {name}: it names another such file, {flags['config']}: put all flags into one")
     dashed = {"--" + flag.replace("_", "-"): value for flag, value in items}
+    if len(dashed) < len(flags):
+        twice = sorted(flag for flag in flags if flag.replace("_", "-") in flags and "_" in flag)
+        parser.error(f"--config {name}: {twice[0]} is given twice, with _ and with -: leave one of them")
     _check_known(parser, dashed)
     for flag, value in dashed.items():
-        if flag not in given and value is not None:
-            yield from _words(parser._option_string_actions[flag], flag, value)
+        if flag not in given and value not in (None, []):
+            try:
+                yield from _words(parser._option_string_actions[flag], flag, value)
+            except ValueError as error:
+                parser.error(f"--config {name}: {flag} is {json.dumps(value)}: give {error}")
 
 
 def _words(action: argparse.Action, flag: str, value: object) -> list[str]:
-    """The flag with a value of JSON, as on the command line; one that is a switch has true or false."""
-    if action.nargs == 0 and isinstance(value, bool):
+    """The flag with a value of JSON, as on the command line; raises ValueError that says what it takes."""
+    if action.nargs == 0:
+        if not isinstance(value, bool):
+            raise ValueError("true or false")
         off = [no for no in action.option_strings if no.startswith("--no-") and no != flag]
         return [flag] if value else off
     values = value if isinstance(value, list) else [value]
+    if any(isinstance(one, list | dict | bool) or one is None for one in values):
+        raise ValueError("text, a number, or a list of these")
     return [flag, *(one if isinstance(one, str) else json.dumps(one) for one in values)]
 
 

@@ -82,8 +82,8 @@ def program() -> str:
 
 
 def again(flag: str, value: str) -> str:
-    """This process's own command line with another value of a flag, for a shell."""
-    words = iter(sys.argv[1:])
+    """This process's own command line with another value of a flag, for a shell, without secrets."""
+    words = iter(_without_secrets(sys.argv[1:]))
     kept = []
     for word in words:
         if word == flag:

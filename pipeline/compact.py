@@ -108,6 +108,7 @@ def _begun(place: Place, dest: str, *, images: bool, most: int) -> tuple[Bound, 
     if images and IMAGE in bound.keep:
         raise ConfigError(f"--images: {place.root} has a column {IMAGE} already, from --keep {IMAGE}")
     copy.begin()
+    storage.check_put(copy.file(0))
     storage.sweep(root)
     return bound, copy
 

@@ -5,8 +5,10 @@ Of an output that has been begun, time is that of the images that no run has fin
 
 from __future__ import annotations
 
+import itertools
 import resource
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -38,17 +40,17 @@ COUNTED = 1000  # images of the first shard that are counted; of larger ones the
 
 @dataclass(frozen=True)
 class Count:
-    """Images of the source: loose ones, and those in shards; `note` says how exact that is. `passed` are none."""
+    """Images of the source: loose ones, and those of each shard; `note` says how exact that is. `passed` are none."""
 
     loose: int
-    packed: int
+    shards: Sequence[int]
     note: str
     passed: PassedBy
 
     @property
     def images(self) -> int:
         """All of them."""
-        return self.loose + self.packed
+        return self.loose + sum(self.shards)
 
 
 @dataclass(frozen=True)
@@ -122,19 +124,22 @@ def _count(request: Request, spec: JobSpec) -> Count:
     if next(stream, None) is not None:
         note = "at least "
     limit = request.config.limit
-    if limit is None or limit > loose + packed:
+    if limit is None or limit > loose + sum(packed):
         return Count(loose, packed, note, listing.passed)
-    return Count(max(0, limit - packed), min(limit, packed), "", listing.passed)
+    before = itertools.accumulate(packed, initial=0)
+    within = [min(images, max(0, limit - start)) for images, start in zip(packed, before, strict=False)]
+    return Count(max(0, limit - sum(packed)), within, "", listing.passed)
 
 
-def _images_in(shards: list[Shard], wanted: Wanted) -> int:
-    """About how many images shards hold, for their bytes: as the first one, if it is small enough to be counted."""
+def _images_in(shards: list[Shard], wanted: Wanted) -> list[int]:
+    """About how many images each shard holds, for its bytes: as the first, if it is small enough to be counted."""
     if not shards:
-        return 0
+        return []
     first = count_images(shards[0], wanted, COUNTED)
     if first == COUNTED:
-        return images_in(shards, wanted)
-    return sum(shard.entry.size for shard in shards) * first // max(1, shards[0].entry.size)
+        first = images_in(shards[:1], wanted)
+    each = shards[0].entry.size / max(1, first)
+    return [round(shard.entry.size / max(1.0, each)) for shard in shards]
 
 
 def _tell(
@@ -164,6 +169,8 @@ def _tell(
 
 
 def _files(span_size: SpanSize, count: Count) -> str:
-    files = loose_spans(span_size, count.loose) + -(-count.packed // span_size.shard)
-    rows = max(span_size.shard if count.packed else 0, span_size_at(span_size, count.loose) if count.loose else 0)
+    files = loose_spans(span_size, count.loose) + sum(-(-images // span_size.shard) for images in count.shards)
+    rows = max(
+        min(span_size.shard, max(count.shards, default=0)), span_size_at(span_size, count.loose) if count.loose else 0
+    )
     return f"{files:,} of up to {rows:,} rows"

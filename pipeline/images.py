@@ -42,7 +42,7 @@ def open_image(uri: str, image_column: str | None = None) -> Image.Image:
 
 def read_image(uri: str, image_column: str | None = None) -> bytes:
     """The image's file as it is; arguments and FileNotFoundError as for `open_image`."""
-    uri = storage.absolute(uri)
+    uri = uri if uri.startswith("/") else storage.absolute(uri)  # a member's name may hold `..`, which stays
     if storage.stat(uri) is not None:
         return storage.read(uri)
     wanted = Wanted(endings(), image_column)

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,8 +62,9 @@ def warn(text: str) -> None:
 
 
 def answer(text: str) -> None:
-    """One line of the result, on standard output."""
-    sys.stdout.write(text + "\n")
+    """One line of the result, on standard output; that nobody reads it any more, as `head`, is no failure."""
+    with suppress(BrokenPipeError):
+        sys.stdout.write(text + "\n")
 
 
 @contextmanager

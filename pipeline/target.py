@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from pipeline import storage
-from pipeline.errors import ObjectUnreadable, StorageError
+from pipeline.errors import ConfigError, ObjectUnreadable, StorageError
+from pipeline.output.place import Place
 
 
 @dataclass(frozen=True)
@@ -16,10 +18,16 @@ class Target:
 
     @staticmethod
     def of(file: str, flag: str = "", advice: str = "name a file elsewhere") -> Target:
-        """The file that a user names by a flag; raises ConfigError where it cannot be written."""
-        uri = storage.absolute(file)
-        with storage.checking(f"{flag} {file} cannot be written, {advice}".lstrip()):
+        """The file that a user names by a flag; raises ConfigError where it cannot be, or must not be, written."""
+        uri = storage.followed(storage.absolute(file))
+        cannot = f"{flag} {file} cannot be written, {advice}".lstrip()
+        if why := storage.mistaken(uri) if storage.is_local(uri) else None:
+            raise ConfigError(f"{cannot}: {why}")
+        with storage.checking(cannot):
             storage.check_put(uri)
+            places = itertools.islice(Place(uri).above(), 2)
+            if any(place.keeps(uri) and storage.stat(place.bound_file) is not None for place in places):
+                raise ConfigError(f"{cannot}: it is a file of an output's own")
         return Target(uri)
 
     def put(self, text: str) -> str:

@@ -7,6 +7,7 @@ unchanged, by his own clock, for as long as it says.
 
 from __future__ import annotations
 
+import errno
 import json
 import platform
 import threading
@@ -32,9 +33,16 @@ def lease(place: Place, run: str, if_running: IfRunning) -> Iterator[Lease | Non
     """Work within the block under the lease of an output. None: another run works there and this one is to exit.
 
     With `wait` the block begins when the lease is free; with `join` at once, and the lease is taken when it is free.
+    Raises ConfigError where nothing may be written.
     """
     mine = Lease(place, run)
-    if not mine.acquire(if_running):
+    try:
+        is_to_work = mine.acquire(if_running)
+    except OSError as error:
+        if isinstance(error, PermissionError) or error.errno == errno.EROFS:  # it is the first thing that is written
+            raise ConfigError(f"{place.root} cannot be written: {storage.cause(error)}") from error
+        raise
+    if not is_to_work:
         yield None
         return
     thread = threading.Thread(target=mine.keep, name="lease", daemon=True)

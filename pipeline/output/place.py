@@ -72,6 +72,11 @@ class Place:
         """Where every run leaves its report."""
         return storage.join(self.root, "runs")
 
+    def keeps(self, uri: str) -> bool:
+        """Whether a file is one of those that make it an output; the page is none."""
+        files, folders = (self.bound_file, self.success_file, self.lease_file), (self.data, self.plan, self.runs)
+        return uri in files or any(uri.startswith(f"{folder}/") for folder in folders)
+
     def span_file(self, name: str) -> str:
         """The file of a finished span."""
         return storage.join(self.data, name + SPAN)

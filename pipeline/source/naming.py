@@ -25,7 +25,6 @@ from pipeline.storage import Entry
 
 INPUT_FORMATS = ("auto", "images", *FORMATS, "list")
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{},]+(?:,[^{},]+)+)\}")
-ONE_SLASH = re.compile(r"([a-z][a-z0-9]+):/(?!/)")  # `s3:/bucket/key`, which is a path of this machine
 LISTED = "listed"  # the version of a remote image that a list names
 
 
@@ -158,7 +157,8 @@ class Listing:
         is_file = storage.is_local(uri) or format_of(uri) or _ending(uri) in LISTS | self.extensions
         if empty and is_file and not storage.is_folder(uri):
             _check_allowed(uri, given)
-            raise ConfigError(f"--input {given} does not exist{_meant(given)}")
+            why = storage.mistaken(uri)
+            raise ConfigError(f"--input {given} does not exist{f': {why}' if why else ''}")
 
     def _list(self, root: str, given: str) -> Iterator[Entry]:
         try:
@@ -256,12 +256,6 @@ def _check_allowed(uri: str, given: str) -> None:
             storage.check_access(uri)
     except PermissionError as error:
         raise ConfigError(f"--input {given}: {storage.cause_and_file(error)}") from error
-
-
-def _meant(given: str) -> str:
-    """A question about a path that was likely to be a URI."""
-    match = ONE_SLASH.match(given)
-    return f"; did you mean {match[1]}://{given[match.end() :]}?" if match else ""
 
 
 def _why_empty(given: str) -> str:

@@ -29,13 +29,14 @@ from pipeline.storage.parallel import in_parallel
 from pipeline.storage.patience import be_patient, patient, quick
 from pipeline.storage.registry import store_for
 from pipeline.storage.store import MISSING, Entry, Store
-from pipeline.storage.uris import SCHEME, absolute, is_relative, join, named_in
+from pipeline.storage.uris import SCHEME, absolute, followed, is_relative, join, mistaken, named_in
 
 __all__ = [
     "MISSING", "SCHEME", "Entry", "Store", "absolute", "be_patient", "cause", "cause_and_file", "check_access",
-    "check_put", "checking", "create", "delete", "delete_below", "half_written", "in_parallel", "is_below", "is_folder",
-    "is_half_written", "is_local", "is_relative", "join", "listing", "named_in", "open_stream", "patient", "put",
-    "quick", "read", "read_many", "reason", "replace", "stat", "store_for", "sweep", "try_read", "unfit",
+    "check_put", "checking", "create", "delete", "delete_below", "followed", "half_written", "in_parallel",
+    "is_below", "is_folder", "is_half_written", "is_local", "is_relative", "join", "listing", "mistaken",
+    "named_in", "open_stream", "patient", "put", "quick", "read", "read_many", "reason", "replace", "stat",
+    "store_for", "sweep", "try_read", "unfit",
 ]  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.storage.store import MISSING, Entry, Store
+from pipeline.storage.uris import mistaken
 
 HALF_WRITTEN = re.compile(r"/\.[^/]+-\d+\.tmp$")  # as `half_written` names them
 BUFFER = 1 << 20  # bytes: an archive's reader seeks from header to header, and each seek beyond it reads anew
@@ -36,8 +37,8 @@ class Local(Store):
     is_local = True
 
     def unfit(self, output: str, *, shared: bool) -> str | None:
-        """Every path will do; whether it can be written shows at the first file."""
-        return None
+        """Every path but one that was meant as a URI; whether it can be written shows at the first file."""
+        return mistaken(output)
 
     def listing(self, prefix: str) -> Iterator[Entry]:
         """Files below a folder, those in linked folders too; a dangling link has the version MISSING."""
@@ -61,6 +62,8 @@ class Local(Store):
         """Write a nameless file where the first folder is that there is already."""
         if os.path.isdir(uri):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), uri)
+        if os.path.exists(uri) and not os.path.isfile(uri):  # a file would take the place of a device or a pipe
+            raise OSError("it is there and no file")
         folder = os.path.dirname(uri)
         while not os.path.lexists(folder):
             folder = os.path.dirname(folder)
@@ -70,7 +73,8 @@ class Local(Store):
     def read(self, uri: str, start: int | None = None, stop: int | None = None, version: str = "") -> bytes:
         """The file's bytes as they are now, whatever the version."""
         with open(_path_of(uri), "rb") as file:
-            file.seek(start or 0)
+            if start:  # what is a pipe, such as the shell's <(...), has no positions
+                file.seek(start)
             return file.read() if stop is None else file.read(stop - (start or 0))
 
     def open_stream(self, entry: Entry, *, pinned: bool = False) -> BinaryIO:

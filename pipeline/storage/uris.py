@@ -6,6 +6,8 @@ import os
 import re
 
 SCHEME = re.compile(r"^([a-z][a-z0-9+.-]+)://")
+HERE = ("file", "local")  # schemes of this machine
+MISTAKEN = re.compile(r"/((s3a?|gs|gcs|az|abfss?|adl|hdfs|https?|file|local|memory):)/*([^/].*)?", re.IGNORECASE)
 
 
 def scheme_of(uri: str) -> str:
@@ -16,18 +18,37 @@ def scheme_of(uri: str) -> str:
 
 def absolute(uri: str) -> str:
     """The one spelling of a URI: `file://` and relative paths become absolute paths; a trailing slash stays."""
-    if scheme_of(uri) in ("file", "local"):
+    if scheme_of(uri) in HERE:
         uri = uri.partition("://")[2]
+        uri = uri.removeprefix("localhost") if uri.startswith("localhost/") else uri
     if SCHEME.match(uri):
         return uri
     slash = "/" if uri.endswith("/") else ""
     return os.path.abspath(os.path.expanduser(uri)).rstrip("/") + slash or "/"
 
 
+def followed(uri: str) -> str:
+    """The file that a path of this machine leads to once all links are followed; other URIs as they are."""
+    return uri if SCHEME.match(uri) else os.path.realpath(uri)
+
+
 def is_relative(uri: str) -> bool:
     """Whether it is a path that depends on the current folder."""
-    path = uri.partition("://")[2] if scheme_of(uri) in ("file", "local") else uri
+    path = uri.partition("://")[2] if scheme_of(uri) in HERE else uri
     return not SCHEME.match(path) and not path.startswith(("/", "~"))
+
+
+def mistaken(path: str) -> str | None:
+    """What to say of a path of this machine that is likely to have been meant as a URI; None if it is not.
+
+    `S3://bucket` and `s3:/bucket` name folders, as a scheme is in lower case and has two slashes.
+    """
+    match = MISTAKEN.search(path)
+    if match is None or os.path.lexists(path[: match.end(1)]):
+        return None
+    scheme, rest = match[2].lower(), match[3] or ""
+    meant = f"{scheme}://{'/' if scheme in HERE else ''}{rest}"
+    return f"that is the path {path} of this machine; did you mean {meant}?"
 
 
 def join(base: str, *parts: str) -> str:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.flow import DIGITS
-from tests.helpers import ROOT, clean_env, rows, run_job
+from pipeline.compact import compact
+from tests.flow import DIGITS, run_here
+from tests.helpers import ROOT, clean_env, rows, run_job, tree_bytes
 from tests.outputs import newest_report
 
 INPUT, MODEL = f"{DIGITS}/shards", f"{DIGITS}/model"
@@ -44,12 +45,44 @@ def test_what_one_may_not_look_into_is_named(names: dict[str, str], said: str, t
         (tmp_path / name).chmod(0)
     places = {"input": INPUT, "output": str(tmp_path / "out"), "model": MODEL}
     places |= {flag: str(tmp_path / name) for flag, name in names.items()}
-    words = [sys.executable, "jobs/label.py", "--local", *(f"--{flag}={value}" for flag, value in places.items())]
-    rights = "-dac_override,-dac_read_search"  # root's, which see everything
-    unable = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"] if os.geteuid() == 0 else []
-    done = subprocess.run([*unable, *words], cwd=ROOT, env=clean_env(), capture_output=True, text=True, check=False)
+    done = as_nobody("label.py", "--local", *(f"--{flag}={value}" for flag, value in places.items()))
     assert done.returncode == 2, done.stdout + done.stderr
     assert re.search(f"label.py: {said}$", done.stderr.strip()), done.stderr
+
+
+def as_nobody(job: str, *flags: object) -> subprocess.CompletedProcess[str]:
+    """A job of somebody who has not root's rights, which see everything."""
+    rights = "-dac_override,-dac_read_search"
+    unable = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"] if os.geteuid() == 0 else []
+    words = [*unable, sys.executable, f"jobs/{job}", *map(str, flags)]
+    return subprocess.run(words, cwd=ROOT, env=clean_env(), capture_output=True, text=True, check=False)
+
+
+def test_an_output_or_copy_that_one_may_not_write_is_refused(tmp_path: Path) -> None:
+    output, copy = tmp_path / "out", tmp_path / "copy"
+    assert run_here(INPUT, output, limit=3) == 0
+    compact(str(output), str(copy), 100)
+    (tmp_path / "uris").write_text(f"{rows(output)['uri'][0]}\n")
+    for folder in (output, copy):
+        folder.chmod(0o500)
+    before = tree_bytes(tmp_path)
+    jobs = [
+        ("label.py", "--input", INPUT, "--output", output, "--model", MODEL, "--local", "--limit", 4),
+        ("forget.py", output, "--uris", tmp_path / "uris"),
+        ("compact.py", output, copy, "--rows-per-file", 2),
+    ]
+    for job, *flags in jobs:
+        done = as_nobody(job, *flags)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert re.search("Permission denied$", done.stderr.strip()), done.stderr
+        assert tree_bytes(tmp_path) == before
+
+
+@pytest.mark.parametrize("given", ["s3:/bucket/out", "S3://bucket/out", "s3:bucket/out"])
+def test_an_output_that_was_meant_as_a_uri_is_refused(given: str) -> None:
+    said = refused("--input", INPUT, "--output", given, "--model", MODEL, "--local")
+    assert f"--output {given}: that is the path {ROOT / given} of this machine; did you mean s3://bucket/out?" in said
+    assert not (ROOT / given.split("/")[0]).exists()
 
 
 def test_a_misspelt_flag_is_an_error_that_names_the_right_one(tmp_path: Path) -> None:
@@ -117,9 +150,8 @@ def test_an_address_from_the_environment_is_looked_at_first(address: str, said: 
 
 def test_flags_may_come_from_a_file_and_the_command_line_wins(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
-    config.write_text(
-        json.dumps({"input": [INPUT], "model": MODEL, "top_k": 2, "limit": 3, "local": True, "keep": ["cls"]})
-    )
+    given = {"input": [INPUT], "model": MODEL, "top_k": 2, "limit": 3, "local": True, "keep": ["cls"], "tag": []}
+    config.write_text(json.dumps(given), "utf-8-sig")
     run_job("label.py", "--config", config, "--output", tmp_path / "o", "--top-k", "1", code=0)
     bound = json.loads((tmp_path / "o/_run.json").read_text())
     assert (bound["settings"]["top_k"], bound["keep"], len(rows(tmp_path / "o"))) == (1, ["cls"], 3)
@@ -142,8 +174,10 @@ def test_a_flag_of_many_values_may_be_repeated(tmp_path: Path) -> None:
     [
         ({"retry_faild": False}, r"unrecognized arguments: --retry-faild; did you mean --retry-failed\?"),
         ({"nonsense": None}, "unrecognized arguments: --nonsense"),
-        ({"limit": False}, "argument --limit: invalid int value: 'false'"),
-        ({"local": "yes"}, "unrecognized arguments: yes"),
+        ({"limit": False}, "--limit is false: give text, a number, or a list of these"),
+        ({"local": "yes"}, r'c\.json: --local is "yes": give true or false'),
+        ({"tag": {"night": "1"}}, r'--tag is \{"night": "1"\}: give text'),
+        ({"top_k": 1, "top-k": 2}, "top_k is given twice, with _ and with -"),
     ],
 )
 def test_flags_of_a_file_are_checked_as_others(tmp_path: Path, flags: dict[str, object], said: str) -> None:

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import ConfigError
-from tests.flow import DIGITS, png, run_here
+from tests.flow import DIGITS, make_tar, png, run_here
 from tests.helpers import run_job, tree_bytes
 
 FLAGS = ["--input", DIGITS / "shards", "--model", DIGITS / "model", "--local"]
@@ -52,6 +52,14 @@ def test_it_refuses_what_a_run_would_refuse(output: Path, tmp_path: Path) -> Non
     assert tree_bytes(output) == before
     with pytest.raises(ConfigError, match="holds no image and no shard"):
         run_here(tmp_path, output, dry_run=True)
+
+
+def test_no_file_has_images_of_two_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(5):
+        make_tar(tmp_path / f"in/{number}.tar", [(f"{n}.png", png(n)) for n in range(3)])
+    for limit, files in ((None, 5), (7, 3)):
+        assert run_here(tmp_path / "in", tmp_path / "out", "brightness", dry_run=True, limit=limit) == 0
+        assert f"files    {files} of up to 3 rows" in capsys.readouterr().out
 
 
 def test_it_estimates_what_it_does_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

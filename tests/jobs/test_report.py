@@ -1,11 +1,15 @@
 """The command, as a user types it."""
 
+import os
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from report import arguments, main
 
-from tests.helpers import run_job
+from tests.helpers import ROOT, clean_env, run_job
 from tests.outputs import IMAGES, SPAN, Examples
 
 
@@ -43,6 +47,34 @@ def test_a_page_that_cannot_be_written_is_refused_at_first(
     said = f"{job}: --to {tmp_path}/file/page.html cannot be written, name a file elsewhere: Not a directory\n"
     assert done.stderr.endswith(said)
     assert (done.stdout, done.stderr.count("\n")) == ("", 1)
+
+
+def test_a_page_takes_the_place_of_nothing_but_a_file(examples: Examples, tmp_path: Path) -> None:
+    output = examples.copy("label", tmp_path / "out")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link.html").symlink_to("page.html")
+    bound = (output / "_run.json").read_bytes()
+    for to in (tmp_path / "pipe", output / "_run.json", output / "data/a.parquet"):
+        assert (
+            f"--to {to} cannot be written, name a file elsewhere: it is "
+            in run_job("report.py", output, "--to", to, code=2).stderr
+        )
+    run_job("report.py", output, "--to", tmp_path / "link.html", code=0)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert (output / "_run.json").read_bytes() == bound
+    assert (tmp_path / "link.html").is_symlink()
+    assert (tmp_path / "page.html").is_file()
+
+
+def test_who_reads_an_answer_may_stop(examples: Examples, tmp_path: Path) -> None:
+    """As `head` does; Python writes to a pipe when the job ends."""
+    output = examples.copy("label", tmp_path / "out")
+    command = [sys.executable, "jobs/report.py", str(output), "--verify"]
+    with subprocess.Popen(command, cwd=ROOT, env=clean_env(), stdout=-1, stderr=-1) as job:
+        assert job.stdout is not None
+        assert job.stderr is not None
+        job.stdout.close()
+        assert job.stderr.read() == b""
 
 
 def test_a_page_of_what_differs_needs_two_outputs(tmp_path: Path) -> None:

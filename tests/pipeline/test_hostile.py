@@ -160,7 +160,7 @@ def test_a_model_whose_files_no_folder_can_hold_is_refused(tmp_path: Path, names
     [
         ({"output": ["--overwrite", "x"]}, "argument"),
         ({"__class__": "x"}, "unrecognized arguments"),
-        ({"input": {"$ref": "/etc/passwd"}}, "does not exist"),
+        ({"input": {"$ref": "/etc/passwd"}}, "give text, a number, or a list of these"),
         ({"config": "other.json"}, "names another such file"),
         ([1], "not a readable JSON object"),
         ("[" * 100_000, "not a readable JSON object"),
