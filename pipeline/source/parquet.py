@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
 from pipeline.source.columns import IMAGE_NAMES, KEY_NAMES, URI_NAMES, known_column
-from pipeline.source.item import Item, Position, Unfetched, Wanted
+from pipeline.source.item import Item, NoImage, Position, Unfetched, Wanted
 from pipeline.storage import Entry
 from pipeline.storage.ranged import Meter, Ranges
 
@@ -55,11 +55,12 @@ def _kind(type_: pa.DataType) -> Kind | None:
     return "uri" if type_ in TEXTS else None
 
 
-def schema_of(entry: Entry) -> pa.Schema:
-    """The columns of a Parquet file; raises ObjectUnreadable when it is none."""
+def schema_of(entry: Entry) -> tuple[pa.Schema, int]:
+    """The columns of a Parquet file, and how many rows it has; raises ObjectUnreadable when it is none."""
     try:
         with storage.open_stream(entry) as stream:
-            return pq.ParquetFile(stream).schema_arrow
+            file = pq.ParquetFile(stream)
+            return file.schema_arrow, file.metadata.num_rows
     except pa.ArrowInvalid as error:
         raise ObjectUnreadable(f"not a Parquet file ({str(error).split('.')[0]})") from error
 
@@ -105,7 +106,7 @@ class Parquet:
     def check(self, shard: Entry, wanted: Wanted) -> dict[str, pa.DataType]:
         """As in `ShardFormat`; a damaged or missing file is a row, and refuses no others unless it decides types."""
         try:
-            schema = schema_of(shard)
+            schema, rows = schema_of(shard)
         except (ObjectUnreadable, OSError) as error:
             if not wanted.keep:
                 return {}
@@ -113,6 +114,8 @@ class Parquet:
         image_column(schema, wanted.image_column, shard.uri)
         types = kept_types(schema, wanted.keep, shard.uri)
         _check_kept(schema, wanted, shard.uri)
+        if not rows:
+            raise NoImage(f"{shard.uri} has no rows", types)
         return types
 
     def items(self, shard: Entry, wanted: Wanted, at: Position) -> Iterator[Item]:

@@ -1,5 +1,7 @@
 """Archives in WebDataset's manner: consecutive members that share a key are a sample, its image members the images.
 
+A member whose name occurs again in a sample begins another one.
+
 Nothing is ever extracted to a path, so absolute names, `..` and links are harmless.
 """
 
@@ -46,16 +48,19 @@ def samples(members: Iterable[Member], wanted: Wanted, passed: Counter[str], dam
     images: list[Item] = []
     kept: dict[str, object] = {}
     current: str | None = None
-    start = 0
+    taken, start = set[str](), 0  # endings of the sample's members, and where it begins
     try:
         for member in members:
             match = SAMPLE.fullmatch(member.name)
             if match is None:
                 continue
             key, ending = match.groups()
-            if key != current:
+            is_taken = wanted.is_image(ending) or ending in wanted.keep
+            if key != current or (is_taken and ending in taken):  # the same name twice is two samples
                 yield from _flush(images, kept, start)
-                images, kept, current, start = [], {}, key, member.offset
+                images, kept, current, taken, start = [], {}, key, set(), member.offset
+            if is_taken:
+                taken.add(ending)
             if wanted.is_image(ending):
                 images.append(Item(member.name, key, member.read()))
             elif wanted.passes_photo(ending):
@@ -125,15 +130,19 @@ def until_failure(items: Iterator[Item], shard: Entry, at: Position, kind: str, 
     yield Item(shard.uri, "", reason, {}, last[0], last[1] + 1)
 
 
-def check_members(members: Iterable[Member], shard: Entry, wanted: Wanted) -> dict[str, pa.DataType]:
+def check_members(
+    members: Iterable[Member], shard: Entry, wanted: Wanted, unreadable: tuple[type[Exception], ...]
+) -> dict[str, pa.DataType]:
     """Raise ConfigError for a wanted ending that no member has: it would give an empty column and look like success.
 
-    Raises NoImage where none has an image's.
+    Raises NoImage where none has an image's. What is `unreadable` ends the members: it is no reason to refuse others.
     """
-    there = endings(members, wanted)
+    there, is_read = endings(members, wanted, unreadable)
     types = {name: member_type(name) for name in wanted.keep}
+    if not there and is_read:
+        raise NoImage(f"{shard.uri} has no files in it", types)
     if not there:
-        return types  # empty or damaged, which is no reason to refuse the others
+        return types
     has = f"among the first {LOOKED_AT:,} members of {shard.uri}, which has {', '.join(sorted(there))}"
     asked = [("image-column", wanted.image_column)] if wanted.image_column else []
     for flag, name in [*asked, *(("keep", name) for name in wanted.keep)]:
@@ -146,18 +155,23 @@ def check_members(members: Iterable[Member], shard: Entry, wanted: Wanted) -> di
     return types
 
 
-def endings(members: Iterable[Member], wanted: Wanted) -> Counter[str]:
+def endings(
+    members: Iterable[Member], wanted: Wanted, unreadable: tuple[type[Exception], ...]
+) -> tuple[Counter[str], bool]:
     """How often each ending occurs among the first members, as `--keep` and `--image-column` name them.
 
-    Where nothing is to be kept, the first image is enough.
+    Where nothing is to be kept, the first image is enough. Beside it whether they could be read.
     """
     found: Counter[str] = Counter()
-    for member in itertools.islice(members, LOOKED_AT):
-        if match := SAMPLE.fullmatch(member.name):
-            found[match[2]] += 1
-            if wanted.is_image(match[2]) and found.keys() >= set(wanted.keep):
-                break
-    return found
+    try:
+        for member in itertools.islice(members, LOOKED_AT):
+            if match := SAMPLE.fullmatch(member.name):
+                found[match[2]] += 1
+                if wanted.is_image(match[2]) and found.keys() >= set(wanted.keep):
+                    break
+    except unreadable:
+        return found, False
+    return found, True
 
 
 def pick(members: Iterable[Member], wanted: Wanted, at: Position, names: set[str]) -> Iterator[tuple[str, bytes]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import io
 import itertools
@@ -49,11 +48,11 @@ class Tar:
     def check(self, shard: Entry, wanted: Wanted) -> dict[str, pa.DataType]:
         """As in `ShardFormat`; damage further on does not refuse the whole input."""
 
-        def readable() -> Iterator[Member]:
-            with contextlib.suppress(tarfile.TarError, OSError, ValueError, ObjectUnreadable), self.open(shard) as file:
+        def there() -> Iterator[Member]:
+            with self.open(shard) as file:
                 yield from itertools.chain.from_iterable(archives(file, 0))
 
-        return samples.check_members(readable(), shard, wanted)
+        return samples.check_members(there(), shard, wanted, (tarfile.TarError, OSError, ValueError, ObjectUnreadable))
 
     def items(self, shard: Entry, wanted: Wanted, at: Position) -> Iterator[Item]:
         """As in `ShardFormat`."""

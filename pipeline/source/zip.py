@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import io
 import zipfile
@@ -38,14 +37,11 @@ class Zip:
     def check(self, shard: Entry, wanted: Wanted) -> dict[str, pa.DataType]:
         """As in `ShardFormat`; a damaged zip becomes a row and does not refuse the whole input."""
 
-        def readable() -> Iterator[Member]:
-            with (
-                contextlib.suppress(OSError, ObjectUnreadable, *DAMAGE),
-                storage.open_stream(shard, pinned=True) as stream,
-            ):
+        def there() -> Iterator[Member]:
+            with storage.open_stream(shard, pinned=True) as stream:
                 yield from members(stream, 0)
 
-        return samples.check_members(readable(), shard, wanted)
+        return samples.check_members(there(), shard, wanted, (OSError, ObjectUnreadable, *DAMAGE))
 
     def items(self, shard: Entry, wanted: Wanted, at: Position) -> Iterator[Item]:
         """As in `ShardFormat`."""

@@ -103,6 +103,28 @@ def test_repeated_names_stay_apart(tmp_path: Path, name: str, recwarn: pytest.Wa
     assert [uri.partition("#")[2] for uri in rows(tmp_path / "out")["uri"].to_pylist()] == ["a.png", "a.png~2", "b.png"]
 
 
+@pytest.mark.parametrize("name", [*MAKERS, "s.tar"])
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_a_name_that_is_repeated_at_once_is_another_sample(
+    lost: int, name: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Each image has the members of its own; also where a span is done again that begins among them."""
+    names = ["a.png", "a.cls", "a.txt", "a.png", "a.cls", "a.cls", "a.png", "b.png", "b.cls"]
+    members = [(one, png(n) if one.endswith("png") else str(n).encode()) for n, one in enumerate(names)]
+    {**MAKERS, "s.tar": make_tar}[name](tmp_path / "in" / name, members)
+    recwarn.clear()
+    for _ in range(2):
+        assert run_here(tmp_path / "in", tmp_path / "out", keep=("cls", "txt"), span_size=2, batch_size=2) == 0
+        table = rows(tmp_path / "out").sort_by("uri")
+        found = zip(table["uri"].to_pylist(), table["cls"].to_pylist(), table["txt"].to_pylist(), strict=True)
+        assert [(uri.partition("#")[2], cls, txt) for uri, cls, txt in found] == [
+            *(("a.png", "1", "2"), ("a.png~2", "4", None), ("a.png~3", "5", None), ("b.png", "8", None)),
+        ]
+        spans = sorted((tmp_path / "out/data").iterdir())
+        for path in spans[lost : lost + 1]:
+            path.unlink()
+
+
 def test_a_dry_run_counts_and_the_page_shows_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from pipeline.page import page
 

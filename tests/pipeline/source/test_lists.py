@@ -163,7 +163,7 @@ def test_a_listed_parquet_file_that_is_not_there_is_a_row(tmp_path: Path) -> Non
     (tmp_path / "list.txt").write_text("away.parquet\nthere.parquet\n")
     assert run_here(tmp_path / "list.txt", tmp_path / "out", max_failed=1) == 0
     assert rows(tmp_path / "out")["error"].to_pylist() == ["not found", None]
-    refused("--input .*/away.parquet: not found", tmp_path / "list.txt", tmp_path / "kept", keep=("n",))
+    refused("--input .*/away.parquet: No such file or directory", tmp_path / "list.txt", tmp_path / "kept", keep=("n",))
 
 
 def test_a_quote_that_nothing_closes_is_refused(tmp_path: Path) -> None:

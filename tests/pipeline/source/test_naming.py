@@ -8,9 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import ConfigError
+from pipeline.source.format import FORMATS
 from pipeline.source.naming import Shard, Sources
 from tests.flow import make_tar, png, run_here
 from tests.helpers import rows
+from tests.pipeline.source.test_archives import make_tar_gz, make_zip
 from tests.weed import Weed
 
 ODD = ["a b.png", "ü/é 漢.png", "c#d.png", "100%25.png", "dt=2024-01-01/x+y.png", "q?.png", "st*r[1].png", "n&m~2.png"]
@@ -219,6 +221,20 @@ def test_braces_name_many_shards(tmp_path: Path) -> None:
         found(f"{tmp_path}/s-{{009..012}}.tar")
     with pytest.raises(ConfigError, match="counts downwards"):
         found(f"{tmp_path}/s-{{012..009}}.tar")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_named_file_whose_name_tells_nothing_is_what_its_content_says(kind: str, tmp_path: Path) -> None:
+    makers = {"tar": make_tar, "tar.gz": make_tar_gz, "zip": make_zip}
+    if kind == "parquet":
+        pq.write_table(pa.table({"image": [png(1), png(2)]}), tmp_path / "noext")
+    else:
+        makers[kind](tmp_path / "noext", [("a.png", png(1)), ("b.png", png(2))])
+    (tmp_path / "picture").write_bytes(png(3))
+    assert found(f"{tmp_path}/noext") == [(kind, f"{tmp_path}/noext")]
+    assert found(f"{tmp_path}/picture") == [("image", "picture")]
+    assert run_here(tmp_path / "noext", tmp_path / "out", "brightness") == 0
+    assert len(rows(tmp_path / "out")) == 2
 
 
 def test_a_named_file_is_what_input_format_says(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ import pytest
 
 from tests.flow import make_tar, png, run_here
 from tests.helpers import ROOT, rows
+from tests.pipeline.source.test_archives import make_tar_gz, make_zip
+from tests.pipeline.test_refusals import refused
 from tests.weed import Weed
 
 ODD = [
@@ -206,3 +208,15 @@ def test_lists_with_repeats_and_gaps(tmp_path: Path) -> None:
     table = rows(tmp_path / "out")
     assert table["uri"].to_pylist() == sorted(f"{tmp_path}/{name}" for name in ("a b.png", "c.png", "gone.png"))
     assert table["error"].to_pylist() == [None, None, "not found"]
+
+
+@pytest.mark.parametrize("name", ["e.tar", "e.tar.gz", "e.zip", "e.parquet"])
+def test_a_shard_with_nothing_in_it_is_no_input_by_itself(name: str, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    if name == "e.parquet":
+        pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / name)
+    else:
+        {"e.tar": make_tar, "e.tar.gz": make_tar_gz, "e.zip": make_zip}[name](tmp_path / name, [])
+    refused(f"{name} has no (files in it|rows)$", tmp_path / name, output)
+    make_tar(tmp_path / "z.tar", [("a.png", png(1))])
+    assert run_here([tmp_path / name, tmp_path / "z.tar"], output, "brightness") == 0
