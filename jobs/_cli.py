@@ -157,12 +157,13 @@ def _from_file(parser: argparse.ArgumentParser, name: str, given: set[str]) -> I
     """The flags of a file, but for those that are given on the command line."""
     try:
         flags = json.loads(Path(name).read_text("utf-8-sig"))
-        items = flags.items()
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         parser.error(f"--config {name}: not a readable JSON object of flags ({error})")
+    if not isinstance(flags, dict):
+        parser.error(f"--config {name}: not a readable JSON object of flags, but a {type(flags).__name__}")
     if "config" in flags:
         parser.error(f"--config {name}: it names another such file, {flags['config']}: put all flags into one")
-    dashed = {"--" + flag.replace("_", "-"): value for flag, value in items}
+    dashed = {"--" + flag.replace("_", "-"): value for flag, value in flags.items()}
     if len(dashed) < len(flags):
         twice = sorted(flag for flag in flags if flag.replace("_", "-") in flags and "_" in flag)
         parser.error(f"--config {name}: {twice[0]} is given twice, with _ and with -: leave one of them")

@@ -11,11 +11,11 @@ import pyarrow as pa
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.decode.decode import extensions
-from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
+from pipeline.errors import ConfigError, CredentialsLost
 from pipeline.log import warn
 from pipeline.output.place import Place
 from pipeline.output.span_file import types_there
-from pipeline.source.format import BEGINNING, FORMATS, format_by_content
+from pipeline.source.format import FORMATS, format_within
 from pipeline.source.item import NoImage, Wanted
 from pipeline.source.naming import LISTED, Listing, LooseImage, Shard, Source, Sources, check_listed_types
 from pipeline.source.passed import HOW_TO_READ, PHOTOS, counted
@@ -90,10 +90,7 @@ def _types(config: RunConfig, seen: FirstLook, wanted: Wanted, shards: list[Shar
 
 def _check_kind(shard: Shard) -> None:
     """A first shard of another kind than its name or a flag says is a mistake; one that cannot be read gets a row."""
-    try:
-        found = format_by_content(storage.read(shard.entry.uri, 0, BEGINNING))
-    except (OSError, ObjectUnreadable):
-        return
+    found = format_within(shard.entry)
     if found not in (None, shard.format):
         raise ConfigError(
             f"--input {shard.entry.uri} is taken for a {shard.format}, and its content is a {found}'s: rename it, "

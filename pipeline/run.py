@@ -233,7 +233,8 @@ def _conclude(code: int, found: Audit, config: RunConfig) -> int:
             f"--max-failed {config.max_failed:g}; their rows say why, --retry-failed does them again"
         )
     if not found.planned:
-        raise PipelineError(f"no image was found in {found.empty_shards:,} shards: is --image-column right?")
+        where = f"{found.empty_shards:,} shards" if found.empty_shards > 1 else "the shard"
+        raise PipelineError(f"no image was found in {where}: is --image-column right?")
     if code == 1:
         lacks = f"; images of {found.lacking_shard} are missing: can it be read?" if found.lacking_shard else ""
         raise PipelineError(f"the audit is not green ({found.line}): the same command continues{lacks}")

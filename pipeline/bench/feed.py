@@ -70,7 +70,9 @@ class Feed:
         )
         if not self.rate:
             return said
-        verdict = "it is fed" if self.busy >= FED else f"decode-bound: {self._cores_missing()} more cores would feed it"
+        more = self._cores_missing()
+        starves = f"decode-bound: {more} more core{'s' if more > 1 else ''} would feed it"
+        verdict = "it is fed" if self.busy >= FED else starves
         return f"{said}\nan accelerator of {self.rate:,.0f} images/s is busy {self.busy:.0%} of the time: {verdict}"
 
     def to_json(self) -> dict[str, object]:

@@ -90,6 +90,13 @@ def _hush_loggers() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
+def _hush_errors(ray: Any) -> None:
+    """Ray tells of every worker that dies on standard output, which is our answer's; there is no setting for it."""
+    worker = ray._private.worker
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = lambda *_, **__: None
+
+
 @contextmanager
 def _no_stderr() -> Iterator[None]:
     """Ray's native code writes to file descriptor 2 at any log level; real errors are raised as exceptions."""
@@ -123,6 +130,7 @@ def connect(ray: Any, address: str | None, *, verbose: bool) -> None:
     context = ray.data.DataContext.get_current()
     if not verbose:
         _hush_loggers()
+        _hush_errors(ray)
     context.enable_progress_bars = verbose
     context.print_on_execution_start = verbose
     context.enable_auto_log_stats = verbose

@@ -123,4 +123,6 @@ class Place:
             yield
         except (OSError, ObjectUnreadable) as error:
             reason = storage.cause(error)
-            raise StorageError(f"{self.root} cannot be written ({reason}); finished spans are safe") from error
+            raise StorageError(
+                f"{self.root} cannot be written ({reason}); finished spans are safe, the same command continues"
+            ) from error

@@ -7,6 +7,8 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from pipeline import storage
+from pipeline.errors import ObjectUnreadable
 from pipeline.source.item import Item, Position, Wanted
 from pipeline.source.parquet import Parquet
 from pipeline.source.tar import Tar
@@ -66,6 +68,14 @@ def format_by_content(beginning: bytes) -> str | None:
     """The one format that a file's first `BEGINNING` bytes speak of; None where that is none of ours, or several."""
     fitting = [name for name, form in FORMATS.items() if beginning[form.mark[0] :].startswith(form.mark[1])]
     return fitting[0] if len(fitting) == 1 else None
+
+
+def format_within(entry: Entry) -> str | None:
+    """The format that a file's content speaks of; None where it is none of ours, or cannot be read."""
+    try:
+        return format_by_content(storage.read(entry.uri, 0, BEGINNING))
+    except (OSError, ObjectUnreadable):
+        return None
 
 
 def format_of(uri: str) -> str | None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from pipeline import storage
 from pipeline.errors import ConfigError, ObjectUnreadable
 from pipeline.source.ahead import AT_ONCE, Listings
-from pipeline.source.format import FORMATS, format_of
+from pipeline.source.format import FORMATS, format_of, format_within
 from pipeline.source.item import Item, Position, Unfetched, Wanted
 from pipeline.source.lists import LISTS, PLAIN, Listed, listed
 from pipeline.source.passed import PHOTOS, PassedBy
@@ -138,13 +138,15 @@ class Listing:
             yield from self._folder(uri, given)
 
     def _single(self, entry: Entry, given: str) -> Iterator[Source]:
-        """A file that was named: its kind follows from --input-format, else from its ending; else it is an image."""
+        """A file that was named: its kind follows from --input-format, its ending, its content; else it is an image."""
         key = entry.uri.rpartition("/")[2]
         shard = self.format if self.format in FORMATS else self._shard(entry.uri)
         if shard is not None:
             yield Shard(entry, shard)
         elif self.format == "list" or (self.format == "auto" and _ending(key) in LISTS):
             yield from self._listed(entry, given)
+        elif self.format == "auto" and not self._is_image(entry.uri) and (found := format_within(entry)):
+            yield Shard(entry, found)
         else:
             yield LooseImage(entry, key)
 
@@ -266,7 +268,10 @@ def _why_empty(given: str) -> str:
     if MAGIC.search(uri):
         return f"no file matches {given}"
     is_list = not uri.endswith("/") and _stat(uri, given) is not None
-    return f"{given} is an empty list" if is_list else f"{given} does not exist (no object's name begins like that)"
+    if is_list:
+        return f"{given} is an empty list"
+    wider = "" if uri.endswith("/") else f"; {given}* names what begins like that"
+    return f"{given} does not exist: there is no such object, and none below it{wider}"
 
 
 def _listed_entry(uri: str) -> Entry:

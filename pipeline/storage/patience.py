@@ -9,7 +9,8 @@ made again, after pauses of 0.1 s to 4 s, until one of these holds:
   of the same host could be read: the object is at fault, ObjectUnreadable. That other object is one that was read
   before; its first byte is asked for. A host that has not answered once is judged by the other hosts of its scheme; if
   it is at fault, its other objects are tried once each until it answers: lists of web images name many dead hosts.
-- Within `quick()`, before a run has begun, it has failed 3 times, and not by throttling: ObjectUnreadable.
+- Within `quick()`, before a run has begun, it has failed 3 times, or once by silence: ObjectUnreadable. Throttling is
+  waited for.
 - Outside of runs it has failed for 30 s: ObjectUnreadable.
 
 Meanwhile fewer requests are made: `host.py`.
@@ -29,7 +30,7 @@ from pipeline.errors import ObjectUnreadable, PatienceSpent
 from pipeline.storage.host import Evidence, Fault, Host, NoRoom, forget, host_of, pause_s, tell_to
 
 CHECK = "check the address (of S3: AWS_ENDPOINT_URL) and the network"
-QUICK_TRIES, OUTSIDE_S, OBJECT_S = 3, 30.0, 60.0
+QUICK_TRIES, QUICK_S, OUTSIDE_S, OBJECT_S = 3, 5.0, 30.0, 60.0
 
 T = TypeVar("T")
 _quick = ContextVar("quick", default=False)
@@ -79,13 +80,13 @@ def ask(uri: str, attempt: Callable[[], T], read: Callable[[str], object] | None
     `attempt` raises Fault for what may pass. `read`, where a failing object may become a row, asks once for the first
     byte of the object of another URI. Raises ObjectUnreadable, PatienceSpent, and what `attempt` raises otherwise.
     """
-    host = host_of(uri)
+    host, asked = host_of(uri), time.monotonic()
     waiting: _Waiting | None = None
     while True:
         try:
             answer = host.let_through(attempt, waiting.deadline if waiting else math.inf, paced=not is_quick())
         except Fault as fault:
-            waiting = waiting or _Waiting(uri, host, read, fault)
+            waiting = waiting or _Waiting(uri, host, read, fault, asked)
             waiting.go_on(fault)
             continue
         except NoRoom as error:  # only waiting calls have a deadline
@@ -98,9 +99,9 @@ def ask(uri: str, attempt: Callable[[], T], read: Callable[[str], object] | None
 class _Waiting:
     """A request that has failed and is made again."""
 
-    def __init__(self, uri: str, host: Host, read: Callable[[str], object] | None, fault: Fault) -> None:
+    def __init__(self, uri: str, host: Host, read: Callable[[str], object] | None, fault: Fault, asked: float) -> None:
         self.uri, self.host, self.read, self.fault = uri, host, read, fault
-        self.tries = 0
+        self.asked, self.tries = asked, 0
         self.began = time.monotonic()
         self.own_evidence = Evidence()
 
@@ -127,12 +128,12 @@ class _Waiting:
     def go_on(self, fault: Fault) -> None:
         """Sleep before the next attempt, or raise what ends the waiting."""
         self.tries, self.fault = self.tries + 1, fault
-        if is_quick():
-            if not fault.throttled and self.tries >= QUICK_TRIES:
+        if is_quick() and not fault.throttled:
+            if self.tries >= QUICK_TRIES or time.monotonic() - self.asked >= QUICK_S:
                 raise ObjectUnreadable(f"{fault}: {CHECK}") from fault
-        elif self.read is not None and self._judge():
+        elif not is_quick() and self.read is not None and self._judge():
             raise ObjectUnreadable(str(fault)) from fault
-        if time.monotonic() >= self.deadline:
+        elif time.monotonic() >= self.deadline:
             raise self.spent() from fault
         time.sleep(self._pause_s())
 

@@ -240,7 +240,14 @@ def test_a_ray_head_that_is_not_there(output: Path) -> None:
 @pytest.mark.usefixtures("s3_env")
 @pytest.mark.parametrize(
     ("source", "match"),
-    [("s3://no-such-bucket/x", "no such bucket|does not exist"), ("s3://inb/nothing-here/", "does not exist")],
+    [
+        ("s3://no-such-bucket/x", "no such bucket|does not exist"),
+        ("s3://inb/nothing-here/", "none below it$"),
+        (
+            "s3://inb/nothing",
+            r"there is no such object, and none below it; s3://inb/nothing\* names what begins like that$",
+        ),
+    ],
 )
 def test_a_bucket_or_prefix_that_is_not_there(source: str, match: str, output: Path) -> None:
     refused(match, source, output)

@@ -52,6 +52,19 @@ def test_within_quick_an_outage_is_known_after_a_few_tries(proxied: FaultProxy, 
     assert proxied.hits()[0] in (patience.QUICK_TRIES, 2 * patience.QUICK_TRIES)  # aiohttp asks twice after a reset
 
 
+@pytest.mark.parametrize("patience_s", [0, 600])
+def test_within_quick_silence_is_waited_for_once(
+    patience_s: int, proxied: FaultProxy, in_run: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However short --patience is, the run has not begun: the address is wrong."""
+    monkeypatch.setattr(patience, "QUICK_S", 0.0)  # so that a fault counts as one that took long to come
+    proxied.fail(Rule("500"))
+    in_run(patience_s)
+    with storage.quick(), pytest.raises(ObjectUnreadable, match=patience.CHECK[:17]):
+        storage.read(URI)
+    assert proxied.hits() == [1]
+
+
 @pytest.mark.torture
 @pytest.mark.usefixtures("there")
 def test_within_quick_throttling_is_waited_for(proxied: FaultProxy, in_run: Callable[..., None]) -> None:
@@ -117,7 +130,7 @@ def test_requests_that_no_verdict_ends_pause_too(in_run: Callable[..., None]) ->
     in_run(60)
     dead = host.host_of("s3://dead/x")
     dead.evidence.alone_s = 100.0
-    waiting = patience._Waiting("s3://dead/x", dead, None, host.Fault("no"))
+    waiting = patience._Waiting("s3://dead/x", dead, None, host.Fault("no"), 0.0)
     waiting.tries = 3
     assert waiting._pause_s() > 0
 
