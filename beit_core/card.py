@@ -67,7 +67,8 @@ def load_card(path: str | Path, semantics: Semantics | None = None) -> ModelCard
     """Read the card of a model folder or of a published weights file; no tensors are kept.
 
     The semantics are `original` (as in training) for converted folders and for published checkpoints, which are
-    recognised by name and shape, and `hf` (as in transformers) for every other folder; `semantics` overrides that.
+    recognised by name, shape and number of classes, and `hf` (as in transformers) for every other folder; `semantics`
+    overrides that.
     Raises CheckpointError, in one sentence, when the model cannot be used.
     """
     source = Path(path)

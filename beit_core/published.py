@@ -19,6 +19,9 @@ from .pixels import PixelSpec
 HERE = Path(__file__).parent
 TRAINED_EPS = 1e-6  # published Hugging Face configurations say 1e-12
 WIDTHS = {"base": (768, 12), "large": (1024, 24)}
+# Classes by list of names; counted here, as the lists are not everywhere. Without one: the visual tokens of a dVAE.
+COUNTS = {"imagenet_1k": 1000, "imagenet_22k": 21841, "ade20k": 150, "rvl_cdip": 16, "": 8192}
+OWNERS = ("microsoft", "timm")  # whose repositories on the hub the published checkpoints are
 Color = tuple[int, int, int]
 
 
@@ -63,9 +66,10 @@ class Preset:
         return tuple((r, g, b) for r, g, b in json.loads(path.read_text())) if path.is_file() else None
 
     def fits(self, head: str, config: BeitConfig) -> bool:
-        """Whether a checkpoint of this shape can be this one."""
-        known = (self.head, WIDTHS[self.size], (self.image, self.image))
-        return known == (head, (config.width, config.depth), config.image_size)
+        """Whether a checkpoint of this shape, with so many classes or visual tokens, can be this one."""
+        known = (self.head, COUNTS[self.classes], WIDTHS[self.size], (self.image, self.image))
+        count = config.vocab_size if head == "masked" else config.classes
+        return known == (head, count, (config.width, config.depth), config.image_size)
 
 
 @cache
@@ -88,9 +92,13 @@ def presets() -> dict[str, Preset]:
 
 
 def find_preset(path: Path) -> Preset | None:
-    """The preset that a path is named after: as here, as a published file, or as a folder of the hub's cache."""
+    """The preset that a path is named after: as here, as a published file, or as a folder of the hub's cache.
+
+    There only the repositories of those who published count: a name is anybody's to take.
+    """
     path = path.resolve()
-    cached = [part.rpartition("--")[2] for part in path.parts[-3:] if part.startswith("models--")]
+    theirs = tuple(f"models--{owner}--" for owner in OWNERS)
+    cached = [part.split("--", 2)[2] for part in path.parts[-3:] if part.startswith(theirs)]
     names = {path.name, path.name.removesuffix(path.suffix), *cached}
     return next((preset for preset in presets().values() if names & {preset.name, *preset.files}), None)
 
