@@ -194,7 +194,7 @@ def _own_words(source: Path) -> dict[str, Any]:
 def _pixels(source: Path, raw: Mapping[str, Any], known: Known) -> PixelSpec:
     """From `processor`, else from the folder's own file, else transformers' defaults at the trained size."""
     if known.processor is not None:
-        return PixelSpec.from_hf(known.processor, known.processor_file)
+        return PixelSpec.stated(known.processor, known.processor_file)
     unsaid = {"size": raw["image_size"]} if "image_size" in raw else {}
     return PixelSpec.from_hf(read_json(source / PROCESSOR_FILE, absent=unsaid), source / PROCESSOR_FILE)
 

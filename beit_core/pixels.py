@@ -89,6 +89,20 @@ class PixelSpec:
             std=_triple(raw.get("image_std", 0.5)) if normalise else (1.0, 1.0, 1.0),
         )
 
+    @classmethod
+    def stated(cls, raw: Mapping[str, Any], where: object) -> PixelSpec:
+        """Read a file that a user gives, as `from_hf`, with no default but those of the class that it names.
+
+        Raises CheckpointError, as there, and for a file that names no class and lacks the size or the statistics.
+        """
+        spec = cls.from_hf(raw, where)
+        needed = {"size": "do_resize", "image_mean": "do_normalize", "image_std": "do_normalize"}
+        lacking = [name for name, switch in needed.items() if name not in raw and raw.get(switch, True)]
+        if lacking and not (raw.get("image_processor_type") or raw.get("feature_extractor_type")):
+            advice = "--processor takes a preprocessor_config.json, so name that file, or add what it lacks"
+            raise CheckpointError(f"{where} has no {', '.join(lacking)}: {advice}")
+        return spec
+
     def to_hf(self) -> dict[str, Any]:
         """The `preprocessor_config.json` that `from_hf` reads as this."""
         size = {"shortest_edge": self.resize} if isinstance(self.resize, int) else _hw(self.resize or (224, 224))

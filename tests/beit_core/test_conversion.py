@@ -124,7 +124,7 @@ def test_a_preset_gives_pixels_and_labels(tiny_model: Callable[..., Path], tmp_p
 def test_a_given_configuration_decides_what_shapes_leave_open(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
     folder = tiny_model("classifier", image_size=(32, 48))
     processor = tmp_path / "preprocessor_config.json"
-    processor.write_text('{"size": {"height": 32, "width": 48}, "image_mean": 0.25}')
+    processor.write_text('{"size": {"height": 32, "width": 48}, "image_mean": 0.25, "image_std": 0.5}')
     torch.save(as_unilm(full_names(folder)), tmp_path / "weights.pth")
     with pytest.raises(CheckpointError, match="--model-config"):
         convert(tmp_path / "weights.pth", tmp_path / "new", Choices(processor=processor))
@@ -210,6 +210,8 @@ def test_what_cannot_be_known_must_be_said(tiny_model: Callable[..., Path], tmp_
     torch.save(tensors, tmp_path / "weights.pth")
     with pytest.raises(CheckpointError, match=r"--preset.*--processor"):
         convert(tmp_path / "weights.pth", tmp_path / "new")
+    with pytest.raises(CheckpointError, match=r"/config\.json has no size, image_mean, image_std: --processor takes"):
+        convert(tmp_path / "weights.pth", tmp_path / "new", Choices(processor=folder / "config.json"))
     with pytest.raises(CheckpointError, match="no preset is called 'beit'; there are beit-base"):
         convert(tmp_path / "weights.pth", tmp_path / "new", Choices(preset="beit"))
     for name in [name for name in tensors if "relative" in name]:

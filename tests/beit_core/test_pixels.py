@@ -109,6 +109,25 @@ def test_unusable_configurations_say_why(raw: dict[str, object], message: str) -
         PixelSpec.from_hf(raw)
 
 
+@pytest.mark.parametrize(
+    ("raw", "lacking"),
+    [
+        ({"model_type": "beit", "image_size": 384}, "size, image_mean, image_std"),
+        ({"size": 384}, "image_mean, image_std"),
+        ({"size": 384, **IMAGENET, "image_std": 0.5}, ""),
+        ({"do_resize": False, "do_normalize": False}, ""),
+        ({"feature_extractor_type": "BeitFeatureExtractor", "size": 384}, ""),
+        ({"image_processor_type": "ViTImageProcessor"}, ""),
+    ],
+)
+def test_a_file_that_is_given_says_it_all(raw: dict[str, object], lacking: str) -> None:
+    if lacking:
+        with pytest.raises(CheckpointError, match=rf"^there has no {lacking}: --processor takes a preprocessor_config"):
+            PixelSpec.stated(raw, "there")
+    else:
+        assert PixelSpec.stated(raw, "there") == PixelSpec.from_hf(raw)
+
+
 def test_wrong_pixels_are_refused() -> None:
     with pytest.raises(ValueError, match=r"uint8 of shape \(B, H, W, 3\)"):
         PixelSpec().normalize(torch.zeros(1, 3, 4, 4, dtype=torch.uint8))

@@ -63,7 +63,7 @@ def test_the_stride_follows_the_window() -> None:
     preset = presets()["beit-base-finetuned-ade-640-640"]
     raw = {"architectures": ["BeitForSemanticSegmentation"], "out_indices": [3, 5, 7, 11], "num_labels": 150}
     for side, stride in ((640, 426), (512, 0), (320, 0)):
-        known = Known(preset=preset, processor={"size": side})
+        known = Known(preset=preset, processor={"size": side, "image_mean": 0.5, "image_std": 0.5})
         card = describe(Path("somewhere"), {**raw, "image_size": side}, known)
         assert card.beit.stride == stride
         with torch.device("meta"):
