@@ -143,7 +143,7 @@ def describe(source: Path, raw: Mapping[str, Any], known: Known) -> ModelCard:
         card = _as_published(card, preset, meant, keep_pixels=known.processor is not None)
     if own:
         card = _as_converted(card, own, source / CARD_FILE)
-    return with_semantics(_as_asked(card, known), meant)
+    return with_semantics(_as_asked(card, known, meant), meant)
 
 
 def _is_hf_folder(source: Path) -> bool:
@@ -164,8 +164,11 @@ def _check_pixels(card: ModelCard, source: Path, known: Known, preset: Preset | 
         raise CheckpointError(f"{source} is not for {preset.name}'s {preset.image} pixels: give its --processor too")
 
 
-def _as_asked(card: ModelCard, known: Known) -> ModelCard:
-    """The card with the caller's choice of pooling and resampling."""
+def _as_asked(card: ModelCard, known: Known, meant: Semantics) -> ModelCard:
+    """The card with the caller's choice of pooling and resampling. Raises CheckpointError where it has no effect."""
+    if known.resampling and meant == "hf":
+        fault = f"--resampling {known.resampling}, but hf semantics resample as transformers does"
+        raise CheckpointError(f"{card.path}: {fault}: leave it out, or add --semantics original")
     if known.pool_of:
         card = replace(card, config=_pooling(card, known.pool_of))
     if known.resampling:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -134,6 +135,18 @@ def test_a_bare_file_of_transformers_keeps_what_its_configuration_says(tmp_path:
         tmp_path / "scenes.safetensors", tmp_path / "unsaid", Choices(processor=files["processor"]), say=said.append
     )
     assert said == ["LayerNorm eps is transformers' 1e-12: --model-config says otherwise"]
+
+
+@pytest.mark.parametrize("way", ["geometric", "linear"])
+def test_a_resampling_without_effect_is_refused(way: Any, tmp_path: Path) -> None:
+    advice = f"--resampling {way}, but hf semantics .*: leave it out, or add --semantics original"
+    with pytest.raises(CheckpointError, match=f"^{SCENES}: {advice}"):
+        convert(SCENES, tmp_path / "new", Choices(resampling=way))
+    assert not (tmp_path / "new").exists()
+    card = convert(SCENES, tmp_path / "new", Choices(resampling=way, semantics="original"))
+    assert card.beit.bias_resampling == way
+    with pytest.raises(CheckpointError, match=advice):
+        convert(tmp_path / "new", tmp_path / "back", Choices(resampling=way, semantics="hf"))
 
 
 def damaged(tiny_model: Make, tmp_path: Path, how: Callable[[dict[str, torch.Tensor]], object]) -> str:
