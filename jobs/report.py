@@ -16,6 +16,8 @@ from _cli import Parser, run_simple
 
 from pipeline.compact import said_of_copy
 from pipeline.errors import ConfigError
+from pipeline.output.bound import bound_of
+from pipeline.output.place import Place
 from pipeline.page import page
 from pipeline.page.state import verified_line
 
@@ -31,7 +33,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--to", metavar="FILE", help="write the page here instead of OUTPUT/report.html")
     parser.add_argument(
-        "--tokenizer", metavar="DVAE", help="dVAE folder with a decoder: show the images that tokens decode to"
+        "--tokenizer", metavar="DVAE", help="the run's dVAE, with a decoder: show the images that tokens decode to"
     )
     return parser
 
@@ -43,19 +45,20 @@ def main(flags: argparse.Namespace) -> int:
             raise ConfigError(f"--{asked[0]}: {flags.output} is a copy, which has no page; name the output it is of")
         print(copy[0])
         return 0 if copy[1] else 1
+    decoder = None
+    if flags.tokenizer:
+        from pipeline.tokenizer import check_made_by
+        from pipeline.tokenizer import decoder as decoder_of
+
+        check_made_by(flags.tokenizer, bound_of(Place.of(flags.output)))
+        decoder = decoder_of(flags.tokenizer)
     verified = None
     if flags.verify:
-        from pipeline.output.place import Place
         from pipeline.plan.verify import verify
 
         page.target_of(Place.of(flags.output), flags.to)  # before every row is read
         verified = verify(Place.of(flags.output))
         print(verified_line(verified))
-    decoder = None
-    if flags.tokenizer:
-        from pipeline.tokenizer import decoder as decoder_of
-
-        decoder = decoder_of(flags.tokenizer)
     print(f"The report is {page.write(flags.output, flags.to, verified, decoder, flags.truth)}")
     return 0 if verified is None or (verified.green and verified.has_ended) else 1
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from beit_core.dvae import Dvae
+    from pipeline.output.bound import Bound
 
 INT16 = 1 << 15  # different tokens that the column's type can hold
 AT_ONCE = 16  # images; each takes about 50 MB within the tokenizer, whose maps are as large as the image
@@ -98,6 +99,24 @@ def decoder(tokenizer: str) -> Callable[[np.ndarray], np.ndarray]:
         return pixels
 
     return pictures
+
+
+def check_made_by(tokenizer: str, bound: Bound) -> None:
+    """Raise ConfigError unless an output holds visual tokens, and this dVAE is the one that made them.
+
+    Another one's pictures of them would look like pictures, and mean nothing.
+    """
+    made_by = bound.model.fingerprint if bound.model.head == "dvae" else bound.settings.get("tokenizer")
+    if made_by is None:
+        said = f"this output, of {bound.task}, has no visual tokens to draw"
+        raise ConfigError(f"--tokenizer {tokenizer}: {said}: leave the flag out")
+    with storage.checking(f"--tokenizer {tokenizer}"):
+        given = _read(tokenizer).fingerprint
+    if given != made_by:
+        raise ConfigError(
+            f"--tokenizer {tokenizer} is not the dVAE that made these tokens: its fingerprint is {given[:12]}..., "
+            f"theirs {str(made_by)[:12]}...: give the one that the run had"
+        )
 
 
 @cache

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from report import arguments, main
 
+from pipeline.errors import ConfigError
 from tests.helpers import ROOT, clean_env, run_job
+from tests.models import save_dvae
 from tests.outputs import IMAGES, SPAN, Examples
 
 
@@ -97,6 +99,14 @@ def test_verify_that_finds_harm_exits_1(examples: Examples, tmp_path: Path, caps
     assert main(arguments().parse_args([str(output), "--verify"])) == 1
     assert f"{SPAN} rows twice" in capsys.readouterr().out
     assert f"{SPAN} rows twice" in (output / "report.html").read_text()
+
+
+def test_a_tokenizer_draws_nothing_where_there_are_no_tokens(examples: Examples, tmp_path: Path) -> None:
+    output = examples.copy("label", tmp_path / "out")
+    flags = arguments().parse_args([str(output), "--tokenizer", str(save_dvae(tmp_path / "dvae", decoder=True))])
+    with pytest.raises(ConfigError, match=r"--tokenizer .*: this output, of label, has no visual tokens .*: leave the"):
+        main(flags)
+    assert not (output / "report.html").exists()
 
 
 def test_abbreviated_flag_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -247,6 +247,27 @@ def test_the_report_draws_what_tokens_stand_for(some_photos: Path, tmp_path: Pat
     assert (tmp_path / "out/report.html").read_text().count("<img") > plain.count("<img")
 
 
+def test_only_the_tokenizer_of_the_run_draws(masked: Path, some_photos: Path, tmp_path: Path) -> None:
+    """Of an output of the dVAE's own, and of one of a model that predicts its tokens."""
+    right = save_dvae(tmp_path / "dall-e", decoder=True)
+    fewer = save_dvae(tmp_path / "fewer", vocabulary=64, decoder=True)
+    shifted = save_dvae(tmp_path / "shifted", decoder=True)
+    weights = load_file(shifted / "model.safetensors")
+    save_file({name: weight + 0.01 for name, weight in weights.items()}, shifted / "model.safetensors")
+    here(tmp_path / "own", some_photos, right, limit=2)
+    here(tmp_path / "predicted", some_photos, masked, Tokens(tokenizer=str(right)), limit=2)
+    made_by = load_card(right).fingerprint[:12]
+    for output in (tmp_path / "own", tmp_path / "predicted"):
+        for other in (fewer, shifted):
+            done = run_job("report.py", output, "--verify", "--tokenizer", other, code=2)
+            its = load_card(other).fingerprint[:12]
+            said = f"--tokenizer {other} is not the dVAE that made these tokens: its fingerprint is {its}..., theirs "
+            assert done.stderr.endswith(f" report.py: {said}{made_by}...: give the one that the run had\n")
+            assert done.stderr.count("\n") == 1
+            assert (done.stdout, (output / "report.html").exists()) == ("", False)
+        run_job("report.py", output, "--tokenizer", right, code=0)
+
+
 def test_a_tokenizer_without_a_decoder_cannot_draw(dvae: Path) -> None:
     with pytest.raises(ConfigError, match="has no decoder"):
         tokenizer.decoder(str(dvae))
