@@ -77,8 +77,8 @@ def _line(figure: Figure) -> str:
 def bench(wish: Wish, job: Path, work: Path) -> Report:
     """Measure the steps asked for; `job` is the script whose whole run is measured, `work` an empty folder.
 
-    Raises ConfigError where transformers is asked for and not there, or an input has no image, PipelineError where the
-    whole run fails.
+    Raises ConfigError where transformers is asked for and not there, an input has no image, or a tokenizer is to be
+    measured as a model, PipelineError where the whole run fails.
     """
     if wish.batch < 0:
         raise ConfigError(f"--batch-size {wish.batch}: give a number above 0, or leave it out for auto")
@@ -86,6 +86,11 @@ def bench(wish: Wish, job: Path, work: Path) -> Report:
         _need_transformers()
     with storage.checking(f"--model {wish.model}"):
         card = model_files.read(wish.model) if wish.model else load_card(make_model(work / "model"))
+    if card.head == "dvae" and (needed := {"model", "run"} & set(wish.steps)):
+        said = "is a tokenizer, which is not measured alone or in a run"
+        raise ConfigError(
+            f"--model {wish.model} {said}: give a BEiT, or leave {' and '.join(sorted(needed))} out of --steps"
+        )
     about = {
         "machine": f"{cores()} cores of {_processor()}",
         "model": wish.model or "BEiT-base with random weights",
@@ -108,7 +113,7 @@ def _decode(wish: Wish, card: ModelCard, report: Report) -> None:
 
     files = [photo()] * COSTED
     if wish.inputs:
-        files = list(Images.of(wish.inputs).files[:COSTED])
+        files = Images.of(wish.inputs).decodable(COSTED)
     report.figures += decoding.figures(files, card.pixels, against_hf=wish.against_hf)
     if card.pixels.size is not None and sys.platform == "linux":
         report.notes.append(str(decode_cost(files, card.pixels)))
@@ -133,8 +138,8 @@ def _run(wish: Wish, card: ModelCard, job: Path, work: Path, report: Report, eag
 
     inputs = wish.inputs or [make_tars(work / "photos", RUN_IMAGES)]
     rate = end_to_end.whole_run(job, str(card.path), inputs, work, wish.ray_address)
-    files = Images.of(inputs).files
-    report.figures.append(end_to_end.figure(card, rate, files, eager.ours, against_hf=wish.against_hf))
+    looped = end_to_end.some_of(Images.of(inputs)) if wish.against_hf else []
+    report.figures.append(end_to_end.figure(card, rate, looped, eager.ours))
 
 
 def _need_transformers() -> None:

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from beit_core import ModelCard
+from pipeline.bench.nothing import Images
 from pipeline.bench.timing import Figure, Spread
 from pipeline.engine.device import device_kind, on_device, resolve_dtype
 from pipeline.engine.engine import cores
@@ -71,15 +72,22 @@ def loop(card: ModelCard, files: Sequence[bytes], dtype: str) -> float:
     return len(files) / (time.perf_counter() - began)
 
 
-def figure(card: ModelCard, rate: float, files: Sequence[bytes], single_core: float, *, against_hf: bool) -> Figure:
-    """The run's rate; its limit is what the model does on one core, `single_core` images a second, on all of them."""
+def some_of(images: Images) -> list[bytes]:
+    """As many of the images as a loop needs to tell its rate; raises ConfigError where all are damaged."""
+    return images.decodable(max(LOOP_BATCH, len(images.files) // LOOP_SHARE))
+
+
+def figure(card: ModelCard, rate: float, looped: Sequence[bytes], single_core: float) -> Figure:
+    """The run's rate; its limit is what the model does on one core, `single_core` images a second, on all of them.
+
+    With images to loop over, a loop of transformers over them stands beside it.
+    """
     limit = single_core * (cores() if device_kind() == "cpu" else 1)
     reference = ratio = None
-    if against_hf:
-        some = files[: max(LOOP_BATCH, len(files) // LOOP_SHARE)]
+    if looped:
         # In a process of its own, as its user would run it: in this one it would gain by what workers set up.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            reference = pool.submit(loop, card, some, resolve_dtype("auto", device_kind())).result()
+            reference = pool.submit(loop, card, looped, resolve_dtype("auto", device_kind())).result()
         ratio = Spread(*[rate / reference] * 3)
     step = f"a run on {cores()} cores, start-up excluded"
     return Figure(step, "second", rate, limit, Spread(*[rate / limit] * 3), reference, ratio)

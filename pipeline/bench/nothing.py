@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, ClassVar
 import pyarrow as pa
 
 from beit_core import ModelCard, PixelSpec, load_card
-from pipeline.decode.decode import DecodeSettings, endings, extensions
+from pipeline.decode.decode import DecodeSettings, decode, endings, extensions
 from pipeline.errors import ConfigError
 from pipeline.output.bound import SCHEMA, Bound, BoundModel, SpanSize, bind
-from pipeline.output.columns import schema_of
+from pipeline.output.columns import OK, schema_of
 from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
 from pipeline.plan.planner import Planner, PlanSettings
@@ -87,6 +87,13 @@ class Images:
         if not files:
             raise ConfigError(f"--input {' '.join(inputs)}: no image that can be read")
         return Images(sources, files)
+
+    def decodable(self, most: int) -> list[bytes]:
+        """The first of the files that are not damaged; raises ConfigError where all are."""
+        whole = (data for data in self.files if decode(data, (), exact=True).status == OK)
+        if found := list(itertools.islice(whole, most)):
+            return found
+        raise ConfigError(f"--input {' '.join(self.sources.inputs)}: no image that can be decoded; give another")
 
     def spec(self, place: Place, rate: float) -> JobSpec:
         """What a worker needs for writing answers of a model of this rate; binds the output, a local folder."""

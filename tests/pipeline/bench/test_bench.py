@@ -10,14 +10,16 @@ import torch
 
 from beit_core import load_card, load_model
 from pipeline.bench.bench import Wish, bench
-from pipeline.bench.end_to_end import steady
+from pipeline.bench.end_to_end import some_of, steady
 from pipeline.bench.feed import feed
 from pipeline.bench.made import make_tars
+from pipeline.bench.nothing import Images
 from pipeline.bench.products import products_of
 from pipeline.bench.timing import LIMIT, OURS, REFERENCE, figure, in_turns
 from pipeline.errors import ConfigError, PipelineError
-from tests.flow import DIGITS, make_tar
+from tests.flow import DIGITS, make_tar, png
 from tests.helpers import ROOT, run_job
+from tests.models import save_dvae
 
 
 def test_every_step_stands_beside_its_limit_and_the_reference(tmp_path: Path) -> None:
@@ -46,6 +48,31 @@ def test_numbers_that_measure_nothing_are_refused(rate: float, tmp_path: Path) -
         feed([], rate)
     with pytest.raises(ConfigError, match="--batch-size -1: give a number above 0"):
         bench(Wish(batch=-1), ROOT / "jobs/embed.py", tmp_path)
+
+
+def test_damaged_files_are_not_measured(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"no image")
+    (folder / "b.png").write_bytes(png(7)[:45])
+    wish = Wish(str(DIGITS / "model"), [str(folder)], ("decode",), against_hf=True)
+    with pytest.raises(ConfigError, match=f"--input {folder}: no image that can be decoded; give another"):
+        bench(wish, ROOT / "jobs/embed.py", tmp_path)
+    for number in range(3):
+        (folder / f"good-{number}.png").write_bytes(png(number))
+    assert some_of(Images.of([str(folder)])) == [png(number) for number in range(3)]
+    figures = bench(wish, ROOT / "jobs/embed.py", tmp_path).figures
+    assert len(figures) == 4
+    assert all(figure.ours > 0 for figure in figures)
+
+
+@pytest.mark.parametrize(("steps", "left"), [("model run", "model and run"), ("decode model", "model")])
+def test_a_tokenizer_is_no_model_to_measure(steps: str, left: str, tmp_path: Path) -> None:
+    dvae = save_dvae(tmp_path / "dvae")
+    done = run_job("bench.py", "--model", dvae, "--steps", *steps.split(), code=2)
+    assert f"--model {dvae} is a tokenizer, " in done.stderr
+    assert done.stderr.endswith(f": give a BEiT, or leave {left} out of --steps\n")
+    assert done.stdout == ""
 
 
 def test_rates_and_ratios_are_those_of_the_seconds() -> None:
