@@ -5,6 +5,7 @@ semantics, the palette, the window's stride, accuracy and licence.
 """
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ from .shapes import infer_config
 from .weights import Weights, read_weights
 
 AnyPath = str | Path
+WEIGHTS_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,7 @@ def convert(
         if not path.exists():
             raise CheckpointError(f"{path} does not exist")
     with reaching(target, "written"):
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise CheckpointError(f"{target} is not an empty folder: choose another destination")
+        _check_empty(target)
     weights = read_weights(path)
     known = _known(path, weights, choices)
     raw = _config(path, weights, known, choices)
@@ -72,7 +73,7 @@ def convert(
         say(remark)
     tensors = _saved_names(weights.tensors, raw)
     with reaching(target, "written"):
-        _write(target, tensors, _files(card, raw))
+        _write(Path(os.path.realpath(target)), tensors, _files(card, raw))
     return load_card(target)
 
 
@@ -147,17 +148,36 @@ def _files(card: ModelCard, raw: Mapping[str, Any]) -> dict[str, Any]:
     return {CONFIG_FILE: config, PROCESSOR_FILE: card.pixels.to_hf(), CARD_FILE: own}
 
 
+def _check_empty(target: Path, draft: Path | None = None) -> None:
+    """Raise CheckpointError unless it is absent, or a folder with nothing but the draft in it."""
+    others = sorted(entry.name for entry in target.iterdir() if entry != draft) if target.is_dir() else []
+    if others or (target.exists() and not target.is_dir()):
+        there = f" (it has {others[0]})" if others else ""
+        raise CheckpointError(f"{target} is not an empty folder{there}: choose another destination")
+
+
 def _write(target: Path, tensors: dict[str, Tensor], files: Mapping[str, Any]) -> None:
-    """Write all files under the target's name at once, or none."""
+    """Write all files under the target's name at once, or none; into a folder that is there, config.json last.
+
+    Such a folder is not replaced: a disk may be mounted on it, and what it lies in may be another user's. Without
+    config.json it is no model.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    fills = target.is_dir()
+    draft = Path(tempfile.mkdtemp(dir=target if fills else target.parent, prefix=f".{target.name}."))
     try:
-        save_file(tensors, draft / "model.safetensors", metadata={"format": "pt"})
+        save_file(tensors, draft / WEIGHTS_FILE, metadata={"format": "pt"})
         for name, content in files.items():
             (draft / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         draft.chmod(0o755)  # it and the weights are made for this user alone
-        (draft / "model.safetensors").chmod(0o644)
-        draft.replace(target)  # replaces an empty folder of that name
+        (draft / WEIGHTS_FILE).chmod(0o644)
+        if fills:
+            _check_empty(target, draft)  # of two conversions at once each sees the other's
+            for name in (WEIGHTS_FILE, *sorted(files.keys() - {CONFIG_FILE}), CONFIG_FILE):
+                (draft / name).replace(target / name)
+            draft.rmdir()
+        else:
+            draft.replace(target)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
