@@ -45,40 +45,55 @@ def samples(members: Iterable[Member], wanted: Wanted, passed: Counter[str], dam
     Photos that cannot be read here are counted in `passed`, by ending. Of a sample that damage cuts off there are the
     images before it; of one that could be read later on there is nothing, as its kept members may be still to come.
     """
-    images: list[Item] = []
-    kept: dict[str, object] = {}
-    current: str | None = None
-    taken, start = set[str](), 0  # endings of the sample's members, and where it begins
+    sample = _Sample("", 0)
     try:
         for member in members:
             match = SAMPLE.fullmatch(member.name)
             if match is None:
                 continue
             key, ending = match.groups()
-            is_taken = wanted.is_image(ending) or ending in wanted.keep
-            if key != current or (is_taken and ending in taken):  # the same name twice is two samples
-                yield from _flush(images, kept, start)
-                images, kept, current, taken, start = [], {}, key, set(), member.offset
-            if is_taken:
-                taken.add(ending)
-            if wanted.is_image(ending):
-                images.append(Item(member.name, key, member.read()))
-            elif wanted.passes_photo(ending):
-                passed[f".{ending.lower()}"] += 1
-            if ending in wanted.keep:
-                _check_type(wanted, ending)
-                kept[ending] = _kept(member, ending)
+            if sample.is_over(key, ending):
+                yield from sample.items()
+                sample = _Sample(key, member.offset)
+            sample.add(member, ending, wanted, passed)
     except Exception as error:
         if damage(error) is not None:
-            yield from _flush([item for item in images if isinstance(item.data, bytes)], kept, start)
+            sample.images = [item for item in sample.images if isinstance(item.data, bytes)]
+            yield from sample.items()
         raise
-    yield from _flush(images, kept, start)
+    yield from sample.items()
 
 
-def _flush(images: list[Item], kept: dict[str, object], start: int) -> Iterator[Item]:
-    for skip, item in enumerate(images):
-        item.kept, item.offset, item.skip = kept, start, skip
-        yield item
+class _Sample:
+    """Members that share a key, as they come; `start` is the offset of the first."""
+
+    def __init__(self, key: str, start: int) -> None:
+        self.key, self.start = key, start
+        self.images: list[Item] = []
+        self.kept: dict[str, object] = {}
+        self.taken: set[str] = set()  # endings of images and kept members
+
+    def is_over(self, key: str, ending: str) -> bool:
+        """Whether a member begins another sample: by its key, or because this one has a member of its name."""
+        return key != self.key or ending in self.taken
+
+    def add(self, member: Member, ending: str, wanted: Wanted, passed: Counter[str]) -> None:
+        """Take from a member what is wanted."""
+        if wanted.is_image(ending):
+            self.images.append(Item(member.name, self.key, member.read()))
+            self.taken.add(ending)
+        elif wanted.passes_photo(ending):
+            passed[f".{ending.lower()}"] += 1
+        if ending in wanted.keep:
+            _check_type(wanted, ending)
+            self.kept[ending] = _kept(member, ending)
+            self.taken.add(ending)
+
+    def items(self) -> Iterator[Item]:
+        """Its images, with what is kept."""
+        for skip, item in enumerate(self.images):
+            item.kept, item.offset, item.skip = self.kept, self.start, skip
+            yield item
 
 
 def _kept(member: Member, ending: str) -> object:

@@ -148,6 +148,11 @@ def test_an_address_from_the_environment_is_looked_at_first(address: str, said: 
     assert said in run_job("label.py", *flags, env={"RAY_ADDRESS": address}, code=2).stderr
 
 
+def test_a_ray_head_that_is_not_there(tmp_path: Path) -> None:
+    said = refused("--input", INPUT, "--output", tmp_path / "o", "--model", MODEL, "--ray-address", "127.0.0.1:9")
+    assert "nothing answers there" in said
+
+
 def test_flags_may_come_from_a_file_and_the_command_line_wins(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     given = {"input": [INPUT], "model": MODEL, "top_k": 2, "limit": 3, "local": True, "keep": ["cls"], "tag": []}

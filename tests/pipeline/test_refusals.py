@@ -231,12 +231,6 @@ def test_addresses_that_cannot_be_right(weed: Weed, output: Path, monkeypatch: p
         refused(f"--input s3://inb/x/: {reason}", "s3://inb/x/", output)
 
 
-def test_a_ray_head_that_is_not_there(output: Path) -> None:
-    done = run_job("label.py", "--input", SHARDS, "--output", output, "--model", DIGITS / "model",
-                   "--ray-address", "127.0.0.1:9", code=2, timeout=60)  # fmt: skip
-    assert "nothing answers there" in done.stderr
-
-
 @pytest.mark.usefixtures("s3_env")
 @pytest.mark.parametrize(
     ("source", "match"),
