@@ -51,7 +51,7 @@ def compact(output: str, dest: str, rows_per_file: int, *, images: bool = False)
     with storage.checking(dest):
         bound, copy = _begun(place, dest, images=images, most=rows_per_file)
     if images:
-        read = Pictured(wanted_by(bound)).rows
+        read = Pictured(wanted_by(bound), bound.keep).rows
     try:
         with storage.patient(RunConfig.patience, say):
             return _brought_up_to_date(place, copy, read, rows_per_file)

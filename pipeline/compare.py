@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from pipeline import masks
 from pipeline.errors import ConfigError
-from pipeline.evaluate import PixelPairs, columns_of
+from pipeline.evaluate import PixelPairs, answer_columns
 from pipeline.output.bound import output_of
 from pipeline.output.columns import OK
 from pipeline.pairs import pairs
@@ -156,7 +156,7 @@ def compare(new: str, old: str) -> Comparison:
     Raises ConfigError where the outputs have no comparable column in common.
     """
     places = output_of(new), output_of(old)
-    shared = set(columns_of(places[0], new)) & set(columns_of(places[1], old))
+    shared = answer_columns(places[0], new) & answer_columns(places[1], old)
     kind = next((kind for kind in KINDS if shared.issuperset(kind.columns)), None)
     if kind is None:
         raise ConfigError(f"{new} and {old} have neither labels, masks nor embeddings in common")

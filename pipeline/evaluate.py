@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline import masks
 from pipeline.errors import ConfigError
-from pipeline.output.bound import output_of
+from pipeline.output.bound import kept_of, output_of
 from pipeline.output.columns import OK
 from pipeline.output.place import Place
 from pipeline.output.span_file import as_it_is, read_columns
@@ -58,37 +57,38 @@ def evaluate(output: str, truth: str, ignore: int | None = None) -> Accuracy | O
     Raises ConfigError when there is nothing to compare.
     """
     place = output_of(output)
-    batches = _batches(place, truth)
-    first = next(batches, None)
-    if first is None:
-        raise ConfigError(f"{output}: no rows there; give the --output of a label or segment job")
-    names = first.schema.names
-    if not {"labels", "mask"} & set(names):
+    schema = _schema_of(place, output)
+    answers = set(schema.names) - kept_of(place)
+    if not ({"labels", "label_ids"} <= answers or "mask" in answers):
         raise ConfigError(f"{output} holds neither labels nor masks: evaluate takes outputs of label.py and segment.py")
-    if truth not in names:
-        has = ", ".join(columns_of(place, output))
+    if truth not in schema.names:
+        has = ", ".join(schema.names)
         raise ConfigError(f"{output} has no column {truth}: run the job with --keep {truth}; it has {has}")
-    if "labels" in names:
+    if "labels" in answers:
         if ignore is not None:
             raise ConfigError(f"--ignore {ignore} is for masks, and {output} holds labels: leave it out")
-        return _accuracy(itertools.chain([first], batches), truth)
-    kind = first.schema.field(truth).type
+        return _accuracy(_tables(place, "label_ids", "labels", truth), truth)
+    kind = schema.field(truth).type
     if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
         raise ConfigError(f"--truth {truth}: a column of {kind}; of masks the truth is {PNGS}")
-    return _overlap(itertools.chain([first], batches), truth, VOID if ignore is None else ignore)
+    return _overlap(_tables(place, "uri", "mask", truth), truth, VOID if ignore is None else ignore)
 
 
-def columns_of(place: Place, output: str) -> list[str]:
-    """The columns of an output; raises ConfigError where it has no rows."""
+def answer_columns(place: Place, output: str) -> set[str]:
+    """The columns of an output that it does not keep from its source; raises ConfigError where it has no rows."""
+    return set(_schema_of(place, output).names) - kept_of(place)
+
+
+def _schema_of(place: Place, output: str) -> pa.Schema:
     _, entry = next(place.spans(), (None, None))
     if entry is None:
         raise ConfigError(f"{output}: no rows there; give the --output of a job")
-    return list(as_it_is(entry, pq.read_schema)[1].names)
+    return as_it_is(entry, pq.read_schema)[1]
 
 
-def _batches(place: Place, truth: str) -> Iterator[pa.Table]:
+def _tables(place: Place, *columns: str) -> Iterator[pa.Table]:
     files = (entry for _, entry in place.spans())
-    return (table for _, table in read_columns(files, ("uri", "status", "label_ids", "labels", "mask", truth)))
+    return (table for _, table in read_columns(files, ("status", *columns)))
 
 
 def _rows(tables: Iterable[pa.Table], columns: list[str]) -> Iterator[tuple[Any, ...]]:

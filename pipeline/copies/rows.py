@@ -35,9 +35,13 @@ def rows(gaps: Iterable[Gap]) -> Iterator[Chunk]:
 
 @dataclass(frozen=True)
 class Pictured:
-    """Rows with the column `image`, and the column `mask` as pictures too; `wanted` is what the output is bound to."""
+    """Rows with the column `image`, and the column `mask` as pictures too, unless it is one of those `kept`.
+
+    `wanted` is what the output is bound to.
+    """
 
     wanted: Wanted
+    kept: tuple[str, ...] = ()
 
     def rows(self, gaps: Iterable[Gap]) -> Iterator[Chunk]:
         """As `rows`. Only images that are ok have pictures; those that cannot be read any more are null."""
@@ -57,9 +61,9 @@ class Pictured:
             size += len(picture or b"")
             if (size >= AT_ONCE_BYTES or len(held) >= AT_ONCE) and len(held) < len(left.table):
                 first, left = left.cut(len(held))
-                yield _put_in(first, held)
+                yield _put_in(first, held, self.kept)
                 held, size = [], 0
-        yield _put_in(left, held)
+        yield _put_in(left, held, self.kept)
 
     def _found(self, uris: list[str], facts: SpanFacts) -> Found:
         """What can be had of these images, in their order; others may be missing or in between."""
@@ -106,10 +110,10 @@ def _bytes(item: Item) -> bytes | None:
     return item.data if isinstance(item.data, bytes) else None
 
 
-def _put_in(chunk: Chunk, pictures: list[bytes | None]) -> Chunk:
+def _put_in(chunk: Chunk, pictures: list[bytes | None], kept: tuple[str, ...]) -> Chunk:
     table, names = chunk.table, [IMAGE]
     uris, statuses = table["uri"].to_pylist(), table["status"].to_pylist()
-    if MASK in table.schema.names and pa.types.is_binary(table.schema.field(MASK).type):
+    if MASK in set(table.schema.names) - set(kept) and pa.types.is_binary(table.schema.field(MASK).type):
         column = table[MASK].combine_chunks()
         masks = _pictures(column, pa.nulls(len(column), pa.string()))
         table, names = table.set_column(table.schema.get_field_index(MASK), MASK, masks), [IMAGE, MASK]

@@ -187,6 +187,13 @@ def output_of(name: str) -> Place:
     return place
 
 
+def kept_of(place: Place) -> frozenset[str]:
+    """The columns that an output of ours, of whatever layout, keeps from its source; all others are the task's."""
+    raw = _content(place)
+    keep = raw.get("keep") if isinstance(raw, dict) else None
+    return frozenset(keep if isinstance(keep, list) else ())
+
+
 def _content(place: Place) -> object:
     """`_run.json` as it stands, None where there is none."""
     try:
