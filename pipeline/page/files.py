@@ -15,6 +15,12 @@ from pipeline.output.span_file import META
 from pipeline.storage.ranged import Meter, Ranges
 
 BUFFER = 1 << 18  # bytes per request inside a data file
+SOURCE = "source"  # the page's own column: what the span of a row is a part of
+TASKS = {  # the columns by which sections know answers
+    *("labels", "label_ids", "scores", "embedding", "mask", "classes"),
+    *("tokens", "masked", "predicted", "loss"),
+}
+RENAMED = " (column)"  # behind the name of a column that is not what the page would take it for
 
 
 def open_file(entry: storage.Entry, meter: Meter) -> pq.ParquetFile | None:
@@ -34,6 +40,20 @@ def facts_of(file: pq.ParquetFile) -> Mapping[str, object]:
     return facts if isinstance(facts, dict) else {}
 
 
+def page_name(name: str, kept: Collection[str]) -> str:
+    """What the page calls a file's column; no two have the same name, and none has that of its own column.
+
+    A kept one may be called as answers of a task are, and is none: it has another name here.
+    """
+    is_other = name == SOURCE or (name in kept and name in TASKS)
+    return f"{name}{RENAMED}" if is_other or name.endswith(RENAMED) else name
+
+
+def page_schema(file: pq.ParquetFile, kept: Collection[str]) -> pa.Schema:
+    """The columns of a file as the page calls them, in order."""
+    return pa.schema([field.with_name(page_name(field.name, kept)) for field in file.schema_arrow])
+
+
 def scalars(schema: pa.Schema, *, text: bool) -> list[str]:
     """The columns of a task, or kept ones, that hold a number or a truth value per row; with `text` words as well."""
     base = {field.name for field in BASE}
@@ -43,9 +63,10 @@ def scalars(schema: pa.Schema, *, text: bool) -> list[str]:
     return [field.name for field in schema if field.name not in base and any(kind(field.type) for kind in kinds)]
 
 
-def first_rows(file: pq.ParquetFile, rows: int, wanted: Collection[str]) -> pa.Table | None:
-    """The first rows of a file: the columns that are wanted, and the `source` of its span."""
-    columns = [name for name in file.schema_arrow.names if name in wanted]
+def first_rows(file: pq.ParquetFile, rows: int, wanted: Collection[str], kept: Collection[str]) -> pa.Table | None:
+    """The first rows of a file: the columns that are wanted, as the page calls them, and the `source` of its span."""
+    names = {name: page_name(name, kept) for name in file.schema_arrow.names}
+    columns = [name for name, called in names.items() if called in wanted]
     batches: list[pa.RecordBatch] = []
     try:
         for batch in file.iter_batches(batch_size=max(rows, 1), columns=columns):
@@ -58,4 +79,5 @@ def first_rows(file: pq.ParquetFile, rows: int, wanted: Collection[str]) -> pa.T
     if not batches:
         return None
     table = pa.Table.from_batches(batches)
-    return table.append_column("source", pa.array([facts_of(file).get("source", "")] * len(table), pa.string()))
+    table = table.rename_columns([names[name] for name in table.column_names])
+    return table.append_column(SOURCE, pa.array([facts_of(file).get("source", "")] * len(table), pa.string()))

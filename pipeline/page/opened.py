@@ -12,6 +12,7 @@ from PIL import Image
 from pipeline.masks import ClassShare
 from pipeline.output.columns import BASE
 from pipeline.page.charts import bars
+from pipeline.page.files import SOURCE, TASKS
 from pipeline.page.parts import EMPTY, Row, copy_button, html, image, joined, name_of, share
 from pipeline.page.pictures import dimensions, shrink, thumbnail
 from pipeline.page.truth import answers
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
     from pipeline.page.sample import Sample
 
 WEBP = 62  # quality
-HIDDEN = {field.name for field in BASE} | {"source", "labels", "label_ids", "scores", "classes", "mask", "embedding"}
-HIDDEN |= {"tokens", "masked", "predicted"}
+HIDDEN = {SOURCE, *TASKS, *(field.name for field in BASE)} - {"loss"}  # of which a row has more than one number
 SMALL, LARGE = 96, 512  # pixels a side
 LONG = 300  # characters of a value that are shown
 

@@ -16,7 +16,7 @@ from pipeline.output.bound import Bound, bound_of
 from pipeline.output.columns import BASE, OK
 from pipeline.output.place import Place
 from pipeline.page import pictures
-from pipeline.page.files import facts_of, first_rows, open_file, scalars
+from pipeline.page.files import facts_of, first_rows, open_file, page_schema, scalars
 from pipeline.page.parts import Row
 from pipeline.page.pictures import Pictured
 from pipeline.page.reader import even, fair_shares, spread
@@ -104,15 +104,16 @@ def _report(data: bytes | Exception) -> Report:
 def take_sample(account: Account, columns: Collection[str], survey: Survey | None = None) -> Sample:
     """First rows of a few data files spread over the output, preferring the beginnings of shards (cheap to show).
 
-    Of the files' columns the base ones are read, those in `columns`, and those of one number or word per row. Beside
-    these rows' pictures there are those of `survey` that a section asks for.
+    Of the files' columns the base ones are read, those in `columns`, and those of one number or word per row; they are
+    called as `page_name` says. Beside these rows' pictures there are those of `survey` that a section asks for.
     """
     survey = survey or Survey()
     meter = Meter(DATA_BUDGET)
     entries, count = spread((entry for _, entry in account.place.spans()), FOOTERS)
     files = _near_shard_starts([file for entry in entries if (file := open_file(entry, meter))])
-    more = dict.fromkeys(name for file in files for name in scalars(file.schema_arrow, text=True))
-    tables = _read(files, {field.name for field in BASE} | set(columns) | set(more))
+    kept = account.bound.keep
+    more = dict.fromkeys(name for file in files for name in scalars(page_schema(file, kept), text=True))
+    tables = _read(files, {field.name for field in BASE} | set(columns) | set(more), kept)
     if not tables:
         return Sample([], frozenset(), 0, count, survey=survey)
     sample = _from_table(pa.concat_tables(tables, promote_options="permissive"), len(tables), count)
@@ -129,11 +130,11 @@ def take_sample(account: Account, columns: Collection[str], survey: Survey | Non
     )
 
 
-def _read(files: list[pq.ParquetFile], columns: Collection[str]) -> list[pa.Table]:
+def _read(files: list[pq.ParquetFile], columns: Collection[str], kept: Collection[str]) -> list[pa.Table]:
     """The first rows of the files, as many of each as is fair."""
-    masks = any("mask" in file.schema_arrow.names for file in files)
+    masks = any("mask" in page_schema(file, kept).names for file in files)
     shares = fair_shares([file.metadata.num_rows for file in files], MASK_ROWS if masks else ROWS)
-    tables = [first_rows(file, rows, columns) for file, rows in zip(files, shares, strict=True)]
+    tables = [first_rows(file, rows, columns, kept) for file, rows in zip(files, shares, strict=True)]
     return [table for table in tables if table is not None]
 
 

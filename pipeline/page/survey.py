@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ from pipeline.command import job
 from pipeline.errors import ConfigError
 from pipeline.output.columns import BASE, OK
 from pipeline.output.place import Place
-from pipeline.page.files import first_rows, open_file, scalars
+from pipeline.page.files import first_rows, open_file, page_name, page_schema, scalars
 from pipeline.page.parts import Row, plural
 from pipeline.page.reader import fair_shares, spread
 from pipeline.storage.ranged import Meter
@@ -48,34 +49,39 @@ class Survey:
         return f"{'all' if self.whole else 'a sample of'} {plural(number, 'image')}"
 
 
-def read_survey(place: Place, truth: str | None = None) -> Survey:
-    """Rows of up to `FILES` files spread over the output; ConfigError if none of them has the column `truth`."""
+def read_survey(place: Place, truth: str | None = None, kept: Collection[str] = ()) -> Survey:
+    """Rows of up to `FILES` files spread over the output; ConfigError if none of them has the column `truth`.
+
+    Columns are called as `page_name` says, and `kept` are those of the source.
+    """
     entries, count = spread((entry for _, entry in place.spans()), FILES)
     budget = BUDGET // max(len(entries), 1)
     opened = storage.in_parallel(lambda entry: open_file(entry, Meter(budget)), entries, AT_ONCE)
     files = [file for file in opened if file is not None]
-    column = _truth_column(place, files, truth)
+    column = _truth_column(place, files, truth, kept)
     sizes = [file.metadata.num_rows for file in files]
     shares = zip(files, fair_shares(sizes, ROWS), strict=True)
-    tables = storage.in_parallel(lambda share: _read(*share, column), shares, AT_ONCE)
+    tables = storage.in_parallel(lambda share: _read(*share, column, kept), shares, AT_ONCE)
     rows: list[Row] = [row for table in tables if table is not None for row in table.to_pylist()]
     return Survey(rows, column, truth is not None, whole=len(files) == count and len(rows) == sum(sizes))
 
 
-def _truth_column(place: Place, files: list[pq.ParquetFile], truth: str | None) -> str | None:
+def _truth_column(place: Place, files: list[pq.ParquetFile], truth: str | None, kept: Collection[str]) -> str | None:
+    """The column with the truth, as the page calls it."""
     names = list(dict.fromkeys(name for file in files for name in file.schema_arrow.names))
     if truth is not None and truth not in names:
         has = ", ".join(names) or "no rows yet"
         raise ConfigError(f"{place.root} has no column {truth}: run the job with --keep {truth}; it has {has}")
-    if truth is not None and "mask" in names:
+    if truth is not None and "mask" in (page_name(name, kept) for name in names):
         compared = f"{job('evaluate')} {place.root} --truth {truth}"
         raise ConfigError(f"--truth {truth}: the page compares labels; of masks `{compared}` says how right they are")
-    return truth or next((name for name in TRUTHS if name in names), None)
+    found = truth or next((name for name in TRUTHS if name in names), None)
+    return found and page_name(found, kept)
 
 
-def _read(file: pq.ParquetFile, rows: int, truth: str | None) -> pa.Table | None:
-    base = {field.name for field in BASE}
-    table = first_rows(file, rows, base | set(LISTS) | set(scalars(file.schema_arrow, text=False)) | {truth or "uri"})
+def _read(file: pq.ParquetFile, rows: int, truth: str | None, kept: Collection[str]) -> pa.Table | None:
+    wanted = {field.name for field in BASE} | set(LISTS) | set(scalars(page_schema(file, kept), text=False))
+    table = first_rows(file, rows, wanted | {truth or "uri"}, kept)
     if table is None:
         return None
     for place, name in enumerate(table.column_names):

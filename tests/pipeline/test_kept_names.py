@@ -1,6 +1,7 @@
 """Kept columns that are called as answers are: a task is known by the columns that it adds, whatever a source has."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pytest
 from pipeline.compact import compact
 from pipeline.compare import Vectors, compare
 from pipeline.errors import ConfigError
-from pipeline.evaluate import Overlap, evaluate
+from pipeline.evaluate import Accuracy, Overlap, evaluate
 from pipeline.masks import to_png
-from tests.flow import png, run_here
-from tests.helpers import DATA
-from tests.outputs import newest_report
+from pipeline.page import page
+from pipeline.page.files import TASKS, page_name
+from tests.flow import DIGITS, png, run_here
+from tests.helpers import DATA, rows
+from tests.outputs import model_of, newest_report
 
 SIDE, IMAGES = 32, 4
 # A value of each kind that is none of what a task says under that name.
@@ -30,6 +33,10 @@ def parquet(folder: Path, **columns: list[Any]) -> Path:
     return folder
 
 
+def text_of(output: Path, **options: str) -> str:
+    return Path(page.write(str(output), to=str(output / "page.html"), **options)).read_text()
+
+
 def first_labels(output: Path) -> object:
     return json.loads(newest_report(output).read_text())["first_labels"]
 
@@ -39,6 +46,69 @@ def test_a_run_counts_no_kept_column_as_labels(kind: str, tmp_path: Path) -> Non
     source = parquet(tmp_path / "in", labels=ODD[kind])
     assert run_here(source, tmp_path / "out", "embed", keep=("labels",)) == 0
     assert first_labels(tmp_path / "out") == {}
+
+
+@dataclass(frozen=True)
+class Plain:
+    """An output of a task that keeps nothing, how it was made, and names of answers that are not its own."""
+
+    task: str
+    model: Path
+    flags: dict[str, Any]
+    output: Path
+
+    @property
+    def names(self) -> list[str]:
+        return sorted({*TASKS, "source"} - set(rows(self.output).column_names))
+
+
+@pytest.fixture(scope="module", params=["label", "embed", "segment", "tokens", "brightness"])
+def plain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Plain:
+    folder, task = tmp_path_factory.mktemp("plain"), str(request.param)
+    model, flags = model_of(task, folder) if task != "brightness" else (DIGITS / "model", {})
+    assert run_here(parquet(folder / "in"), folder / "out", task, model, **flags) == 0
+    return Plain(task, model, flags, folder / "out")
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_the_page_shows_what_the_task_says_and_no_kept_column_in_its_place(
+    plain: Plain, kind: str, tmp_path: Path
+) -> None:
+    names, output = plain.names, tmp_path / "out"
+    source = parquet(tmp_path / "in", **dict.fromkeys(names, ODD[kind]))
+    assert run_here(source, output, plain.task, plain.model, keep=tuple(names), **plain.flags) == 0
+    shown, alone = text_of(output), text_of(plain.output)
+    ids = [part.partition('"')[0] for part in shown.split('<section id="')[1:]]
+    assert ids == [part.partition('"')[0] for part in alone.split('<section id="')[1:]]
+    assert [f"<dt>{page_name(name, names)}</dt>" in shown for name in names] == [kind != "list"] * len(names)
+
+
+def test_every_column_that_a_section_reads_is_a_tasks() -> None:
+    assert set(page.SAMPLED) <= TASKS
+
+
+def test_no_name_of_a_file_is_that_of_another_column_of_the_page() -> None:
+    kept = ["source", "source (column)", "classes", "classes (column)", "cls"]
+    assert len({"source", "classes", *(page_name(name, kept) for name in kept)}) == len(kept) + 2
+
+
+def test_a_list_with_a_column_called_source(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(1))
+    (tmp_path / "l.csv").write_text("uri,source\na.png,scanner\n")
+    assert run_here(tmp_path / "l.csv", tmp_path / "out", keep=("source",)) == 0
+    assert "<dt>source (column)</dt><dd>scanner</dd>" in text_of(tmp_path / "out")
+
+
+def test_a_truth_may_be_called_as_answers_are(tmp_path: Path) -> None:
+    first = parquet(tmp_path / "in")
+    assert run_here(first, tmp_path / "plain") == 0
+    said = [found[0] for found in rows(tmp_path / "plain")["labels"].to_pylist()]
+    source = parquet(tmp_path / "more", classes=[*said[:3], "none"], mask=[b"x"] * IMAGES)
+    assert run_here(source, tmp_path / "out", keep=("classes", "mask")) == 0
+    assert "<small>3 of 4</small>" in text_of(tmp_path / "out", truth="classes")
+    found = evaluate(str(tmp_path / "out"), "classes")
+    assert isinstance(found, Accuracy)
+    assert (found.images, found.top1) == (4, 3)
 
 
 def test_evaluation_goes_by_what_the_task_says(tmp_path: Path) -> None:
