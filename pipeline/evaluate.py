@@ -133,12 +133,13 @@ def _overlap(tables: Iterable[pa.Table], truth: str, ignore: int) -> Overlap:
     pixels = PixelPairs(ignore)
     for uri, mask, true in _rows(tables, ["uri", "mask", truth]):
         try:
+            both = masks.size_of(mask), masks.size_of(true)
+            if len(set(both)) > 1:  # before a truth of any size is decoded
+                sizes = " and ".join(f"{width} x {height}" for height, width in both)
+                raise ConfigError(f"--truth {truth} of {uri}: mask and truth are {sizes}, and must have the same size")
             found, wanted = masks.read_mask(mask), masks.read_mask(true)
         except ValueError as error:
             raise ConfigError(f"--truth {truth} of {uri}: {error}; of masks the truth is {PNGS}") from error
-        if found.shape != wanted.shape:
-            sizes = " and ".join(f"{width} x {height}" for height, width in (found.shape, wanted.shape))
-            raise ConfigError(f"--truth {truth} of {uri}: mask and truth are {sizes}, and must have the same size")
         if (largest := int(wanted[wanted != ignore].max(initial=0))) >= MOST_CLASSES:
             raise ConfigError(f"--truth {truth} of {uri}: class {largest:,} is no class; is it --ignore {largest}?")
         pixels.add(found, wanted)

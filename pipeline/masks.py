@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from beit_core import NotFinite
 from pipeline.decode.decode import to_rgb, upright
@@ -29,6 +30,7 @@ Color = tuple[int, int, int]
 PALETTE_CLASSES = 256  # ids that a palette PNG can hold; more classes make a grey PNG of 16 bits
 GOLDEN = 0.618033988749895  # golden angle, in turns: consecutive classes differ clearly in hue
 STEP = 1 << 20  # pixels counted at a time
+DAMAGED = "it is no PNG, or damaged"
 
 
 class ClassShare(TypedDict):
@@ -78,15 +80,22 @@ def to_png(mask: np.ndarray, palette: Sequence[Color]) -> bytes:
 def read_mask(source: bytes | Mapping[str, object]) -> np.ndarray:
     """The class ids (height, width) of a row that has a `mask`, or of the mask's own bytes.
 
-    Raises ValueError for a row without one, and for bytes that are no PNG of class ids.
+    Raises ValueError for a row without one, and for bytes that are no PNG of class ids. It takes the memory that the
+    header says: of a file from elsewhere look at `size_of` first.
     """
     try:
         mask = np.asarray(_open(source))
-    except OSError as error:  # Pillow's, of other kinds of files and of damaged ones
-        raise ValueError("it is no PNG, or damaged") from error
+    except (OSError, SyntaxError) as error:  # Pillow's, of damaged files
+        raise ValueError(DAMAGED) from error
     if mask.ndim != 2:
         raise ValueError("it is a picture of colours, not of class ids")
     return mask
+
+
+def size_of(source: bytes | Mapping[str, object]) -> tuple[int, int]:
+    """Height and width as the header says, without a look at the pixels; raises ValueError as `read_mask`."""
+    width, height = _open(source).size
+    return height, width
 
 
 def overlay(
@@ -133,7 +142,10 @@ def _open(source: bytes | Mapping[str, object]) -> Image.Image:
     data = source if isinstance(source, bytes) else source["mask"]
     if not isinstance(data, bytes) or not data:
         raise ValueError("this row has no mask: its status says why")
-    return Image.open(io.BytesIO(data), formats=["PNG"])
+    try:
+        return PngImageFile(io.BytesIO(data))  # not Image.open, which refuses masks as large as --max-pixels may allow
+    except (OSError, SyntaxError) as error:  # Pillow's, of other kinds of files and of damaged ones
+        raise ValueError(DAMAGED) from error
 
 
 def _picture(image: Image.Image | np.ndarray | bytes | str | Path) -> Image.Image:

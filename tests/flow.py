@@ -84,3 +84,13 @@ def png(value: int, size: tuple[int, int] = (8, 8)) -> bytes:
     sink = io.BytesIO()
     Image.new("L", size, value).save(sink, "PNG")
     return sink.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """The beginning of a grey PNG of any size, without a pixel."""
+    import struct
+    import zlib
+
+    parts = [b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0), b"IDAT"]
+    chunks = [struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in parts]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)

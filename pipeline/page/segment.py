@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections import defaultdict
 from typing import Required, cast
 
@@ -10,7 +11,8 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from pipeline.masks import PALETTE_CLASSES, ClassShare, read_mask
+from pipeline.decode.decode import MAX_PIXELS
+from pipeline.masks import PALETTE_CLASSES, ClassShare, read_mask, size_of
 from pipeline.page import pictures
 from pipeline.page.charts import bars, legend
 from pipeline.page.opened import tile
@@ -76,10 +78,15 @@ def background(id_: int, label: str) -> bool:
 
 
 def coloured(mask: bytes, colours: Palette, clear: set[int]) -> Image.Image | None:
-    """The mask in the page's colours, transparent where the class is in `clear`; None when it cannot be read."""
+    """The mask in the page's colours, transparent where the class is in `clear`; None for what cannot be drawn.
+
+    That is what cannot be read, and what has more pixels than pictures that the page draws.
+    """
     try:
+        if math.prod(size_of(mask)) > MAX_PIXELS:
+            return None
         classes = read_mask(mask)
-    except (OSError, ValueError):
+    except ValueError:
         return None
     table = np.full((int(classes.max(initial=0)) + 1, 4), (*_parts(GREY), 255), dtype=np.uint8)
     for id_, colour in colours.items():

@@ -12,7 +12,7 @@ from PIL import Image
 from pipeline.compare import compare
 from pipeline.errors import ConfigError
 from pipeline.evaluate import Accuracy, Overlap, evaluate
-from tests.flow import make_tar, png, run_here
+from tests.flow import make_tar, png, png_header, run_here
 from tests.helpers import DATA, rows, run_job
 
 SIDE = 32
@@ -30,6 +30,7 @@ TRUTHS = {
     "deep.png": picture(np.full((SIDE, SIDE), 65535, np.uint16)),
     "colours.png": picture(np.zeros((SIDE, SIDE, 3), np.uint8)),
     "turned.png": picture(np.zeros((SIDE // 2, SIDE * 2), np.uint8)),
+    "huge.png": png_header(20_000, 20_000),
     "photo.jpg": picture(np.zeros((SIDE, SIDE), np.uint8), "JPEG"),
     "cut.png": picture(np.arange(SIDE * SIDE, dtype=np.uint8).reshape(SIDE, SIDE))[:60],
     "cls": b"3",
@@ -63,6 +64,7 @@ def test_only_rows_with_a_truth_count(masks: Path) -> None:
         ("colours.png", "it is a picture of colours, not of class ids; of masks"),
         ("deep.png", r"s.tar#a.png: class 65,535 is no class; is it --ignore 65535\?"),
         ("turned.png", "mask and truth are 32 x 32 and 64 x 16, and must have the same size"),
+        ("huge.png", "mask and truth are 32 x 32 and 20000 x 20000, and must have the same size"),
         ("ignored.png", "--truth ignored.png: no image has an answer and a true class other than --ignore 255"),
     ],
 )

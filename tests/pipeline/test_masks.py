@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from beit_core import label_map
-from pipeline.masks import classes, columns, default_palette, label_maps, overlay, read_mask, to_png
+from pipeline.masks import classes, columns, default_palette, label_maps, overlay, read_mask, size_of, to_png
+from tests.flow import png_header
 
 RAINBOW = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 
@@ -75,6 +76,18 @@ def test_overlay_of_many_classes_has_colours_too() -> None:
 def test_a_failed_row_has_no_mask() -> None:
     with pytest.raises(ValueError, match="status"):
         read_mask({"mask": None})
+
+
+def test_a_header_says_how_large_a_mask_is_that_nobody_could_hold() -> None:
+    assert size_of(png_header(400_000, 20_000)) == (20_000, 400_000)
+    for damaged in (b"", b"\xff\xd8\xff", png_header(2, 2)[:30]):
+        with pytest.raises(ValueError, match=r"no mask|no PNG, or damaged"):
+            size_of(damaged)
+
+
+def test_a_mask_beyond_pillows_own_bound_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert read_mask(to_png(np.ones((5, 5), np.uint8), RAINBOW)).all()
 
 
 def test_classes_are_sorted_by_area_then_id() -> None:

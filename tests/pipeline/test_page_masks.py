@@ -12,6 +12,7 @@ from pipeline.errors import ConfigError
 from pipeline.page import page
 from pipeline.page.palette import distinct, laboratory
 from pipeline.page.segment import background, coloured, overlay, palette
+from tests.flow import png_header
 from tests.outputs import Examples
 
 
@@ -56,6 +57,7 @@ def test_the_background_is_clear_and_shows_through() -> None:
     assert pixels(alone)[5, 15].tolist() == pytest.approx([250, 50, 0, 255], abs=2)
     assert pixels(overlay(None, mask, 192)[0]).shape == (40, 40, 4)
     assert coloured(b"no mask", {}, set()) is None
+    assert coloured(png_header(20_000, 20_000), {}, set()) is None
 
 
 def test_class_0_is_background_unless_it_has_a_name_of_its_own() -> None:
