@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from report import arguments, main
 
+from pipeline.forget import Wish, forget
 from pipeline.page import page
 from tests.flow import DIGITS, make_tar, png, run_here
 from tests.helpers import ROOT, clean_env
@@ -64,6 +65,16 @@ def test_failed_images_within_what_is_allowed_are_counted(output: Path, tmp_path
     assert said(output) == ("warn", "Complete, 2 failed.")
     assert run_here(tmp_path / "in", output, max_failed=0.1) == 3
     assert said(output) == ("warn", "Finished, but 2 of 12 images failed, more than allowed.")
+
+
+def test_failed_images_that_are_forgotten_since_are_not_too_many(output: Path, tmp_path: Path) -> None:
+    make_tar(tmp_path / "in/b.tar", [("cut.png", png(1)[:40])])
+    assert run_here(tmp_path / "in", output) == 3
+    (tmp_path / "gone.txt").write_text(f"{tmp_path}/in/b.tar#cut.png")
+    assert forget(Wish(str(output), str(tmp_path / "gone.txt"))) == 0
+    assert said(output) == ("warn", "Unfinished: the same command continues it.")
+    assert run_here(tmp_path / "in", output) == 0
+    assert said(output) == ("good", "Complete: every planned image is accounted for.")
 
 
 def test_missing_images_of_the_last_run_are_counted(output: Path) -> None:
