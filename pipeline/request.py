@@ -225,6 +225,7 @@ def _resolved(request: Request, there: Bound | None, device: Callable[[], Device
         versions=versions(),
         image_endings=tuple(sorted(request.wanted.endings)) if there is None else there.image_endings,
         cpu_class=cpu_class,
+        labels=card.labels if "label_ids" in request.task.columns(card) else (),
     )
 
 
@@ -262,7 +263,7 @@ def _spec(request: Request, bound: Bound) -> JobSpec:
         place=request.place,
         task=request.task,
         model=model_files.name_for_workers(config.model, request.card.path),
-        bound=bound,
+        bound=replace(bound, labels=()),  # of which there may be thousands, and every Ray task takes this along
         device=config.device,
         decode=DecodeSettings(request.task.pixel_specs(request.card), config.max_pixels, config.exact),
         wanted=replace(request.wanted, endings=frozenset(bound.image_endings)),

@@ -13,7 +13,7 @@ from pipeline.errors import ConfigError, ObjectUnreadable
 from pipeline.output.place import Place
 
 SCHEMA = 4  # of the output's layout; an output of another one is refused
-UNBOUND = ("versions", "cpu_class", "image_endings")  # of which no other run has to have the same
+UNBOUND = ("versions", "cpu_class", "image_endings", "labels")  # of which no other run has to have the same
 NEW_OUTPUT = "choose another --output, or --overwrite to start over"
 # What the parts of `_run.json` are that are no words.
 KINDS = {
@@ -24,6 +24,7 @@ KINDS = {
     "span_size": dict,
     "versions": dict,
     "image_endings": list,
+    "labels": list,
 }
 
 
@@ -75,7 +76,9 @@ class Bound:
 
     Other `versions` and another `cpu_class` (empty: answers are not a CPU's; None: not known) only lead to a warning.
     `settings` are the task's, as JSON values. `image_column` counts when it is None, too. `image_endings` are those of
-    images in archives, as the run that began the output had them: positions there are counted in images.
+    images in archives, as the run that began the output had them: positions there are counted in images. `labels` are
+    the names of all classes by id where answers are classes: rows tell only of those that occur. Who reads the output
+    needs them, and no worker; outputs that were begun before they were kept have none.
     """
 
     schema: int
@@ -92,10 +95,12 @@ class Bound:
     versions: Mapping[str, str]
     image_endings: tuple[str, ...]
     cpu_class: str | None = None
+    labels: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """The content of `_run.json`."""
-        return {**asdict(self), "keep": list(self.keep), "image_endings": list(self.image_endings)}
+        lists = {"keep": self.keep, "image_endings": self.image_endings, "labels": self.labels}
+        return {**asdict(self), **{name: list(values) for name, values in lists.items()}}
 
     @staticmethod
     def from_json(raw: object) -> Bound:
@@ -105,13 +110,14 @@ class Bound:
         missing = [field.name for field in fields(Bound) if field.name not in raw and field.default is MISSING]
         if missing:
             raise ValueError(f"its _run.json lacks {', '.join(missing)}")
-        damaged = [name for name, kind in KINDS.items() if not isinstance(raw[name], kind)]
+        damaged = [name for name, kind in KINDS.items() if not isinstance(raw.get(name, kind()), kind)]
         if damaged:
             raise ValueError(f"its _run.json is damaged, in {', '.join(damaged)}")
         known = {field.name: raw[field.name] for field in fields(Bound) if field.name in raw}
+        lists = {"keep": tuple(raw["keep"]), "image_endings": tuple(raw["image_endings"])}
+        lists["labels"] = tuple(raw.get("labels", ()))
         model = {field.name: raw["model"].get(field.name, "") for field in fields(BoundModel)}
         size = SpanSize.from_json(raw["span_size"])
-        lists = {"keep": tuple(raw["keep"]), "image_endings": tuple(raw["image_endings"])}
         return Bound(**{**known, **lists, "model": BoundModel(**model), "span_size": size})
 
     def durable(self) -> dict[str, object]:

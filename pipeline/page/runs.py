@@ -112,7 +112,7 @@ def settings(account: Account) -> Markup:
     flat |= {f"model {name}": value for name, value in asdict(bound.model).items()}
     flat |= {name.replace("_", " "): value for name, value in bound.settings.items()}
     for name, value in bound.to_json().items():
-        if name not in ("task", "model", "settings", "versions"):
+        if name not in ("task", "model", "settings", "versions", "labels"):
             flat[name.replace("_", " ")] = value
     flat |= {f"{name} version": value for name, value in bound.versions.items()}
     items = [html("<div><dt>{}</dt><dd>{}</dd></div>", name, _plain(value)) for name, value in flat.items()]

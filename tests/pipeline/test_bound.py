@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import ConfigError
@@ -10,6 +11,7 @@ from pipeline.output.bound import bound_of, is_ours
 from pipeline.output.place import Place
 from pipeline.storage import s3
 from tests.flow import DIGITS, run_here
+from tests.helpers import tree_bytes
 from tests.outputs import edit
 from tests.weed import Weed
 
@@ -20,6 +22,10 @@ FIRST = {
     **{"schema": 1, "task": "label", "settings": {"top_k": 5}, "model": MODEL, "dtype": "float32", "compile": False},
     **{"exact": False, "keep": [], "limit": None, "span_size": 32, "versions": {}},
 }
+
+
+def span_metadata(path: Path) -> bytes:
+    return bytes(pq.read_metadata(path).metadata[b"beit"])
 
 
 @pytest.mark.parametrize("content", [{"task": "train"}, {"task": "train", "schema": 3, "model": "resnet"}])
@@ -52,6 +58,7 @@ def test_a_damaged_run_file_is_named_with_what_is_wrong(tmp_path: Path) -> None:
         ("settings", []),
         ("keep", None),
         ("image_endings", "png"),
+        ("labels", {"0": "cat"}),
         *(("span_size", size) for size in odd_sizes),
     ]
     for name, value in odd:
@@ -59,6 +66,22 @@ def test_a_damaged_run_file_is_named_with_what_is_wrong(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=f"is no output of these jobs: its _run.json is damaged, in {name}"):
             bound_of(Place.of(str(tmp_path)))
         (tmp_path / "_run.json").write_text(whole)
+
+
+def test_names_of_classes_are_kept_for_readers_and_bind_nothing(tmp_path: Path) -> None:
+    assert run_here(SHARDS, tmp_path / "vectors", "embed", limit=3) == 0
+    assert bound_of(Place(str(tmp_path / "vectors"))).labels == ()
+    output, before = tmp_path / "labels", tmp_path / "before"
+    for folder in (output, before):
+        assert run_here(SHARDS, folder, limit=3, top_k=1) == 0
+    assert bound_of(Place(str(output))).labels == tuple("0123456789")
+    run_file = before / "_run.json"  # as of an output that was begun before they were kept
+    run_file.write_text(json.dumps({k: v for k, v in json.loads(run_file.read_text()).items() if k != "labels"}))
+    for folder in (output, before):
+        assert run_here(SHARDS, folder, limit=40, top_k=1) == 0
+    assert bound_of(Place(str(before))).labels == ()
+    assert tree_bytes(output / "data") == tree_bytes(before / "data")
+    assert all(b"labels" not in span_metadata(path) for path in (output / "data").iterdir())
 
 
 def test_storage_that_overwrites_what_it_should_create_is_refused(
