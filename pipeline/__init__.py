@@ -19,6 +19,7 @@ Beside the flow
     model_files.py  a model on this node · hub.py ... from the hub · images.py one image by its uri
     masks.py        class masks as PNG · tokenizer.py the dVAE of a run on tokens
     evaluate.py     answers against kept truth · compare.py against another output's · pairs.py whose rows are joined
+    classes.py      names and ids of classes, and which of them a truth is
     compact.py      few large files · target.py a file that a flag names and that is written last
     forget.py       rows removed for good · gone.py images that are not there any more
 """

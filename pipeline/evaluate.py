@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import masks
+from pipeline.classes import ClassNames, check_kind, id_of, word_of
 from pipeline.errors import ConfigError
-from pipeline.output.bound import kept_of, output_of
+from pipeline.output.bound import kept_of, labels_of, output_of
 from pipeline.output.columns import OK
 from pipeline.output.place import Place
 from pipeline.output.span_file import as_it_is, read_columns
@@ -53,22 +54,25 @@ class Overlap:
 def evaluate(output: str, truth: str, ignore: int | None = None) -> Accuracy | Overlap:
     """Compare an output with its kept column `truth`: class names or ids for labels, mask files for masks.
 
-    Pixels of masks whose true class is `ignore` (None: VOID) do not count, and that class has no part in the mean.
+    Of labels `classes.py` says what is a name and what an id. Pixels of masks whose true class is `ignore` (None: VOID)
+    do not count, and that class has no part in the mean.
     Raises ConfigError when there is nothing to compare.
     """
     place = output_of(output)
     schema = _schema_of(place, output)
     answers = set(schema.names) - kept_of(place)
-    if not ({"labels", "label_ids"} <= answers or "mask" in answers):
+    has_labels = {"labels", "label_ids"} <= answers
+    if not has_labels and "mask" not in answers:
         raise ConfigError(f"{output} holds neither labels nor masks: evaluate takes outputs of label.py and segment.py")
     if truth not in schema.names:
         has = ", ".join(schema.names)
         raise ConfigError(f"{output} has no column {truth}: run the job with --keep {truth}; it has {has}")
-    if "labels" in answers:
+    kind = schema.field(truth).type
+    if has_labels:
         if ignore is not None:
             raise ConfigError(f"--ignore {ignore} is for masks, and {output} holds labels: leave it out")
-        return _accuracy(_tables(place, "label_ids", "labels", truth), truth)
-    kind = schema.field(truth).type
+        check_kind(truth, kind)
+        return _accuracy(_tables(place, "label_ids", "labels", truth), truth, ClassNames(labels_of(place)))
     if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
         raise ConfigError(f"--truth {truth}: a column of {kind}; of masks the truth is {PNGS}")
     return _overlap(_tables(place, "uri", "mask", truth), truth, VOID if ignore is None else ignore)
@@ -97,25 +101,23 @@ def _rows(tables: Iterable[pa.Table], columns: list[str]) -> Iterator[tuple[Any,
         yield from (row[1:] for row in values if row[0] == OK and row[-1] is not None)
 
 
-def _accuracy(tables: Iterable[pa.Table], truth: str) -> Accuracy:
+def _accuracy(tables: Iterable[pa.Table], truth: str, names: ClassNames) -> Accuracy:
     found: dict[str, _Tally] = defaultdict(_Tally)
-    names, most = set[str](), 0
+    most = 0
     for ids, labels, true in _rows(tables, ["label_ids", "labels", truth]):
-        wanted = str(true).strip()
-        found[wanted].add(ids, labels, wanted)
-        names.update(labels)
+        names.add(ids, labels)
         most = max(most, len(labels))
+        if wanted := word_of(true):
+            found[wanted].add(ids, labels, wanted)
     if not found:
         raise ConfigError(f"--truth {truth}: no image has both an answer and a truth, so there is nothing to compare")
-    right = [tally.by_name if wanted in names else tally.by_id for wanted, tally in found.items()]
+    are_ids = names.are_ids(found, truth)
+    right = [tally.by_id if are_ids and id_of(word) is not None else tally.by_name for word, tally in found.items()]
     return Accuracy(sum(t.images for t in found.values()), sum(r[0] for r in right), sum(r[1] for r in right), most)
 
 
 class _Tally:
-    """Images of one truth, and how often it was the first label, and one of the first five: as a name, or as an id.
-
-    Names may be numbers, such as those of folders, and other classes' ids: what some class is called is a name.
-    """
+    """Images of one truth, and how often it was the first label, and one of the first five: as a name, or as an id."""
 
     def __init__(self) -> None:
         self.images = 0
@@ -124,9 +126,10 @@ class _Tally:
     def add(self, ids: Sequence[int], labels: Sequence[str], wanted: str) -> None:
         """Count one image."""
         self.images += 1
-        for tally, answers in ((self.by_name, labels), (self.by_id, list(map(str, ids)))):
-            tally[0] += wanted in answers[:1]
-            tally[1] += wanted in answers[:5]
+        places = [label.strip() == wanted for label in labels[:5]], [id_ == id_of(wanted) for id_ in ids[:5]]
+        for tally, right in zip((self.by_name, self.by_id), places, strict=True):
+            tally[0] += any(right[:1])
+            tally[1] += any(right)
 
 
 def _overlap(tables: Iterable[pa.Table], truth: str, ignore: int) -> Overlap:

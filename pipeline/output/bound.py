@@ -195,9 +195,18 @@ def output_of(name: str) -> Place:
 
 def kept_of(place: Place) -> frozenset[str]:
     """The columns that an output of ours, of whatever layout, keeps from its source; all others are the task's."""
+    return frozenset(_list_of(place, "keep"))
+
+
+def labels_of(place: Place) -> tuple[str, ...]:
+    """The names of all classes by id; () where an output, of whatever layout, has none or was begun before."""
+    return tuple(_list_of(place, "labels"))
+
+
+def _list_of(place: Place, name: str) -> list[str]:
     raw = _content(place)
-    keep = raw.get("keep") if isinstance(raw, dict) else None
-    return frozenset(keep if isinstance(keep, list) else ())
+    found = raw.get(name) if isinstance(raw, dict) else None
+    return found if isinstance(found, list) else []
 
 
 def _content(place: Place) -> object:

@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 from markupsafe import Markup
 
+from pipeline.classes import word_of
 from pipeline.page import pictures
 from pipeline.page.charts import legend, scatter
 from pipeline.page.label import top_label
@@ -126,8 +127,8 @@ def _map(sample: Sample, unit: np.ndarray) -> Markup:
 
 def _class(row: Row, sample: Sample) -> str:
     """The class that an image is coloured by: the truth where it was kept, else its first label."""
-    value = value_of(row, sample.truth) if sample.truth else None
-    return str(value).strip() if value is not None else top_label(row) or ""
+    truth = word_of(value_of(row, sample.truth)) if sample.truth else ""
+    return truth or top_label(row) or ""
 
 
 def _colours(sample: Sample) -> dict[str, str]:

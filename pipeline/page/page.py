@@ -47,7 +47,7 @@ def write(
     place = Place.of(output)
     account = read_account(place)
     target = target_of(place, to)
-    survey = read_survey(place, truth, account.bound.keep)
+    survey = read_survey(place, truth, account.bound)
     sample = replace(take_sample(account, SAMPLED, survey), decoder=decoder)
     text = render(account, sample, verified)
     return target.put(text)

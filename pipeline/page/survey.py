@@ -10,8 +10,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.classes import check_kind, holds_classes
 from pipeline.command import job
 from pipeline.errors import ConfigError
+from pipeline.output.bound import Bound
 from pipeline.output.columns import BASE, OK
 from pipeline.output.place import Place
 from pipeline.page.files import first_rows, open_file, page_name, page_schema, scalars
@@ -35,6 +37,7 @@ class Survey:
     truth: str | None = None
     named: bool = False  # whether the truth is the user's choice
     whole: bool = True  # whether these are all rows of the output
+    labels: tuple[str, ...] = ()  # the names of all classes by id, where the output knows them
 
     def good(self) -> list[Row]:
         """The rows with an answer."""
@@ -49,11 +52,12 @@ class Survey:
         return f"{'all' if self.whole else 'a sample of'} {plural(number, 'image')}"
 
 
-def read_survey(place: Place, truth: str | None = None, kept: Collection[str] = ()) -> Survey:
+def read_survey(place: Place, truth: str | None = None, bound: Bound | None = None) -> Survey:
     """Rows of up to `FILES` files spread over the output; ConfigError if none of them has the column `truth`.
 
-    Columns are called as `page_name` says, and `kept` are those of the source.
+    Columns are called as `page_name` says; `bound` tells which are kept, and the names of all classes.
     """
+    kept, labels = (bound.keep, bound.labels) if bound else ((), ())
     entries, count = spread((entry for _, entry in place.spans()), FILES)
     budget = BUDGET // max(len(entries), 1)
     opened = storage.in_parallel(lambda entry: open_file(entry, Meter(budget)), entries, AT_ONCE)
@@ -63,20 +67,23 @@ def read_survey(place: Place, truth: str | None = None, kept: Collection[str] = 
     shares = zip(files, fair_shares(sizes, ROWS), strict=True)
     tables = storage.in_parallel(lambda share: _read(*share, column, kept), shares, AT_ONCE)
     rows: list[Row] = [row for table in tables if table is not None for row in table.to_pylist()]
-    return Survey(rows, column, truth is not None, whole=len(files) == count and len(rows) == sum(sizes))
+    whole = len(files) == count and len(rows) == sum(sizes)
+    return Survey(rows, column, truth is not None, whole, labels)
 
 
 def _truth_column(place: Place, files: list[pq.ParquetFile], truth: str | None, kept: Collection[str]) -> str | None:
-    """The column with the truth, as the page calls it."""
-    names = list(dict.fromkeys(name for file in files for name in file.schema_arrow.names))
-    if truth is not None and truth not in names:
-        has = ", ".join(names) or "no rows yet"
+    """The column with the truth, as the page calls it; of those that nobody named one that may hold classes."""
+    kinds = {field.name: field.type for file in files for field in file.schema_arrow}
+    if truth is None:
+        return next((name for name in TRUTHS if name in kinds and holds_classes(kinds[name])), None)
+    if truth not in kinds:
+        has = ", ".join(kinds) or "no rows yet"
         raise ConfigError(f"{place.root} has no column {truth}: run the job with --keep {truth}; it has {has}")
-    if truth is not None and "mask" in (page_name(name, kept) for name in names):
+    if "mask" in (page_name(name, kept) for name in kinds):
         compared = f"{job('evaluate')} {place.root} --truth {truth}"
         raise ConfigError(f"--truth {truth}: the page compares labels; of masks `{compared}` says how right they are")
-    found = truth or next((name for name in TRUTHS if name in names), None)
-    return found and page_name(found, kept)
+    check_kind(truth, kinds[truth])
+    return page_name(truth, kept)
 
 
 def _read(file: pq.ParquetFile, rows: int, truth: str | None, kept: Collection[str]) -> pa.Table | None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+from pipeline.classes import ClassNames, id_of, word_of
+from pipeline.errors import ConfigError
 from pipeline.page.parts import Row, share
 from pipeline.page.survey import Survey
 
@@ -59,27 +61,37 @@ class Verdict:
 
 
 def verdict(survey: Survey) -> Verdict | None:
-    """The rows against their truth; None without a truth, or where a column that nobody named holds something else."""
+    """The rows against their truth; None without a truth, or where a column that nobody named holds something else.
+
+    `pipeline/classes.py` says what is taken for a name and what for an id. Raises ConfigError where a column that was
+    named may hold either.
+    """
     if survey.truth is None:
         return None
-    given = [(row, _word(row, survey.truth)) for row in survey.good()]
-    known = _known(survey)
-    pairs = [(row, word) for row, word in given if word]
-    classes = sum(word in known for _, word in pairs)
-    if not known or not pairs or (2 * classes < len(pairs) and not survey.named):
+    names = _names(survey)
+    given = [(row, word) for row in survey.good() if (word := _word(row, survey.truth))]
+    if not names.by_id or not given:
         return None
-    return Verdict(survey.truth, [judge(row, word, known) for row, word in pairs])
+    try:
+        are_ids = names.are_ids({word for _, word in given}, survey.truth)
+    except ConfigError:
+        if survey.named:
+            raise
+        return None
+    classes = sum(names.has(word, are_ids=are_ids) for _, word in given)
+    if 2 * classes < len(given) and not survey.named:
+        return None
+    return Verdict(survey.truth, [judge(row, word, names, are_ids=are_ids) for row, word in given])
 
 
-def judge(row: Row, word: str, known: Mapping[str, str]) -> Judged:
-    """A row against the id or the name of its true class; `known` gives names by both.
-
-    What some class is called is a name, though it be another one's id: folders are called by numbers too.
-    """
-    names, ids, scores = answers(row)
-    ranks = [word == name for name in (names if known.get(word) == word else map(str, ids))]
-    said, score = (names[0], scores[0]) if names and scores else (NOTHING, 0.0)
-    return Judged(row, said, known.get(word, word), score, ranks.index(True) if True in ranks else None)
+def judge(row: Row, word: str, names: ClassNames, *, are_ids: bool) -> Judged:
+    """A row against its true class; `are_ids`: a word that is a whole number is an id."""
+    labels, ids, scores = answers(row)
+    wanted = id_of(word) if are_ids else None
+    ranks = [label.strip() == word for label in labels] if wanted is None else [id_ == wanted for id_ in ids]
+    true = word if wanted is None else names.by_id.get(wanted, str(wanted))
+    said, score = (labels[0].strip(), scores[0]) if labels and scores else (NOTHING, 0.0)
+    return Judged(row, said, true, score, ranks.index(True) if True in ranks else None)
 
 
 def answers(row: Row) -> tuple[list[str], list[int], list[float]]:
@@ -111,14 +123,12 @@ def telling(survey: Survey) -> list[Row]:
 
 
 def _word(row: Row, column: str) -> str:
-    value = cast("Mapping[str, object]", row).get(column)
-    return "" if value is None else str(value).strip()
+    return word_of(cast("Mapping[str, object]", row).get(column))
 
 
-def _known(survey: Survey) -> dict[str, str]:
-    """Names of classes, by name and by id, as far as they occur in answers."""
-    found: dict[str, str] = {}
+def _names(survey: Survey) -> ClassNames:
+    names = ClassNames(survey.labels)
     for row in survey.good():
-        names, ids, _ = answers(row)
-        found.update({str(i): name for i, name in zip(ids, names, strict=False)})
-    return found | {name: name for name in found.values()}
+        labels, ids, _ = answers(row)
+        names.add(ids, labels)
+    return names
