@@ -60,12 +60,16 @@ def id_of(word: str) -> int | None:
 
 
 class ClassNames:
-    """The names of classes by id: all of them, where they are `given`, or else those that have occurred in answers."""
+    """The names of classes by id: all of them, where they are `given`, or else those that have occurred in answers.
+
+    Two classes may have one name, as the crane that flies and the one that lifts: `shared` are such names.
+    """
 
     def __init__(self, given: Sequence[str] = ()) -> None:
         self.is_whole = bool(given)
         self.by_id: dict[int, str] = {}
         self.names: set[str] = set()
+        self.shared: set[str] = set()
         self._learn(range(len(given)), given)
 
     def add(self, ids: Sequence[int], labels: Sequence[str]) -> None:
@@ -91,10 +95,18 @@ class ClassNames:
         id_ = id_of(word) if are_ids else None
         return word in self.names if id_ is None else id_ in self.by_id
 
+    def title(self, id_: int) -> str:
+        """What tells a class from all others: its name, with the id where another class has the same."""
+        name = self.by_id.get(id_, str(id_))
+        return f"{name} ({id_})" if name in self.shared else name
+
     def _learn(self, ids: Iterable[int], labels: Sequence[str]) -> None:
-        found = {id_: label.strip() for id_, label in zip(ids, labels, strict=False)}
-        self.by_id.update(found)
-        self.names.update(found.values())
+        for id_, label in zip(ids, labels, strict=False):
+            name = label.strip()
+            if id_ not in self.by_id and name in self.names:
+                self.shared.add(name)
+            self.by_id[id_] = name
+            self.names.add(name)
 
     def _check_told(self, nameless: list[str], truth: str) -> None:
         odd = ((id_, name) for id_, name in sorted(self.by_id.items()) if id_of(name) not in (None, id_))

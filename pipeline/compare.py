@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, Protocol
 
@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import masks
+from pipeline.classes import ClassNames
 from pipeline.errors import ConfigError
 from pipeline.evaluate import PixelPairs, answer_columns
-from pipeline.output.bound import output_of
+from pipeline.output.bound import labels_of, output_of
 from pipeline.output.columns import OK
 from pipeline.pairs import pairs
 
@@ -46,11 +47,16 @@ class Difference(Protocol):
 
 
 class Labels:
-    """Of labels: how often the first one stays the same, which ones change into which, and how scores have moved."""
+    """Of labels: how often the first one stays the same, which ones change into which, and how scores have moved.
 
-    columns: ClassVar[tuple[str, ...]] = ("labels", "scores")
+    They are told apart by their names: two models may number the same classes otherwise. Where two classes of either
+    output have one name, their ids tell them apart; those without the names of all classes show that in their answers.
+    """
 
-    def __init__(self) -> None:
+    columns: ClassVar[tuple[str, ...]] = ("label_ids", "labels", "scores")
+
+    def __init__(self, new: Sequence[str] = (), old: Sequence[str] = ()) -> None:
+        self.known = ClassNames(new), ClassNames(old)
         self.images = self.same = 0
         self.pairs: Counter[tuple[str, str]] = Counter()
         self.shifts: list[np.ndarray] = []  # float32, new first score less old one
@@ -58,8 +64,11 @@ class Labels:
 
     def add(self, new: pa.Table, old: pa.Table) -> None:
         """See `Difference`."""
-        after, score_after = _first(new)
-        before, score_before = _first(old)
+        _learn(self.known[0], new)
+        _learn(self.known[1], old)
+        shared = self.known[0].shared | self.known[1].shared
+        after, score_after = _first(new, shared)
+        before, score_before = _first(old, shared)
         self.images += len(after)
         self.shifts.append(score_after - score_before)
         changed = [i for i, (a, b) in enumerate(zip(after, before, strict=True)) if a != b]
@@ -160,7 +169,7 @@ def compare(new: str, old: str) -> Comparison:
     kind = next((kind for kind in KINDS if shared.issuperset(kind.columns)), None)
     if kind is None:
         raise ConfigError(f"{new} and {old} have neither labels, masks nor embeddings in common")
-    found = Comparison(kind())
+    found = Comparison(Labels(*map(labels_of, places)) if kind is Labels else kind())
     for mine, theirs in pairs(*places, ["uri", "status", *kind.columns], found.counts):
         now, before = (pc.equal(table["status"], OK) for table in (mine, theirs))
         both = pc.and_(now, before)
@@ -171,9 +180,20 @@ def compare(new: str, old: str) -> Comparison:
     return found
 
 
-def _first(table: pa.Table) -> tuple[list[str], np.ndarray]:
-    """Each row's first label, "(none)" where no score reached the threshold, and its score, then 0."""
-    labels = [found[0] if found else "(none)" for found in table["labels"].to_pylist()]
+def _learn(names: ClassNames, table: pa.Table) -> None:
+    if not names.is_whole:
+        for ids, labels in zip(table["label_ids"].to_pylist(), table["labels"].to_pylist(), strict=True):
+            names.add(ids, labels)
+
+
+def _first(table: pa.Table, shared: Collection[str]) -> tuple[list[str], np.ndarray]:
+    """Each row's first label, "(none)" where no score reached the threshold, and its score, then 0.
+
+    Names that classes have in common come with the id.
+    """
+    rows = zip(table["label_ids"].to_pylist(), table["labels"].to_pylist(), strict=True)
+    names = [(ids[0], labels[0].strip()) if labels else (None, "(none)") for ids, labels in rows]
+    labels = [f"{name} ({id_})" if name in shared else name for id_, name in names]
     scores = [found[0] if found else 0.0 for found in table["scores"].to_pylist()]
     return labels, np.array(scores, np.float32)
 

@@ -85,13 +85,19 @@ def verdict(survey: Survey) -> Verdict | None:
 
 
 def judge(row: Row, word: str, names: ClassNames, *, are_ids: bool) -> Judged:
-    """A row against its true class; `are_ids`: a word that is a whole number is an id."""
+    """A row against its true class; `are_ids`: a word that is a whole number is an id.
+
+    Where names are the truth, of two classes of one name either is right, and they are told apart only where ids are.
+    """
     labels, ids, scores = answers(row)
     wanted = id_of(word) if are_ids else None
     ranks = [label.strip() == word for label in labels] if wanted is None else [id_ == wanted for id_ in ids]
-    true = word if wanted is None else names.by_id.get(wanted, str(wanted))
+    rank = ranks.index(True) if True in ranks else None
     said, score = (labels[0].strip(), scores[0]) if labels and scores else (NOTHING, 0.0)
-    return Judged(row, said, true, score, ranks.index(True) if True in ranks else None)
+    if are_ids and said != NOTHING:
+        said = names.title(ids[0])
+    true = said if rank == 0 else word if wanted is None else names.title(wanted)
+    return Judged(row, said, true, score, rank)
 
 
 def answers(row: Row) -> tuple[list[str], list[int], list[float]]:

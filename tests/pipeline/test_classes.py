@@ -56,6 +56,15 @@ def counted(output: Path) -> tuple[int, int]:
     return found.top1, found.images
 
 
+def cells(output: Path) -> tuple[int, int]:
+    """How many rows lie on the diagonal of the page's matrix, and how many beside it."""
+    text = (output / "page.html").read_text()
+    right, wrong = (
+        sum(map(int, re.findall(rf'<td class="n {kind}"[^>]*>(\d+)<', text))) for kind in ("right", "wrong")
+    )
+    return right, wrong
+
+
 def without_names(output: Path) -> Path:
     """As if it had been begun before `_run.json` had them."""
     bound = json.loads((output / "_run.json").read_text())
@@ -98,11 +107,7 @@ def test_spaces_around_names_do_not_count(tmp_path: Path) -> None:
     truth = [f"n{(one + 1) % 10} " for one in DIGIT[:1]] + [f"n{one} " for one in DIGIT[1:]]
     output = labelled(tmp_path, truth, named(tmp_path / "model", names))
     assert counted(output) == (29, 30)
-    right, wrong = (
-        sum(map(int, re.findall(rf'<td class="n {kind}"[^>]*>(\d+)</td>', (output / "page.html").read_text())))
-        for kind in ("right", "wrong")
-    )
-    assert (right, wrong) == (29, 1)
+    assert cells(output) == (29, 1)
 
 
 @pytest.mark.parametrize("top_k", [1, 5])
@@ -118,6 +123,35 @@ def test_a_name_that_never_is_an_answer_is_no_id(top_k: int, tmp_path: Path) -> 
 def test_ids_of_classes_that_are_called_by_numbers(top_k: int, tmp_path: Path) -> None:
     output = labelled(tmp_path, DIGIT, named(tmp_path / "model", FROM_ONE), top_k=top_k)
     assert counted(output) == (30, 30)
+
+
+@pytest.fixture
+def cranes(tmp_path: Path) -> list[str]:
+    """Names of which two classes have one, of the model `cranes` in the test's folder."""
+    names = [*"abc", "crane", "e", "crane", *"ghij"]
+    named(tmp_path / "cranes", names)
+    return names
+
+
+@pytest.mark.usefixtures("cranes")
+def test_ids_tell_classes_of_one_name_apart(tmp_path: Path) -> None:
+    wrong = [place for place, one in enumerate(DIGIT) if one == 3][:2]
+    truth = [5 if place in wrong else one for place, one in enumerate(DIGIT)]
+    output = labelled(tmp_path, truth, tmp_path / "cranes")
+    assert counted(output) == (28, 30)
+    assert cells(output) == (28, 2)
+    text = (output / "page.html").read_text()
+    assert '<th scope="row">crane (3)</th>' in text
+    assert text.count('<p class="why">The truth, crane (5), ') == 2
+    assert '<th scope="row">a</th>' in text
+
+
+def test_a_name_of_two_classes_is_either(cranes: list[str], tmp_path: Path) -> None:
+    truth = [cranes[(DIGIT[0] + 1) % 10], *(cranes[one] for one in DIGIT[1:])]
+    output = labelled(tmp_path, truth, tmp_path / "cranes")
+    assert counted(output) == (29, 30)
+    assert cells(output) == (29, 1)
+    assert "crane (" not in (output / "page.html").read_text()
 
 
 def test_an_output_without_the_names_does_not_guess(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from pipeline.page import drift
 from tests.commands import flags_of, words_of
 from tests.flow import DIGITS, make_tar, png, run_here
 from tests.helpers import rows, run_job
-from tests.outputs import Examples, newest_report
+from tests.outputs import Examples, edit, newest_report
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,44 @@ def test_an_output_next_to_itself_agrees(outputs: tuple[Path, Path], examples: E
         assert said in "\n".join(found.lines())
     with pytest.raises(ConfigError, match="neither labels, masks nor embeddings in common"):
         compare(str(outputs[0]), str(tmp_path / "embed"))
+
+
+def renamed(model: Path, to: Path, order: str = "0123456789", names: str = "0123456789") -> Path:
+    """A model whose classes come in another order, and are called by these letters."""
+    shutil.copytree(model, to)
+    weights = load_file(to / "model.safetensors")
+    for name in ("classifier.weight", "classifier.bias"):
+        weights[name] = weights[name][list(map(int, order))]
+    save_file(weights, to / "model.safetensors", metadata={"format": "pt"})
+    edit(to / "config.json", id2label=dict(enumerate(names)), label2id={})
+    return to
+
+
+@pytest.mark.parametrize("knows_names", [True, False])
+def test_classes_of_one_name_are_told_apart_by_their_ids(
+    outputs: tuple[Path, Path], other: Path, knows_names: bool, tmp_path: Path
+) -> None:
+    shard, twins = min((DIGITS / "shards").glob("*.tar")), "012a4a6789"
+    for name, model in (("old", DIGITS / "model"), ("new", other)):
+        assert run_here(shard, tmp_path / name, model=renamed(model, tmp_path / f"{name}-model", names=twins)) == 0
+        if not knows_names:
+            edit(tmp_path / name / "_run.json", labels=[])
+    found, wanted = (
+        compare(str(new), str(old)).difference for new, old in ((tmp_path / "new", tmp_path / "old"), outputs)
+    )
+    assert isinstance(found, Labels)
+    assert isinstance(wanted, Labels)
+    assert (found.same, len(found.flips)) == (wanted.same, len(wanted.flips))
+    assert set(found.pairs) == {("a (3)", "a (5)"), ("a (5)", "a (3)")}
+
+
+def test_a_model_that_numbers_the_same_classes_otherwise_agrees(outputs: tuple[Path, Path], tmp_path: Path) -> None:
+    order = "9876543210"
+    model = renamed(DIGITS / "model", tmp_path / "model", order, order)
+    assert run_here(min((DIGITS / "shards").glob("*.tar")), tmp_path / "out", model=model) == 0
+    found = compare(str(tmp_path / "out"), str(outputs[1])).difference
+    assert isinstance(found, Labels)
+    assert (found.same, found.flips) == (found.images, [])
 
 
 def test_vectors_of_different_lengths_are_refused(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
