@@ -61,9 +61,21 @@ class Pictured:
             size += len(picture or b"")
             if (size >= AT_ONCE_BYTES or len(held) >= AT_ONCE) and len(held) < len(left.table):
                 first, left = left.cut(len(held))
-                yield _put_in(first, held, self.kept)
+                yield self._put_in(first, held, facts.source)
                 held, size = [], 0
-        yield _put_in(left, held, self.kept)
+        yield self._put_in(left, held, facts.source)
+
+    def _put_in(self, chunk: Chunk, pictures: list[bytes | None], source: str) -> Chunk:
+        table, names = chunk.table, [IMAGE]
+        uris, statuses = table["uri"].to_pylist(), table["status"].to_pylist()
+        if MASK in set(table.schema.names) - set(self.kept) and pa.types.is_binary(table.schema.field(MASK).type):
+            column = table[MASK].combine_chunks()
+            masks = _pictures(column, pa.nulls(len(column), pa.string()))
+            table, names = table.set_column(table.schema.get_field_index(MASK), MASK, masks), [IMAGE, MASK]
+        paths = [uri.removeprefix(f"{source}#").rpartition("/")[2] for uri in uris]
+        table = table.append_column(IMAGE, _pictures(pa.array(pictures, pa.binary()), pa.array(paths, pa.string())))
+        lost = tuple(status == OK and picture is None for status, picture in zip(statuses, pictures, strict=True))
+        return Chunk(chunk.piece, table.cast(with_images(table.schema, names)), lost)
 
     def _found(self, uris: list[str], facts: SpanFacts) -> Found:
         """What can be had of these images, in their order; others may be missing or in between."""
@@ -108,19 +120,6 @@ def aligned(uris: list[str], found: Found) -> Iterator[bytes | None]:
 
 def _bytes(item: Item) -> bytes | None:
     return item.data if isinstance(item.data, bytes) else None
-
-
-def _put_in(chunk: Chunk, pictures: list[bytes | None], kept: tuple[str, ...]) -> Chunk:
-    table, names = chunk.table, [IMAGE]
-    uris, statuses = table["uri"].to_pylist(), table["status"].to_pylist()
-    if MASK in set(table.schema.names) - set(kept) and pa.types.is_binary(table.schema.field(MASK).type):
-        column = table[MASK].combine_chunks()
-        masks = _pictures(column, pa.nulls(len(column), pa.string()))
-        table, names = table.set_column(table.schema.get_field_index(MASK), MASK, masks), [IMAGE, MASK]
-    paths = [uri.rpartition("#")[2].rpartition("/")[2] for uri in uris]
-    table = table.append_column(IMAGE, _pictures(pa.array(pictures, pa.binary()), pa.array(paths, pa.string())))
-    lost = tuple(status == OK and picture is None for status, picture in zip(statuses, pictures, strict=True))
-    return Chunk(chunk.piece, table.cast(with_images(table.schema, names)), lost)
 
 
 def _pictures(data: pa.Array, paths: pa.Array) -> pa.Array:

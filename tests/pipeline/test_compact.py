@@ -257,18 +257,18 @@ def test_pictures_go_along(source: Path, tmp_path: Path) -> None:
     cells = [{"bytes": png(5), "path": "p.png"}, {"bytes": None, "path": None}, {"bytes": png(6), "path": None}]
     pq.write_table(pa.table({"image": cells}), source / "d.parquet")
     for number in range(6):
-        (source / f"loose{number}.png").write_bytes(png(10 + number))
+        (source / f"loose#{number}.png").write_bytes(png(10 + number))
     run_on(source, output, max_failed=0.5)
-    (source / "loose3.png").unlink()
+    (source / "loose#3.png").unlink()
     (source / "b.tar").unlink()
     done = pack(output, dest, images=True)
     assert (done.rows, done.lost) == (26 + 4 + 3 + 6, 1 + 15)
     pictures = {row["uri"]: row for row in pq.read_table(dest).to_pylist()}
     assert pictures[f"{source}/a.tar#0003.png"]["image"] == {"bytes": png(3), "path": "0003.png"}
-    assert pictures[f"{source}/loose2.png"]["image"] == {"bytes": png(12), "path": "loose2.png"}
+    assert pictures[f"{source}/loose#2.png"]["image"] == {"bytes": png(12), "path": "loose#2.png"}
     assert pictures[f"{source}/c.tar#x.png~3"]["image"]["bytes"] == png(4)
     assert pictures[f"{source}/d.parquet#2"]["image"]["bytes"] == png(6)
-    for none in ("c.tar#y.png", "d.parquet#1", "loose3.png", "b.tar#0000.png"):
+    for none in ("c.tar#y.png", "d.parquet#1", "loose#3.png", "b.tar#0000.png"):
         assert pictures[f"{source}/{none}"]["image"] is None
     assert pack(output, dest, images=True) == (39, done.files, 0, 16)
     assert copied(dest).drop_columns("image").equals(rows(output))
