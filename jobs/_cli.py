@@ -12,6 +12,7 @@ import sys
 import traceback
 import types
 import typing
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -97,6 +98,7 @@ def run_simple(main: Callable[[argparse.Namespace], int], parser: argparse.Argum
     With `--verbose` its traceback comes first.
     """
     parser.allow_abbrev = False
+    _open_closed()
     flags = _parse(parser)
     called_by_command()
     try:
@@ -117,6 +119,13 @@ def run_simple(main: Callable[[argparse.Namespace], int], parser: argparse.Argum
     # Everything is written by now. A native thread could still abort the interpreter as it exits, and a thread that
     # waits for the storage could delay it.
     os._exit(code)
+
+
+def _open_closed() -> None:
+    """A stream that was closed, as by `>&-`, leads nowhere, and not to the next file that is opened."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
 
 
 def _exit_code(error: Exception) -> int:
@@ -165,8 +174,9 @@ def _from_file(parser: argparse.ArgumentParser, name: str, given: set[str]) -> I
         parser.error(f"--config {name}: it names another such file, {flags['config']}: put all flags into one")
     dashed = {"--" + flag.replace("_", "-"): value for flag, value in flags.items()}
     if len(dashed) < len(flags):
-        twice = sorted(flag for flag in flags if flag.replace("_", "-") in flags and "_" in flag)
-        parser.error(f"--config {name}: {twice[0]} is given twice, with _ and with -: leave one of them")
+        spelled = Counter(flag.replace("_", "-") for flag in flags)
+        twice = sorted(flag for flag in flags if spelled[flag.replace("_", "-")] > 1)
+        parser.error(f"--config {name}: {twice[0]} is given twice, spelled with _ and with -: leave one of them")
     _check_known(parser, dashed)
     for flag, value in dashed.items():
         if flag not in given and value not in (None, []):

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 SAMPLE = 64  # images tried
 COUNT_S = 20.0  # time spent on counting the source
-COUNTED = 1000  # images of the first shard that are counted; of larger ones the first stand for all
+COUNTED = 1000  # images of a shard that are counted; of larger ones the first stand for all
+COUNTED_SHARDS = 8  # until one has images
 
 
 @dataclass(frozen=True)
@@ -132,14 +133,15 @@ def _count(request: Request, spec: JobSpec) -> Count:
 
 
 def _images_in(shards: list[Shard], wanted: Wanted) -> list[int]:
-    """About how many images each shard holds, for its bytes: as the first, if it is small enough to be counted."""
-    if not shards:
-        return []
-    first = count_images(shards[0], wanted, COUNTED)
-    if first == COUNTED:
-        first = images_in(shards[:1], wanted)
-    each = shards[0].entry.size / max(1, first)
-    return [round(shard.entry.size / max(1.0, each)) for shard in shards]
+    """About how many images each shard holds, for its bytes: as the first that has any."""
+    counted = ((shard, count_images(shard, wanted, COUNTED)) for shard in shards[:COUNTED_SHARDS])
+    first, images = next(((shard, images) for shard, images in counted if images), (None, 0))
+    if first is None:
+        return [0] * len(shards)
+    if images == COUNTED:
+        images = images_in([first], wanted)
+    each = first.entry.size / images
+    return [round(shard.entry.size / each) for shard in shards]
 
 
 def _tell(

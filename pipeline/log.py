@@ -74,7 +74,8 @@ def hushable() -> Iterator[None]:
     try:
         yield
     finally:
-        sys.stdout.flush()
+        with suppress(BrokenPipeError):
+            sys.stdout.flush()
         os.dup2(kept, 1)
         os.close(kept)
 

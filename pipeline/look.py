@@ -106,8 +106,9 @@ def _kept_types(shards: list[Shard], wanted: Wanted, *, alone: bool) -> Mapping[
             return FORMATS[shard.format].check(shard.entry, wanted)
         except NoImage as error:
             refused.append(error)
-    if alone:
-        raise refused[0]
+    others = [error for error in refused if not error.empty]
+    if alone and (others or len(refused) == len(shards)):  # behind so many empty ones others may follow
+        raise (others or refused)[0]
     return refused[0].types
 
 

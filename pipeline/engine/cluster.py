@@ -46,7 +46,7 @@ def check_answers(address: str | None) -> None:
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:  # of a name that is none
         raise ConfigError(f"no Ray cluster at {address}: nothing answers there ({error})") from error
 
 

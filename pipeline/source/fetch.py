@@ -24,9 +24,12 @@ def fetched(items: Iterable[Item], passed_by: Collection[str] = ()) -> Iterator[
             item.data = _bytes(item.data)
         return item
 
-    for is_here, group in itertools.groupby(items, lambda item: isinstance(item.data, bytes)):
-        each = map if is_here else storage.in_parallel
-        yield from each(fetch, group)
+    stream = iter(items)
+    for item in stream:
+        if isinstance(item.data, Unfetched):  # from here on; shards that bring their bytes need no threads
+            yield from storage.in_parallel(fetch, itertools.chain([item], stream))
+        else:
+            yield fetch(item)
 
 
 def _bytes(remote: Unfetched) -> bytes | Exception:

@@ -85,11 +85,11 @@ class Position:
 
 
 class NoImage(ConfigError):
-    """A shard has nothing that would be an image; `types` are those of the kept columns all the same."""
+    """A shard has nothing that would be an image, or is `empty`; `types` are those of the kept columns all the same."""
 
-    def __init__(self, message: str, types: Mapping[str, pa.DataType]) -> None:
+    def __init__(self, message: str, types: Mapping[str, pa.DataType], *, empty: bool = False) -> None:
         super().__init__(message)
-        self.types = types
+        self.types, self.empty = types, empty
 
 
 @dataclass(frozen=True)

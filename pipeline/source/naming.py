@@ -145,7 +145,7 @@ class Listing:
             yield Shard(entry, shard)
         elif self.format == "list" or (self.format == "auto" and _ending(key) in LISTS):
             yield from self._listed(entry, given)
-        elif self.format == "auto" and not self._is_image(entry.uri) and (found := format_within(entry)):
+        elif self.format == "auto" and not _ending(key) and (found := format_within(entry)):
             yield Shard(entry, found)
         else:
             yield LooseImage(entry, key)

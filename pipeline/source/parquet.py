@@ -115,7 +115,7 @@ class Parquet:
         types = kept_types(schema, wanted.keep, shard.uri)
         _check_kept(schema, wanted, shard.uri)
         if not rows:
-            raise NoImage(f"{shard.uri} has no rows", types)
+            raise NoImage(f"{shard.uri} has no rows", types, empty=True)
         return types
 
     def items(self, shard: Entry, wanted: Wanted, at: Position) -> Iterator[Item]:

@@ -152,12 +152,14 @@ def check_members(
 
     Raises NoImage where none has an image's. What is `unreadable` ends the members: it is no reason to refuse others.
     """
-    there, is_read = endings(members, wanted, unreadable)
+    there, seen = endings(members, wanted, unreadable)
     types = {name: member_type(name) for name in wanted.keep}
-    if not there and is_read:
-        raise NoImage(f"{shard.uri} has no files in it", types)
+    if seen == 0:
+        raise NoImage(f"{shard.uri} has no files in it", types, empty=True)
+    if not there and seen is not None and seen < LOOKED_AT:
+        raise NoImage(f"no image among the {seen:,} files of {shard.uri}, whose names have no endings", types)
     if not there:
-        return types
+        return types  # damaged, which is no reason to refuse the others, or with such names at first
     has = f"among the first {LOOKED_AT:,} members of {shard.uri}, which has {', '.join(sorted(there))}"
     asked = [("image-column", wanted.image_column)] if wanted.image_column else []
     for flag, name in [*asked, *(("keep", name) for name in wanted.keep)]:
@@ -172,21 +174,23 @@ def check_members(
 
 def endings(
     members: Iterable[Member], wanted: Wanted, unreadable: tuple[type[Exception], ...]
-) -> tuple[Counter[str], bool]:
+) -> tuple[Counter[str], int | None]:
     """How often each ending occurs among the first members, as `--keep` and `--image-column` name them.
 
-    Where nothing is to be kept, the first image is enough. Beside it whether they could be read.
+    Where nothing is to be kept, the first image is enough. Beside it how many members that were, None for damage.
     """
     found: Counter[str] = Counter()
+    seen = 0
     try:
         for member in itertools.islice(members, LOOKED_AT):
+            seen += 1
             if match := SAMPLE.fullmatch(member.name):
                 found[match[2]] += 1
                 if wanted.is_image(match[2]) and found.keys() >= set(wanted.keep):
                     break
     except unreadable:
-        return found, False
-    return found, True
+        return found, None
+    return found, seen
 
 
 def pick(members: Iterable[Member], wanted: Wanted, at: Position, names: set[str]) -> Iterator[tuple[str, bytes]]:

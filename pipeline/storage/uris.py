@@ -44,7 +44,7 @@ def mistaken(path: str) -> str | None:
     `S3://bucket` and `s3:/bucket` name folders, as a scheme is in lower case and has two slashes.
     """
     match = MISTAKEN.search(path)
-    if match is None or os.path.lexists(path[: match.end(1)]):
+    if match is None or os.path.lexists(path[: match.start(1)] + path[match.start(1) :].partition("/")[0]):
         return None
     scheme, rest = match[2].lower(), match[3] or ""
     meant = f"{scheme}://{'/' if scheme in HERE else ''}{rest}"

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.compact import compact
-from tests.flow import DIGITS, run_here
+from tests.flow import DIGITS, make_tar, png, run_here
 from tests.helpers import ROOT, clean_env, rows, run_job, tree_bytes
 from tests.outputs import newest_report
 
@@ -151,6 +152,25 @@ def test_an_address_from_the_environment_is_looked_at_first(address: str, said: 
 def test_a_ray_head_that_is_not_there(tmp_path: Path) -> None:
     said = refused("--input", INPUT, "--output", tmp_path / "o", "--model", MODEL, "--ray-address", "127.0.0.1:9")
     assert "nothing answers there" in said
+    flags = ("--input", INPUT, "--output", tmp_path / "o", "--model", MODEL, "--ray-address", "head..svc:6379")
+    assert "nothing answers there" in refused(*flags)
+
+
+@pytest.mark.parametrize(("damaged", "code"), [(False, 0), (True, 3)])
+@pytest.mark.parametrize("end", [" | true", " >&-"])
+def test_a_run_whose_answer_nobody_reads_ends_as_it_would(end: str, damaged: bool, code: int, tmp_path: Path) -> None:
+    make_tar(tmp_path / "a.tar", [(f"{n}.png", png(n)[: 40 if damaged else None]) for n in range(3)])
+    words = [sys.executable, "jobs/label.py", "--local", "--input", tmp_path / "a.tar", "--output", tmp_path / "o"]
+    line = shlex.join(map(str, [*words, "--model", MODEL])) + end + "; exit ${PIPESTATUS[0]}"
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, env=clean_env(), stderr=-1, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert ("more than --max-failed" in done.stderr) == damaged
+
+
+def test_a_folder_that_is_there_is_no_mistaken_uri(tmp_path: Path) -> None:
+    output = tmp_path / "local:1/http:mirror/out"
+    output.parent.mkdir(parents=True)
+    assert run_here(INPUT, output, limit=3) == 0
 
 
 def test_flags_may_come_from_a_file_and_the_command_line_wins(tmp_path: Path) -> None:
@@ -182,7 +202,8 @@ def test_a_flag_of_many_values_may_be_repeated(tmp_path: Path) -> None:
         ({"limit": False}, "--limit is false: give text, a number, or a list of these"),
         ({"local": "yes"}, r'c\.json: --local is "yes": give true or false'),
         ({"tag": {"night": "1"}}, r'--tag is \{"night": "1"\}: give text'),
-        ({"top_k": 1, "top-k": 2}, "top_k is given twice, with _ and with -"),
+        ({"top_k": 1, "top-k": 2}, "top-k is given twice, spelled with _ and with -"),
+        ({"gpus_per-worker": 1, "gpus-per_worker": 1}, "gpus-per_worker is given twice"),
     ],
 )
 def test_flags_of_a_file_are_checked_as_others(tmp_path: Path, flags: dict[str, object], said: str) -> None:

@@ -280,7 +280,7 @@ def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
     assert "--uris" in refused(output)
     (tmp_path / "none.txt").write_text("\n")
     assert "names no image" in refused(output, "--uris", tmp_path / "none.txt")
-    assert "not found" in refused(output, "--uris", tmp_path / "away.txt")
+    assert "away.txt: No such file or directory" in refused(output, "--uris", tmp_path / "away.txt")
     assert "--max-gone 2" in refused(output, "--gone", "--max-gone", 2)
     (tmp_path / "one.txt").write_text("x\n")
     assert "is no output of these jobs" in refused(output, "--uris", tmp_path / "one.txt")

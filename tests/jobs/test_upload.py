@@ -21,11 +21,12 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_submitted_job_uploads_the_code_alone(package: Path) -> None:
-    names = set(zipfile.ZipFile(package).namelist())
+    files = {info.filename: info.file_size for info in zipfile.ZipFile(package).infolist()}
+    names, code = set(files), sum(size for name, size in files.items() if name.endswith(".py"))
     needed = {"jobs/label.py", "jobs/_cli.py", "pipeline/run.py", "beit_core/presets.json", "pyproject.toml"}
     assert needed <= names
     assert not {name.partition("/")[0] for name in names} & {"tests", "docs", "deploy", ".git", ".venv", "build"}
-    assert package.stat().st_size < 1 << 20  # Ray packs without compressing
+    assert package.stat().st_size < 1.1 * code < 2 << 20  # Ray packs without compressing
 
 
 def test_models_of_22k_classes_bring_their_names_along(package: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Keys as people name them, and Parquet as it comes: one row each, uris verbatim."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -219,4 +220,31 @@ def test_a_shard_with_nothing_in_it_is_no_input_by_itself(name: str, tmp_path: P
         {"e.tar": make_tar, "e.tar.gz": make_tar_gz, "e.zip": make_zip}[name](tmp_path / name, [])
     refused(f"{name} has no (files in it|rows)$", tmp_path / name, output)
     make_tar(tmp_path / "z.tar", [("a.png", png(1))])
-    assert run_here([tmp_path / name, tmp_path / "z.tar"], output, "brightness") == 0
+    many = [
+        shutil.copy(tmp_path / name, tmp_path / f"{number}{name}") for number in range(10)
+    ]  # more than are looked into
+    assert run_here([*many, tmp_path / "z.tar"], output, "brightness") == 0
+    assert len(rows(output)) == 1
+
+
+def test_names_without_an_ending_are_no_images(tmp_path: Path) -> None:
+    named = [(f"photo{number}", png(number)) for number in range(3)]
+    source = make_tar(tmp_path / "a.tar", named)
+    refused("no image among the 3 files of .*a.tar, whose names have no endings$", source, tmp_path / "out")
+    make_tar(source, [*(named * 400), ("z.png", png(9))])
+    assert run_here(source, tmp_path / "out", "brightness") == 0
+    assert len(rows(tmp_path / "out")) == 1
+
+
+def test_bytes_and_paths_may_take_turns(tmp_path: Path) -> None:
+    """As in a data set of which some images are embedded; they are fetched side by side all the same."""
+    for number in range(0, 40, 2):
+        (tmp_path / f"{number}.png").write_bytes(png(number))
+    cells = [
+        {"bytes": None, "path": f"{n}.png"} if n % 2 == 0 else {"bytes": png(n) if n % 3 else None, "path": None}
+        for n in range(40)
+    ]
+    pq.write_table(pa.table({"image": cells}), tmp_path / "a.parquet")
+    assert run_here(tmp_path / "a.parquet", tmp_path / "out", "brightness", max_failed=1.0) == 0
+    failed = {int(row["key"]): row["status"] == "fetch_error" for row in rows(tmp_path / "out").to_pylist()}
+    assert failed == {n: n % 2 == 1 and n % 3 == 0 for n in range(40)}
