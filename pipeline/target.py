@@ -21,8 +21,9 @@ class Target:
         """The file that a user names by a flag; raises ConfigError where it cannot be, or must not be, written."""
         uri = storage.followed(storage.absolute(file))
         cannot = f"{flag} {file} cannot be written, {advice}".lstrip()
-        if why := storage.mistaken(uri) if storage.is_local(uri) else None:
-            raise ConfigError(f"{cannot}: {why}")
+        mistaken = storage.mistaken(uri) if storage.is_local(uri) else None
+        if mistaken:
+            raise ConfigError(f"{cannot}: {mistaken}")
         with storage.checking(cannot):
             storage.check_put(uri)
             places = itertools.islice(Place(uri).above(), 2)
