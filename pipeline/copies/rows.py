@@ -75,7 +75,7 @@ class Pictured:
         paths = [uri.removeprefix(f"{source}#").rpartition("/")[2] for uri in uris]
         table = table.append_column(IMAGE, _pictures(pa.array(pictures, pa.binary()), pa.array(paths, pa.string())))
         lost = tuple(status == OK and picture is None for status, picture in zip(statuses, pictures, strict=True))
-        return Chunk(chunk.piece, table.cast(with_images(table.schema, names)), lost)
+        return Chunk(chunk.piece, table.cast(with_images(table.schema, names)), lost, chunk.behind)
 
     def _found(self, uris: list[str], facts: SpanFacts) -> Found:
         """What can be had of these images, in their order; others may be missing or in between."""

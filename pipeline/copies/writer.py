@@ -17,11 +17,15 @@ GROUP_BYTES, GROUP_ROWS = 64 << 20, 122_880  # of a row group, not encoded; 60 v
 
 
 class Chunk(NamedTuple):
-    """Some rows of a span's file, in order; `lost[i]`: the picture of row i could not be read."""
+    """Some rows of a span's file, in order; `lost[i]`: the picture of row i could not be read.
+
+    So many rows of the same gap follow `behind` it.
+    """
 
     piece: Piece
     table: pa.Table
     lost: tuple[bool, ...] = ()
+    behind: int = 0
 
     @property
     def is_nothing(self) -> bool:
@@ -32,19 +36,20 @@ class Chunk(NamedTuple):
         """The first rows, and the others."""
         middle = self.piece.start + rows
         first, second = self.piece._replace(stop=middle), self.piece._replace(start=middle)
+        others = self.table.slice(rows)
         return (
-            Chunk(first, self.table.slice(0, rows), self.lost[:rows]),
-            Chunk(second, self.table.slice(rows), self.lost[rows:]),
+            Chunk(first, self.table.slice(0, rows), self.lost[:rows], len(others) + self.behind),
+            Chunk(second, others, self.lost[rows:], self.behind),
         )
 
 
 def files(chunks: Iterable[Chunk], most: int) -> Iterator[tuple[bytes, int]]:
-    """Whole files of at most so many rows, and how many each has. Spans that fit into a file are not cut."""
+    """Whole files of at most so many rows, and how many each has. Gaps that fit into a file are not cut."""
     file: _File | None = None
     for chunk in chunks:
         if chunk.is_nothing:
             continue
-        if file is not None and not file.takes(chunk.piece):
+        if file is not None and not file.takes(chunk):
             yield file.close()
             file = None
         left: Chunk | None = chunk
@@ -71,11 +76,12 @@ class _File:
     def full(self) -> bool:
         return self.rows >= self.most or self.sink.tell() >= FILE_BYTES
 
-    def takes(self, piece: Piece) -> bool:
-        """Whether what begins with this piece may be put behind what is there."""
-        if self.pieces and self.pieces[-1].span == piece.span:
+    def takes(self, chunk: Chunk) -> bool:
+        """Whether the gap that begins with this chunk may be put behind what is there."""
+        if self.pieces and self.pieces[-1].span == chunk.piece.span:
             return True
-        return self.rows + piece.rows - piece.start <= self.most and self.sink.tell() < FILE_BYTES * 3 // 4
+        gap = len(chunk.table) + chunk.behind  # not the span: small parts of large ones would never be merged
+        return self.rows + gap <= self.most and self.sink.tell() < FILE_BYTES * 3 // 4
 
     def add(self, chunk: Chunk) -> Chunk | None:
         """Take as many rows as fit into this row group, and return the others."""

@@ -9,7 +9,7 @@ from itertools import islice
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.copies import survey as surveys
@@ -89,6 +89,7 @@ nights = st.lists(
 
 @settings(max_examples=100, deadline=None)
 @given(nights)
+@example([([("c", 5), ("d", 3), ("e", 4)], 6, 0), ([("a", 1)], 1, 0), ([("b", None)], 3, 3)])  # small parts of spans
 def test_each_row_is_held_once(nights: list[tuple[list[tuple[str, int | None]], int, int]]) -> None:
     world = World()
     with pytest.MonkeyPatch.context() as patch:
