@@ -159,8 +159,9 @@ class Listing:
         is_file = storage.is_local(uri) or format_of(uri) or _ending(uri) in LISTS | self.extensions
         if empty and is_file and not storage.is_folder(uri):
             _check_allowed(uri, given)
-            why = storage.mistaken(uri)
-            raise ConfigError(f"--input {given} does not exist{f': {why}' if why else ''}")
+            if why := storage.mistaken(uri):
+                raise ConfigError(f"--input {given} does not exist: {why}")
+            raise ConfigError(f"--input {given} does not exist")
 
     def _list(self, root: str, given: str) -> Iterator[Entry]:
         try:
