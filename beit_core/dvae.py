@@ -5,7 +5,7 @@ B images, H W pixels, h = H / 8 and w = W / 8 tokens down and across, V visual t
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import Self, cast
 
@@ -116,5 +116,6 @@ class Dvae(nn.Module):
 @contextmanager
 def _float32(device_type: str) -> Iterator[None]:
     cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-    with torch.autocast(device_type, enabled=False), cudnn:
+    has_autocast = torch.amp.is_autocast_available(device_type)
+    with torch.autocast(device_type, enabled=False) if has_autocast else nullcontext(), cudnn:
         yield
