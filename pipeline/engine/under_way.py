@@ -5,32 +5,47 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
 from pipeline.decode.decode import Decoded
-from pipeline.decode.pool import PACKET_BYTES, Answers, Packet
+from pipeline.decode.pool import PACKET_BYTES, Answers, DecodePool, Packet
 from pipeline.decode.process import Undecoded
 from pipeline.decode.ring import Buffer
+from pipeline.engine.gate import Gate
 from pipeline.engine.open_span import OpenSpan
-from pipeline.engine.predictor import Answered, joined
+from pipeline.engine.predictor import Answered, Predictor, joined
 from pipeline.engine.spans import UNDONE, AnsweredSpan, DecodedSpan, undecodable
 from pipeline.errors import PipelineError
 from pipeline.output.columns import OK
 from pipeline.output.receipts import Receipt
 from pipeline.source.item import Item
-
-if TYPE_CHECKING:
-    from pipeline.engine.worker import Worker
+from pipeline.spec import JobSpec
 
 Receipts = queue.SimpleQueue[Receipt | Exception]
+
+
+class SpanWorker(Protocol):
+    """What a span and its batches need of the worker that has them under way."""
+
+    spec: JobSpec
+    pool: DecodePool
+    predictor: Predictor
+    spans: Gate
+    batches: Gate
+
+    def decoded(self, batch: BatchUnderWay) -> None:
+        """All images of a batch are decoded."""
+
+    def finish(self, span: SpanUnderWay) -> None:
+        """All parts of a span are done."""
 
 
 class SpanUnderWay:
     """A span under way. Its parts are its batches, and the reading of it."""
 
-    def __init__(self, worker: Worker, source: OpenSpan, receipts: Receipts) -> None:
+    def __init__(self, worker: SpanWorker, source: OpenSpan, receipts: Receipts) -> None:
         self.worker, self.source, self.receipts = worker, source, receipts
         self.facts = source.facts
         self.items: list[Item] = []
