@@ -6,7 +6,8 @@ One invocation
     request.py      everything that can be refused, before anything is written · look.py a first look at the sources
     continued.py    what continues an output otherwise than it was begun, and is said
     late_engine.py  the engine, started when first needed · dry_run.py a sample tried
-    log.py          lines of the log · progress.py how far a run is · command.py how the job was called
+    address.py      which Ray cluster, if any · command.py how the job was called
+    log.py          lines of the log · progress.py how far a run is
     report.py       receipts added up · metrics.py ... for monitoring · identity.py who and what a run was
     errors.py       what can go wrong, drawn once
 Rooms

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pipeline import address
 from pipeline.decode.decode import MAX_PIXELS
-from pipeline.engine import cluster
 from pipeline.errors import ConfigError
 from pipeline.output.lease import IfRunning
 from pipeline.source.naming import INPUT_FORMATS
@@ -90,7 +90,7 @@ class RunConfig:
         """Raise ConfigError for values that cannot work."""
         object.__setattr__(self, "keep", tuple(dict.fromkeys(self.keep)))
         if self.ray_address:
-            cluster.check_form(self.ray_address, cluster.FLAG)
+            address.check_form(self.ray_address, address.FLAG)
         if self.local and self.ray_address:
             raise ConfigError("--local uses no Ray: leave out either --local or --ray-address")
         for name, given in (("input", self.input), ("output", (self.output,))):

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.address import address_of
 from pipeline.config import RunConfig
-from pipeline.engine.cluster import address_of
 from pipeline.engine.engine import InProcess, cores
 from pipeline.log import answer
 from pipeline.output.bound import SpanSize

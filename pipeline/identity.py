@@ -6,8 +6,8 @@ import json
 import os
 import socket
 
+from pipeline.address import SUBMITTED, is_submitted
 from pipeline.command import given, version
-from pipeline.engine.cluster import SUBMITTED, is_submitted
 
 AIRFLOW = "AIRFLOW_CTX_"  # Airflow sets these for what its operators start
 PERSONAL = ("dag_owner", "dag_email")  # of no use here

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from pipeline.address import address_of
 from pipeline.config import RunConfig
 from pipeline.continued import warn_of_device
-from pipeline.engine.cluster import address_of
 from pipeline.engine.engine import Engine, InProcess
 from pipeline.log import phase, say
 from pipeline.report import RunReport, fed

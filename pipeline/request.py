@@ -12,10 +12,10 @@ import pyarrow as pa
 
 from beit_core import CheckpointError, ModelCard
 from pipeline import hub, model_files, storage
+from pipeline.address import is_submitted
 from pipeline.config import RunConfig
 from pipeline.continued import warn_of_endings, warn_of_versions
 from pipeline.decode.decode import DecodeSettings
-from pipeline.engine.cluster import is_submitted
 from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
 from pipeline.log import phase, warn
 from pipeline.look import LOOK, look, wanted_of

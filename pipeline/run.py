@@ -13,10 +13,10 @@ from random import Random
 from types import FrameType
 
 from pipeline import storage
+from pipeline.address import address_of, check_answers
 from pipeline.command import job
 from pipeline.config import RunConfig
 from pipeline.dry_run import dry_run
-from pipeline.engine.cluster import address_of, check_answers
 from pipeline.errors import ConfigError, ObjectUnreadable, PipelineError, StorageError, TooManyFailures
 from pipeline.late_engine import LateEngine
 from pipeline.log import answer, hush, hushable, say

@@ -1,4 +1,4 @@
-"""Which Ray cluster a run joins, and joining it. The addresses are checked without importing Ray."""
+"""Joining a Ray cluster, or starting one on this machine, and what holds on all of its nodes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import itertools
 import logging
 import os
 import secrets
-import socket
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,56 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import storage
+from pipeline.address import SUBMITTED
 from pipeline.errors import ConfigError, PipelineError
 
-FLAG, VARIABLE = "--ray-address", "RAY_ADDRESS"
-SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the entry point of a submitted job,
-PACKAGES = "working_dir_files"  # ... which it starts in a folder below one of this name
 NO_PROGRESS_S = 24 * 3600  # Ray gives up a run without progress; waiting for capacity overnight is no failure
 PATIENT_STARTS = 20  # deaths of starting actors in a row that Ray forgives (a flaky download of weights)
-
-
-def address_of(given: str | None) -> str | None:
-    """The cluster to join: the one given by flag, else RAY_ADDRESS, else None: Ray is started on this machine.
-
-    Raises ConfigError for what is no address of a cluster.
-    """
-    address = given or os.environ.get(VARIABLE)
-    if address is None or address == "local":
-        return None
-    check_form(address, FLAG if given else VARIABLE)
-    return address
-
-
-def check_answers(address: str | None) -> None:
-    """Raise ConfigError where nothing answers at what `address_of` gave: Ray would wait there, silently, for minutes.
-
-    None, this machine, and names of clusters are not asked.
-    """
-    host, _, port = (address or "").rpartition(":")
-    if not port.isdigit():
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-    except (OSError, OverflowError, UnicodeError) as error:  # of a name that is none
-        raise ConfigError(f"no Ray cluster at {address}: nothing answers there ({error})") from error
-
-
-def is_submitted() -> bool:
-    """Whether this process is the driver of a job that `ray job submit` has started."""
-    return SUBMITTED in os.environ or PACKAGES in os.getcwd().split(os.sep)
-
-
-def check_form(address: str, origin: str) -> None:
-    """Raise ConfigError for addresses that are not a cluster's own, such as a job server's."""
-    if address.startswith("ray://"):
-        raise ConfigError(
-            f"{origin} ray://... is refused: a Ray Client connection that breaks loses the run. Give host:port of the "
-            "cluster, or submit the job with `ray job submit`"
-        )
-    if "://" in address:
-        what = f"{origin} {address} is a job server"
-        raise ConfigError(f"{what}: give host:port of the cluster, or `ray job submit` the job to it")
 
 
 def import_ray(*, verbose: bool) -> Any:

@@ -20,9 +20,10 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import storage
+from pipeline.address import address_of, check_answers
 from pipeline.config import RunConfig
 from pipeline.engine.board import Hearing, Planning, RowBoard
-from pipeline.engine.cluster import address_of, check_answers, check_shared, connect, import_ray, our_own
+from pipeline.engine.cluster import check_shared, connect, import_ray, our_own
 from pipeline.engine.layout import Layout, Node, check_gpus, layout_of
 from pipeline.engine.ray_metrics import RayMetrics
 from pipeline.engine.steps import Fused, Predicting, pull, read_step, write_step

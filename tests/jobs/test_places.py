@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine import cluster
+from pipeline import address
 from pipeline.errors import ConfigError
 from tests.flow import DIGITS, run_here
 from tests.helpers import ROOT, clean_env, run_job
@@ -58,7 +58,7 @@ def test_nodes_without_keys_are_found_before_anything_is_written(weed: Weed, ray
 @pytest.mark.parametrize("output", ["labels", "file://labels", "./labels"])
 def test_whichever_way_it_is_written(output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(cluster.SUBMITTED, "{}")
+    monkeypatch.setenv(address.SUBMITTED, "{}")
     with pytest.raises(ConfigError, match=r"a submitted job .* give s3://..., or an absolute path"):
         run_here(DIGITS / "shards", output, limit=3)
     assert run_here(DIGITS / "shards", tmp_path / "labels", limit=3) == 0
@@ -66,10 +66,10 @@ def test_whichever_way_it_is_written(output: str, tmp_path: Path, monkeypatch: p
 
 def test_packages_of_ray_are_known_by_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert not cluster.is_submitted()
+    assert not address.is_submitted()
     (tmp_path / "runtime_resources/working_dir_files/_ray_pkg_1").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "runtime_resources/working_dir_files/_ray_pkg_1")
-    assert cluster.is_submitted()
+    assert address.is_submitted()
 
 
 @pytest.mark.torture

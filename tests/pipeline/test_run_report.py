@@ -11,7 +11,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from pipeline.engine.cluster import SUBMITTED
+from pipeline.address import SUBMITTED
 from pipeline.report import SCHEMA, RunReport
 from tests.flow import make_tar, png, run_here
 from tests.helpers import ROOT, clean_env, run_job
