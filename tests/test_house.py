@@ -19,26 +19,22 @@ def mentions_any(source: str) -> list[bool]:
     return [any(isinstance(n, ast.Name) and n.id == "Any" for n in ast.walk(node)) for node in nodes]
 
 
-def package_of(module: str, room: str) -> str:
-    """The folder directly below the room that a dotted name lies in: "pipeline.page.runs" -> "page", else ""."""
-    parts = module.split(".")
-    return parts[1] if parts[0] == room and len(parts) > 1 else ""
-
-
-def arrows(texts: dict[str, str], room: str) -> dict[str, set[str]]:
-    """Which folder below the room imports from which others, from paths and texts of files."""
-    folders = {PurePosixPath(path).parts[1] for path in texts if len(PurePosixPath(path).parts) > 2}
+def arrows(texts: dict[str, str], package: str) -> dict[str, set[str]]:
+    """Which of what lies directly in a package, files and folders, imports which, from paths and texts of files."""
+    depth, prefix = len(PurePosixPath(package).parts), package.replace("/", ".") + "."
+    below = {
+        path: PurePosixPath(path).parts[depth].removesuffix(".py") for path in texts if path.startswith(f"{package}/")
+    }
     found: dict[str, set[str]] = defaultdict(set)
-    for path, text in texts.items():
-        parts = PurePosixPath(path).parts
-        if len(parts) > 2:
-            needed = {package_of(name, room) for _, name in imported(ast.parse(text))} & folders
-            found[parts[1]] |= needed - {parts[1]}
+    for path, one in below.items():
+        names = [name for _, name in imported(ast.parse(texts[path])) if name.startswith(prefix)]
+        needed = {name.removeprefix(prefix).partition(".")[0] for name in names}
+        found[one] |= needed & set(below.values()) - {one, "__init__"}
     return dict(found)
 
 
 def circle(graph: dict[str, set[str]]) -> list[str]:
-    """Folders that need one another in a circle, the first one repeated at the end; none where there is no circle."""
+    """What needs one another in a circle, the first one repeated at the end; nothing where there is no circle."""
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -73,19 +69,25 @@ def test_any_is_seen_in_signatures_and_bodies(source: str, found: list[bool]) ->
     assert mentions_any(source) == found
 
 
-def test_folders_of_the_pipeline_form_no_circle() -> None:
-    assert circle(arrows(sources("pipeline"), "pipeline")) == []
+PACKAGES = sorted({path.rpartition("/")[0] for path in sources("pipeline")})
 
 
-def test_a_circle_of_folders_is_seen() -> None:
-    there = {"p/a/x.py": "from p.b import y", "p/b/y.py": "def f():\n    import p.c.z", "p/c/z.py": "from p import top"}
+@pytest.mark.parametrize("package", PACKAGES)
+def test_files_and_folders_form_no_circle(package: str) -> None:
+    assert circle(arrows(sources("pipeline"), package)) == []
+
+
+def test_a_circle_is_seen() -> None:
+    there = {"p/a/x.py": "from p.b import y", "p/b/y.py": "def f():\n    import p.c", "p/c.py": "from p import top"}
     assert arrows(there, "p") == {"a": {"b"}, "b": {"c"}, "c": set()}
     assert circle(arrows(there, "p")) == []
-    back = there | {"p/c/z.py": "from p.a.x import X"}
+    back = there | {"p/c.py": "if TYPE_CHECKING:\n    from p.a.x import X"}
     assert set(circle(arrows(back, "p"))) == {"a", "b", "c"}
+    inside = {"p/a/x.py": "from p.a.y import f", "p/a/y.py": "from p.a import x"}
+    assert set(circle(arrows(inside, "p/a"))) == {"x", "y"}
 
 
-@pytest.mark.parametrize("package", sorted({path.rpartition("/")[0] for path in sources("pipeline")}))
+@pytest.mark.parametrize("package", PACKAGES)
 def test_every_package_maps_what_lies_in_it(package: str) -> None:
     assert unmapped(package, sources("pipeline")) == set()
 
