@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.errors import ConfigError, ObjectUnreadable
-from pipeline.plan import files
+from pipeline.plan import part_file
 from pipeline.plan.digests import Digests
 from pipeline.plan.forgotten import Forgetting
 from pipeline.plan.inventory import Inventory
@@ -43,8 +43,8 @@ def gone(there: Inventory) -> list[Forgetting]:
 def _parts(there: Inventory, columns: list[str]) -> Iterator[pa.Table]:
     """The loose images of the plan, part by part."""
     for part in there.planner.loose.parts:
-        if not files.read_part(part)[1]:
-            yield files.read_images(part, columns)
+        if not part_file.read_part(part)[1]:
+            yield part_file.read_images(part, columns)
 
 
 def _folder(uri: str) -> str:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from pipeline.output.place import Place
 from pipeline.output.span_file import read_columns
-from pipeline.plan import files
+from pipeline.plan import files, part_file
 from pipeline.plan.names import shard_of
 from pipeline.storage import Entry
 
@@ -45,7 +45,7 @@ def _grouped(place: Place) -> dict[str, dict[str, Entry]]:
         group = shard_of(name)
         (found.setdefault(group, {}) if group else loose)[name] = entry
     for part in files.listing(place).parts if loose else ():
-        for span in files.read_part(part)[0]:
+        for span in part_file.read_part(part)[0]:
             if span.name in loose:
                 found[""][span.name] = loose.pop(span.name)
     found[""].update(loose)  # of which no part tells any more

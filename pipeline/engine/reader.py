@@ -13,7 +13,7 @@ from pipeline.engine.redo import kept
 from pipeline.engine.shard_stream import ShardStream
 from pipeline.engine.shard_walk import ShardWalk
 from pipeline.output.span_file import SpanFacts, as_it_is, facts_and_rows, find
-from pipeline.plan import files
+from pipeline.plan import part_file
 from pipeline.plan.rows import LooseSpan, Row, ShardSpan
 from pipeline.source.item import Position
 from pipeline.spec import JobSpec
@@ -39,7 +39,7 @@ class Reader:
 
     def _loose(self, row: LooseSpan) -> SpanFacts | OpenSpan:
         facts = SpanFacts(row.name, "", row.version, 0, row.stop - row.start, 0)
-        return self._done_meanwhile(row) or OpenSpan(facts, files.read_items(row), self._before(row), row.forgotten)
+        return self._done_meanwhile(row) or OpenSpan(facts, part_file.read_items(row), self._before(row), row.forgotten)
 
     def _shard_span(self, row: ShardSpan) -> Iterator[OpenSpan]:
         stream = ShardStream(self.spec, row, Position(row.offset, row.skip))

@@ -11,8 +11,8 @@ from pipeline.engine.open_span import OpenShardSpan, OpenSpan
 from pipeline.engine.redo import holds_own_row, kept, these
 from pipeline.engine.shard_stream import ShardStream
 from pipeline.output.span_file import SpanFacts, find, read_rows
-from pipeline.plan import files
-from pipeline.plan.files import PlacedSpan, ShardContent
+from pipeline.plan import entry_file
+from pipeline.plan.entry_file import PlacedSpan, ShardContent
 from pipeline.plan.names import span_name
 from pipeline.plan.rows import Redo, UnreadShard
 from pipeline.source.format import FORMATS
@@ -31,7 +31,7 @@ class ShardWalk:
         self.spec, self.row, self.shard, self.place = spec, row, row.shard, spec.place
         self.format = FORMATS[row.shard.format]
         self.most_images = spec.bound.span_size.shard
-        self.known = files.known_before(spec.place, row)
+        self.known = entry_file.known_before(spec.place, row)
         self.done: list[PlacedSpan] = []
         self.start = 0  # the next image
         self.at = Position()  # where it is, or where the stream was opened
@@ -172,7 +172,7 @@ class ShardWalk:
         if known is None or not known.ends_early or self.row.is_reopened:
             return
         if self.start + self.most_images >= known.images:
-            self.row = files.reopen_shard(self.place, self.row, known)
+            self.row = entry_file.reopen_shard(self.place, self.row, known)
 
     def _enter(self) -> None:
         """Add the plan entry of a shard that was read as far as it can be, unless it was read further before.
@@ -188,4 +188,4 @@ class ShardWalk:
         is_known = known is not None and not known.reopened and (images, ends_early) == (known.images, known.ends_early)
         if not (was_further or is_known):
             content = ShardContent(tuple(self.done), self.at.names.repeated, ends_early)
-            files.write_shard_entry(self.place, self.row, content)
+            entry_file.write_shard_entry(self.place, self.row, content)

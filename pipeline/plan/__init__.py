@@ -2,11 +2,12 @@
 
 `names.py`    names of spans, from URIs alone · `span_size.py` how many images a span has
 `rows.py`     rows of the dataset: a span, or a shard nobody has read to its end
-`files.py`    plan parts and shard entries on storage · `digests.py` a set of millions of texts
+`files.py`    what the plan is made of: `part_file.py` loose images, `entry_file.py` shards, `forgotten.py`
+`digests.py`  a set of millions of texts
 `planner.py`  sources become rows; its halves: `loose.py` loose images, `shards.py` shards
 `expected.py` spans that the plan wants, and those behind its shards' ends
 `audit.py`    finished files compared with the plan · `verify.py` the same by reading every row
 `prune.py`    deletes surplus spans
-`forgotten.py` which images are forgotten · `drop.py` removes their rows
+`drop.py`     removes the rows of forgotten images
 `inventory.py` an output as it stands, without its sources
 """

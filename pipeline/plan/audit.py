@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pipeline import storage
 from pipeline.output.ledger import Ledger, Seen
 from pipeline.plan import files
+from pipeline.plan.entry_file import ShardEntry, whence
 from pipeline.plan.expected import Expected, expected_spans, surplus_spans
 from pipeline.plan.names import shard_of, short_version
 from pipeline.plan.planner import Planner
 
-Shards = Mapping[str, files.ShardEntry]  # by name
+Shards = Mapping[str, ShardEntry]  # by name
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def _lacking_shard(planner: Planner, held: Held, shards: Shards, unfinished: tup
     """The URI of a shard that has an entry and lacks a span, or that was not read to its end; empty: there is none."""
     entry = next(filter(None, (shards.get(shard_of(name)) for name in held.lacking)), None)
     if entry is not None:
-        return files.whence(entry).uri
+        return whence(entry).uri
     return planner.shards.due[unfinished[0]] if unfinished else ""
 
 
@@ -147,14 +148,14 @@ def gone_shards(spans: Iterable[str], shards: Shards, ledger: Ledger, uris: Mapp
             lost.add(shard)
     gone: dict[str, str] = {}
     for shard in sorted(lacking - lost - {""}):
-        uri = files.whence(shards[shard]).uri if shard in shards else uris.get(shard)
+        uri = whence(shards[shard]).uri if shard in shards else uris.get(shard)
         with suppress(PermissionError):
             if uri is not None and storage.stat(uri) is None:
                 gone[shard] = uri
     return gone
 
 
-def _is_read(entry: files.ShardEntry | None, stop: files.ShardEntry) -> bool:
+def _is_read(entry: ShardEntry | None, stop: ShardEntry) -> bool:
     """Whether a shard that --limit might have stopped was read to its end after all."""
     return entry is not None and entry.version == stop.version
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from pipeline.output.ledger import Seen
-from pipeline.plan.files import ShardEntry
+from pipeline.plan.entry_file import ShardEntry
 from pipeline.plan.loose import PlannedSpan
 from pipeline.plan.names import shard_of, short_version, span_name
 

@@ -9,6 +9,7 @@ shard's uri; it is forgotten in the shard's version. Memory: the uris of all for
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -19,11 +20,12 @@ from pipeline import storage
 from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
 from pipeline.output.span_file import SpanFacts
-from pipeline.plan.files import next_number, opened
 from pipeline.plan.names import shard_of
+from pipeline.plan.part_file import next_number, opened
 from pipeline.source.naming import LISTED
 from pipeline.storage import Entry
 
+FORGOTTEN = re.compile(r"forgotten-(\d{6})\.parquet")
 MODE = "forget"  # of a report
 SCHEMA = pa.schema([("uri", pa.string()), ("version", pa.string()), ("within", pa.string())])
 

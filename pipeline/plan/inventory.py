@@ -14,7 +14,7 @@ from pipeline.output.bound import Bound, bound_of
 from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
 from pipeline.output.span_file import SpanFacts, as_it_is, facts_and_uris, read_facts
-from pipeline.plan import files
+from pipeline.plan import part_file
 from pipeline.plan.forgotten import Forgetting
 from pipeline.plan.names import shard_name, shard_of
 from pipeline.plan.planner import Planner, PlanSettings
@@ -47,8 +47,8 @@ class Inventory:
         """Those of these images that are loose ones of the plan."""
         wanted = pa.array(sorted(uris), pa.string())
         for part in self.planner.loose.parts:
-            if not files.read_part(part)[1]:
-                table = files.read_images(part, ["uri", "version", "span"])
+            if not part_file.read_part(part)[1]:
+                table = part_file.read_images(part, ["uri", "version", "span"])
                 for found in table.filter(pc.is_in(table["uri"], value_set=wanted)).to_pylist():
                     yield self.as_planned(found["uri"], found["version"], found["span"])
 

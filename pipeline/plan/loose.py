@@ -18,11 +18,11 @@ from pipeline.output.bound import SpanSize
 from pipeline.output.ledger import Ledger, Seen
 from pipeline.output.place import Place
 from pipeline.output.span_file import SpanFacts
-from pipeline.plan import files
+from pipeline.plan import files, part_file
 from pipeline.plan.digests import Digests
-from pipeline.plan.files import KEPT, PART_SCHEMA, PartSpan
 from pipeline.plan.forgotten import Forgotten
 from pipeline.plan.names import combined_version, images_name, pairs
+from pipeline.plan.part_file import KEPT, PART_SCHEMA, PartSpan
 from pipeline.plan.rows import LooseSpan, Redo
 from pipeline.plan.span_size import loose_span_sizes
 from pipeline.source.naming import LISTED, LooseImage
@@ -120,8 +120,8 @@ class LoosePlan:
         self.parts = parts
 
     def _learn(self, part: Entry) -> None:
-        spans, changes = files.read_part(part)
-        table = files.read_images(part, ["uri", "version"])
+        spans, changes = part_file.read_part(part)
+        table = part_file.read_images(part, ["uri", "version"])
         uris, versions = table["uri"].to_pylist(), table["version"].to_pylist()
         self.known.add(uris)
         self.same.add(pairs(uris, versions))
@@ -164,7 +164,7 @@ class LoosePlan:
             return
         for image in taken:
             del self.fresh[image.entry.uri]
-        self.learn([*self.parts, files.find_part(self.place, files.next_number(self.parts))])
+        self.learn([*self.parts, part_file.find_part(self.place, part_file.next_number(self.parts))])
         for span, _ in spans:
             self.issued.add(span.name)
             yield self.row(self.spans[span.name])
@@ -172,7 +172,7 @@ class LoosePlan:
     def _write(self, spans: list[tuple[PartSpan, pa.Table]], *, changes: bool = False) -> bool:
         """Whether the next part is written; False where another run has written it."""
         self.before_writing()
-        return files.write_part(self.place, files.next_number(self.parts), spans, changes=changes)
+        return part_file.write_part(self.place, part_file.next_number(self.parts), spans, changes=changes)
 
     def _cut(self, images: list[LooseImage]) -> Iterator[tuple[PartSpan, pa.Table]]:
         """Spans of these images, with their rows in the part."""
@@ -207,7 +207,7 @@ class LoosePlan:
         """Spans that hold a changed image, with all their rows; every part is read once."""
         entries = {part.uri: part for part in self.parts}
         for uri, group in itertools.groupby(self.spans.values(), key=lambda planned: planned.part):
-            table = files.read_images(entries[uri])
+            table = part_file.read_images(entries[uri])
             changed = np.array([one in self.changed for one in table["uri"].to_pylist()])
             for planned in group:
                 if changed[planned.span.start : planned.span.stop].any():

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from pipeline import storage
 from pipeline.output.ledger import Ledger
-from pipeline.plan import files
+from pipeline.plan import entry_file
+from pipeline.plan.entry_file import ShardEntry
 from pipeline.plan.expected import spans_of
-from pipeline.plan.files import ShardEntry
 from pipeline.plan.forgotten import Forgotten
 from pipeline.plan.names import last_spans, shard_name, short_version, span_name
 from pipeline.plan.rows import Row, ShardRef, ShardSpan, UnreadShard
@@ -83,7 +83,7 @@ class ShardPlan:
         """What is missing of shards that the listing did not have and that are there: they were another run's input."""
         for entry in list(self.entries.values()):
             if entry.name not in self.met and self._lacking(entry):
-                uri, format_ = files.whence(entry)
+                uri, format_ = entry_file.whence(entry)
                 found = storage.stat(uri)
                 if found is not None:
                     yield from self.rows(ShardRef(uri, found.size, found.version, format_, entry.name))
@@ -112,7 +112,7 @@ class ShardPlan:
         lacking = self._lacking(entry)
         if not lacking:
             return
-        content = files.read_shard_entry(entry)
+        content = entry_file.read_shard_entry(entry)
         last = content.spans[-1]
         # What a repeated member is called depends on all before it, so the whole shard is walked again. So it is where
         # the last span is lacking of a shard that could not be read on, as by now there may be more; and where a span

@@ -16,7 +16,7 @@ from pipeline.output.columns import OK
 from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
 from pipeline.output.span_file import SpanFacts, as_it_is, facts_and_rows
-from pipeline.plan import files
+from pipeline.plan import files, part_file
 from pipeline.plan.audit import gone_shards
 from pipeline.plan.expected import spans_of
 from pipeline.plan.forgotten import Forgotten, is_of_forgetting
@@ -114,10 +114,10 @@ class _Planned:
         self.forgotten, self.versions = Forgotten(), dict[str, str]()
         self.forgotten.learn(forgotten)
         for part in parts:
-            spans, changes = files.read_part(part)
+            spans, changes = part_file.read_part(part)
             self.images |= {} if changes else {span.name: span.images for span in spans}
             if changes and forgotten:
-                table = files.read_images(part, ["uri", "version"])
+                table = part_file.read_images(part, ["uri", "version"])
                 self.versions |= dict(zip(*table.to_pydict().values(), strict=True))
         for entry in shards.values():
             self.images |= {name: span.images for name, span in spans_of(entry, span_size).items()}

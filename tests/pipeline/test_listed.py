@@ -7,7 +7,7 @@ import pytest
 from pipeline.output.bound import SpanSize
 from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
-from pipeline.plan import files
+from pipeline.plan import files, part_file
 from pipeline.plan.forgotten import Forgetting, write_part
 from pipeline.plan.planner import Planner, PlanSettings
 from pipeline.source.item import Wanted
@@ -22,7 +22,7 @@ def plan(place: Place, *images: LooseImage) -> list[tuple[str, str]]:
     """What the plan has, part by part, once these were listed: each image's version, and the values beside it."""
     planner = Planner(place, Ledger.load(place), PlanSettings(SpanSize.fixed(4), Wanted(frozenset(), keep=("cls",))))
     list(planner.rows(iter(images)))
-    parts = [files.read_images(part).to_pylist() for part in files.listing(place).parts]
+    parts = [part_file.read_images(part).to_pylist() for part in files.listing(place).parts]
     return [(row["version"], row.get("kept") or "") for part in parts for row in part]
 
 

@@ -13,7 +13,7 @@ from pipeline.output.columns import schema_of
 from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
 from pipeline.output.span_file import SpanFacts, write_span
-from pipeline.plan import files, loose, planner, span_size
+from pipeline.plan import files, loose, part_file, planner, span_size
 from pipeline.plan.planner import Planner, PlanSettings
 from pipeline.plan.rows import LooseSpan
 from pipeline.source.item import Wanted
@@ -57,8 +57,8 @@ def planned(output: Path) -> dict[str, list[str]]:
     parts = files.listing(Place(str(output))).parts
     found: dict[str, list[str]] = {}
     for part in parts:
-        if not files.read_part(part)[1]:
-            for row in files.read_images(part).to_pylist():
+        if not part_file.read_part(part)[1]:
+            for row in part_file.read_images(part).to_pylist():
                 found.setdefault(row["uri"], []).append(row["span"])
     return found
 

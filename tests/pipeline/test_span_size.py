@@ -12,7 +12,7 @@ from pipeline.engine.loading import Device
 from pipeline.output.bound import SpanSize
 from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
-from pipeline.plan import files
+from pipeline.plan import files, part_file
 from pipeline.plan.planner import Planner, PlanSettings
 from pipeline.plan.span_size import auto_span_size, images_in, loose_span_sizes, span_size_at
 from pipeline.source.item import Wanted
@@ -72,7 +72,7 @@ def images(count: int) -> list[LooseImage]:
 def spans(output: Path) -> list[tuple[str, int]]:
     """Names and images of all planned spans, in order."""
     parts = files.listing(Place(str(output))).parts
-    return [(span.name, span.images) for part in parts for span in files.read_part(part)[0]]
+    return [(span.name, span.images) for part in parts for span in part_file.read_part(part)[0]]
 
 
 def test_spans_are_the_same_whatever_run_has_planned_them(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pipeline.errors import PipelineError, StorageError
 from pipeline.forget import Wish, forget
 from pipeline.output.place import Place
 from pipeline.output.span_file import read_facts
-from pipeline.plan import files
+from pipeline.plan import part_file
 from pipeline.plan.verify import verify
 from tests.flow import make_tar, png, run_here
 from tests.helpers import run_job
@@ -117,7 +117,7 @@ def test_what_storage_says_is_no_damage(error: OSError, output: Path, monkeypatc
     with pytest.raises(type(error), match=str(error)):
         read_facts(entry)
     with pytest.raises(type(error), match=str(error)):
-        files.read_part(entry)
+        part_file.read_part(entry)
 
 
 def test_what_is_only_remembered_may_be_damaged(output: Path) -> None:

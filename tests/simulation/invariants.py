@@ -11,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.output.place import SPAN, Place
-from pipeline.plan.files import FORGOTTEN, PART, SHARD
+from pipeline.plan.entry_file import SHARD
+from pipeline.plan.forgotten import FORGOTTEN
 from pipeline.plan.names import SHARD_SPAN, shard_name
+from pipeline.plan.part_file import PART
 from pipeline.plan.verify import verify
 from tests.simulation.shards import bytes_of
 from tests.simulation.source import INPUT, PHOTO, Row, Source

@@ -24,7 +24,7 @@ from pipeline import storage
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.output import lease
 from pipeline.plan import loose, planner, span_size
-from pipeline.plan.files import FORGOTTEN
+from pipeline.plan.forgotten import FORGOTTEN
 from pipeline.storage import registry
 from tests.simulation import invariants
 from tests.simulation.runs import SimulatedForget, SimulatedRun

@@ -8,8 +8,8 @@ import pytest
 from pipeline import run
 from pipeline.log import answer
 from pipeline.output.place import Place
-from pipeline.plan import files
-from pipeline.plan.files import ShardContent
+from pipeline.plan import entry_file
+from pipeline.plan.entry_file import ShardContent
 from pipeline.plan.rows import UnreadShard
 from pipeline.storage import Entry
 from tests.simulation.schedule import Outcome, Sabotage, simulate
@@ -124,12 +124,12 @@ def test_a_store_that_forgets_is_found_out() -> None:
 
 
 def test_a_plan_entry_without_the_last_span_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    write = files.write_shard_entry
+    write = entry_file.write_shard_entry
 
     def hasty(place: Place, row: UnreadShard, content: ShardContent) -> None:
         write(place, row, replace(content, spans=content.spans[:-1]))
 
-    monkeypatch.setattr(files, "write_shard_entry", hasty)
+    monkeypatch.setattr(entry_file, "write_shard_entry", hasty)
     assert any(simulate(seed).violations for seed in range(10))
 
 
