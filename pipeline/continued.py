@@ -8,7 +8,7 @@ from pipeline.log import warn
 from pipeline.output.bound import Bound
 from pipeline.source.format import FORMATS
 from pipeline.source.item import Wanted
-from pipeline.source.naming import Shard, Source
+from pipeline.source.kinds import Shard, Source
 from pipeline.source.passed import COMPRESSED
 from pipeline.spec import Device
 

@@ -26,7 +26,7 @@ from pipeline.plan.planner import count_images
 from pipeline.plan.span_size import images_in, loose_spans, span_size_at
 from pipeline.request import Request, propose
 from pipeline.source.item import Wanted
-from pipeline.source.naming import Shard, Source
+from pipeline.source.kinds import Shard, Source
 from pipeline.source.passed import PassedBy, told
 from pipeline.spec import JobSpec
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -11,13 +12,14 @@ import pyarrow as pa
 from pipeline import storage
 from pipeline.config import RunConfig
 from pipeline.decode.decode import extensions
-from pipeline.errors import ConfigError, CredentialsLost
+from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
 from pipeline.log import warn
 from pipeline.output.place import Place
 from pipeline.output.span_file import types_there
 from pipeline.source.format import FORMATS, format_within
 from pipeline.source.item import NoImage, Wanted
-from pipeline.source.naming import LISTED, Listing, LooseImage, Shard, Source, Sources, check_listed_types
+from pipeline.source.kinds import LISTED, LooseImage, Shard, Source
+from pipeline.source.naming import Listing, Sources, check_listed_types
 from pipeline.source.passed import HOW_TO_READ, PHOTOS, counted
 
 LOOK = 1000  # sources looked at; one more shows whether there are more
@@ -90,7 +92,9 @@ def _types(config: RunConfig, seen: FirstLook, wanted: Wanted, shards: list[Shar
 
 def _check_kind(shard: Shard) -> None:
     """A first shard of another kind than its name or a flag says is a mistake; one that cannot be read gets a row."""
-    found = format_within(shard.entry)
+    found = None
+    with suppress(OSError, ObjectUnreadable):
+        found = format_within(shard.entry)
     if found not in (None, shard.format):
         raise ConfigError(
             f"--input {shard.entry.uri} is taken for a {shard.format}, and its content is a {found}'s: rename it, "

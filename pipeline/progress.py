@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.log import for_people, say
 from pipeline.output.span_file import SpanFacts
 from pipeline.plan.rows import Row, UnreadShard
-from pipeline.source.naming import Source
+from pipeline.source.kinds import Source
 
 INTERVAL_S, BAR_S = 10.0, 0.5  # between two lines of a log, and two updates of a bar
 STILL = 6  # intervals without news after which the same line is said again

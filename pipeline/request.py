@@ -25,7 +25,8 @@ from pipeline.output.place import Place
 from pipeline.plan.span_size import LEAST, LEAST_ON_ACCELERATORS, auto_span_size, images_in
 from pipeline.report import ReportedModel
 from pipeline.source.item import Wanted
-from pipeline.source.naming import Shard, Source, Sources
+from pipeline.source.kinds import Shard, Source
+from pipeline.source.naming import Sources
 from pipeline.spec import Device, JobSpec, Trial
 from pipeline.task import AnyTask
 

@@ -32,7 +32,8 @@ from pipeline.plan.rows import Row
 from pipeline.progress import Progress
 from pipeline.report import RunReport, run_id
 from pipeline.request import Request, begin, checked
-from pipeline.source.naming import Listing, Source
+from pipeline.source.kinds import Source
+from pipeline.source.naming import Listing
 from pipeline.source.passed import told
 from pipeline.spec import JobSpec
 from pipeline.task import AnyTask

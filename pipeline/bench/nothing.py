@@ -23,7 +23,8 @@ from pipeline.plan.planner import Planner, PlanSettings
 from pipeline.plan.rows import Row
 from pipeline.source.fetch import fetched
 from pipeline.source.item import Wanted
-from pipeline.source.naming import Source, Sources
+from pipeline.source.kinds import Source
+from pipeline.source.naming import Sources
 from pipeline.spec import JobSpec
 from pipeline.task import Batch, Columns, Task
 

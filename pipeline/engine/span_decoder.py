@@ -18,7 +18,7 @@ from pipeline.engine.spans import UNDONE, DecodedSpan, undecodable
 from pipeline.output.span_file import SpanFacts
 from pipeline.plan.rows import Row
 from pipeline.source.item import Item
-from pipeline.source.naming import Source
+from pipeline.source.kinds import Source
 from pipeline.spec import JobSpec
 
 Pixels = list[list[np.ndarray]]  # per view an (H, W, 3) uint8 array for every image, black where there is none

@@ -22,7 +22,7 @@ from pipeline.output.place import Place
 from pipeline.output.span_file import SpanFacts
 from pipeline.plan.names import shard_of
 from pipeline.plan.part_file import next_number, opened
-from pipeline.source.naming import LISTED
+from pipeline.source.kinds import LISTED
 from pipeline.storage import Entry
 
 FORGOTTEN = re.compile(r"forgotten-(\d{6})\.parquet")

@@ -25,7 +25,7 @@ from pipeline.plan.names import combined_version, images_name, pairs
 from pipeline.plan.part_file import KEPT, PART_SCHEMA, PartSpan
 from pipeline.plan.rows import LooseSpan, Redo
 from pipeline.plan.span_size import loose_span_sizes
-from pipeline.source.naming import LISTED, LooseImage
+from pipeline.source.kinds import LISTED, LooseImage
 from pipeline.storage import MISSING, Entry
 
 # A part lists whole spans. The first parts are small, for work to begin early; later ones list a share of what is

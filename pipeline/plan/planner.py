@@ -16,7 +16,7 @@ from pipeline.plan.loose import LoosePlan
 from pipeline.plan.rows import Row, ShardRef
 from pipeline.plan.shards import ShardPlan
 from pipeline.source.item import Wanted
-from pipeline.source.naming import LooseImage, Shard, Source
+from pipeline.source.kinds import LooseImage, Shard, Source
 
 CHUNK = 1000  # sources compared with the plan at a time: a page of a listing
 MOST_LOOSE = 50_000_000  # images that a driver plans, in some 3 GB (docs/performance.md)

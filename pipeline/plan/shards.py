@@ -13,7 +13,7 @@ from pipeline.plan.expected import spans_of
 from pipeline.plan.forgotten import Forgotten
 from pipeline.plan.names import last_spans, shard_name, short_version, span_name
 from pipeline.plan.rows import Row, ShardRef, ShardSpan, UnreadShard
-from pipeline.source.naming import Shard
+from pipeline.source.kinds import Shard
 
 
 class ShardPlan:

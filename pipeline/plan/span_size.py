@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from pipeline.output.bound import SpanSize
 from pipeline.source.item import Wanted
-from pipeline.source.naming import Shard
+from pipeline.source.kinds import Shard
 
 SPAN_BYTES = 256 << 20  # decoded pixels of one span at most
 LEAST, LEAST_ON_ACCELERATORS = 32, 256  # images of one span; fewer would pad most of a batch

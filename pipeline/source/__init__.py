@@ -1,6 +1,6 @@
 """What the user names, and the images in it.
 
-`naming.py`   prefixes, globs (`patterns.py`) and lists become a stream of loose images and shards
+`naming.py`   prefixes, globs (`patterns.py`) and lists become a stream of loose images and shards: `kinds.py`
 `ahead.py`    several prefixes listed at once
 `lists.py`    the images of a list · `columns.py` which column of a table holds them
 `passed.py`   files of a folder that are neither

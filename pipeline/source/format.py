@@ -8,7 +8,6 @@ from typing import Protocol
 import pyarrow as pa
 
 from pipeline import storage
-from pipeline.errors import ObjectUnreadable
 from pipeline.source.item import Item, Position, Wanted
 from pipeline.source.parquet import Parquet
 from pipeline.source.tar import Tar
@@ -71,11 +70,8 @@ def format_by_content(beginning: bytes) -> str | None:
 
 
 def format_within(entry: Entry) -> str | None:
-    """The format that a file's content speaks of; None where it is none of ours, or cannot be read."""
-    try:
-        return format_by_content(storage.read(entry.uri, 0, BEGINNING))
-    except (OSError, ObjectUnreadable):
-        return None
+    """The format that a file's content speaks of; None where it is none of ours. Raises as `storage.read` does."""
+    return format_by_content(storage.read(entry.uri, 0, BEGINNING))
 
 
 def format_of(uri: str) -> str | None:

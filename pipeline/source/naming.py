@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import json
 import re
 from collections import deque
 from collections.abc import Iterator
@@ -17,7 +16,8 @@ from pipeline import storage
 from pipeline.errors import ConfigError, ObjectUnreadable
 from pipeline.source.ahead import AT_ONCE, Listings
 from pipeline.source.format import FORMATS, format_of, format_within
-from pipeline.source.item import Item, Position, Unfetched, Wanted
+from pipeline.source.item import Wanted
+from pipeline.source.kinds import LISTED, LooseImage, Shard, Source
 from pipeline.source.lists import LISTS, PLAIN, Listed, listed
 from pipeline.source.passed import PHOTOS, PassedBy
 from pipeline.source.patterns import MAGIC, glob_regex, glob_root
@@ -25,38 +25,6 @@ from pipeline.storage import Entry
 
 INPUT_FORMATS = ("auto", "images", *FORMATS, "list")
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{},]+(?:,[^{},]+)+)\}")
-LISTED = "listed"  # the version of a remote image that a list names
-
-
-@dataclass(frozen=True)
-class LooseImage:
-    """One image that is an object of its own; `key` is its path below the input as the user gave it.
-
-    `kept` is what a list says beside it of the columns to keep, as JSON; empty for nothing.
-    """
-
-    entry: Entry
-    key: str
-    kept: str = ""
-
-    def items(self, _: Wanted) -> Iterator[Item]:
-        """The image, to be fetched."""
-        yield Item(self.entry.uri, self.key, Unfetched(self.entry.uri), json.loads(self.kept) if self.kept else {})
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One object that holds many images, and the name of its format in `FORMATS`."""
-
-    entry: Entry
-    format: str
-
-    def items(self, wanted: Wanted) -> Iterator[Item]:
-        """Its images from the first on."""
-        return FORMATS[self.format].items(self.entry, wanted, Position())
-
-
-Source = LooseImage | Shard
 
 
 @dataclass(frozen=True)
@@ -145,7 +113,7 @@ class Listing:
             yield Shard(entry, shard)
         elif self.format == "list" or (self.format == "auto" and _ending(key) in LISTS):
             yield from self._listed(entry, given)
-        elif self.format == "auto" and not _ending(key) and (found := format_within(entry)):
+        elif self.format == "auto" and not _ending(key) and (found := _format_within(entry, given)):
             yield Shard(entry, found)
         else:
             yield LooseImage(entry, key)
@@ -250,6 +218,15 @@ def unbraced(given: str) -> Iterator[str]:
         raise ConfigError(f"--input {given}: {match[0]} counts downwards and names nothing")
     for choice in choices:
         yield from unbraced(given[: match.start()] + choice + given[match.end() :])
+
+
+def _format_within(entry: Entry, given: str) -> str | None:
+    """What a file without an ending holds; taken for an image in a bad minute it would be planned as one for good."""
+    try:
+        return format_within(entry)
+    except (ObjectUnreadable, OSError) as error:
+        why = f"its name does not say what it is, and it cannot be read ({storage.cause(error)})"
+        raise ConfigError(f"--input {given}: {why}: --input-format says it") from error
 
 
 def _check_allowed(uri: str, given: str) -> None:

@@ -11,7 +11,7 @@ from pipeline.plan import files, part_file
 from pipeline.plan.forgotten import Forgetting, write_part
 from pipeline.plan.planner import Planner, PlanSettings
 from pipeline.source.item import Wanted
-from pipeline.source.naming import LISTED, LooseImage
+from pipeline.source.kinds import LISTED, LooseImage
 from pipeline.storage import Entry
 
 URI = "s3://bucket/photos/a.png"

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import storage
-from pipeline.errors import PatienceSpent
+from pipeline.errors import ConfigError, PatienceSpent
 from pipeline.source.format import FORMATS
 from pipeline.source.item import Position, Wanted
 from pipeline.storage import ranged
@@ -139,6 +139,22 @@ def test_no_format_takes_an_outage_for_damage(
             list(FORMATS[kind].items(entry, Wanted(frozenset({"png"})), Position()))
     finally:
         storage.be_patient(None)
+
+
+def test_a_file_that_cannot_be_looked_into_is_not_taken_for_an_image(
+    proxied: FaultProxy, weed: Weed, tmp_path: Path
+) -> None:
+    make_tar(tmp_path / "a.tar", [("a.png", noise(1)), ("b.png", noise(2))])
+    weed.fs().put_file(str(tmp_path / "a.tar"), "inb/nameless/night")
+    proxied.fail(Rule("500", "/nameless/", "GET"))
+    with pytest.raises(
+        ConfigError, match=r"does not say what it is, and it cannot be read .*: --input-format says it$"
+    ):
+        run_here("s3://inb/nameless/night", tmp_path / "out", **FLAGS)
+    assert not (tmp_path / "out").exists()
+    proxied.reset()
+    assert run_here("s3://inb/nameless/night", tmp_path / "out", **FLAGS) == 0
+    assert rows(tmp_path / "out")["key"].to_pylist() == ["a", "b"]
 
 
 class Moody(ThreadingHTTPServer):

@@ -17,7 +17,7 @@ from pipeline.plan import files, loose, part_file, planner, span_size
 from pipeline.plan.planner import Planner, PlanSettings
 from pipeline.plan.rows import LooseSpan
 from pipeline.source.item import Wanted
-from pipeline.source.naming import LooseImage
+from pipeline.source.kinds import LooseImage
 from pipeline.storage import Entry
 
 COUNT = itertools.count()

@@ -16,7 +16,7 @@ from pipeline.plan import files, part_file
 from pipeline.plan.planner import Planner, PlanSettings
 from pipeline.plan.span_size import auto_span_size, images_in, loose_span_sizes, span_size_at
 from pipeline.source.item import Wanted
-from pipeline.source.naming import LooseImage, Shard
+from pipeline.source.kinds import LooseImage, Shard
 from pipeline.storage import Entry, stat
 from tests.flow import DIGITS, TASKS, make_tar
 from tests.proxied import noise

@@ -9,7 +9,8 @@ import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.source.ahead import AT_ONCE, CHUNK, HELD
-from pipeline.source.naming import Source, Sources
+from pipeline.source.kinds import Source
+from pipeline.source.naming import Sources
 from pipeline.storage import Entry, registry
 from pipeline.storage.remote import Remote
 from tests.flow import make_tar, png

@@ -9,7 +9,8 @@ import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.source.format import FORMATS
-from pipeline.source.naming import Shard, Sources
+from pipeline.source.kinds import Shard
+from pipeline.source.naming import Sources
 from tests.flow import make_tar, png, run_here
 from tests.helpers import rows
 from tests.pipeline.source.test_archives import make_tar_gz, make_zip
