@@ -206,6 +206,8 @@ def _parser(task: type[AnyTask], doc: str) -> Parser:
     parser.add_argument("--config", metavar="FILE", help="JSON file with any of these flags (none)")
     own = {field.name: (field, task) for field in dataclasses.fields(task)}
     shared = {field.name: (field, RunConfig) for field in dataclasses.fields(RunConfig)}
+    if taken := own.keys() & (shared.keys() | {"config", "version", "help"}):
+        parser.error(f"task {task.name}: its field {min(taken)} is a flag of all tasks: call it otherwise")
     _add_group(parser, MOST_USED[0], [shared[name] for name in MOST_USED[1]])
     _add_group(parser, f"{task.name} flags", own.values())
     for title, names in GROUPS.items():
@@ -235,10 +237,10 @@ class Form(typing.TypedDict, total=False):
 
 def _add(group: argparse._ArgumentGroup, field: dataclasses.Field[object], hint: object) -> None:
     """One field as one flag; its type decides the form, its metadata the help."""
-    help_: str = field.metadata["help"]
+    help_: str = field.metadata.get("help", "")
     needed = field.default is dataclasses.MISSING
     if not help_.endswith(")"):
-        help_ += " (required)" if needed else f" ({_said(field.default)})"
+        help_ = f"{help_} ({'required' if needed else _said(field.default)})".lstrip()
     flag, default = "--" + field.name.replace("_", "-"), None if needed or field.default == () else field.default
     group.add_argument(flag, dest=field.name, help=help_, required=needed, default=default, **_form(field, hint))
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 
 import pyarrow as pa
@@ -198,7 +198,7 @@ def _continued(request: Request, bound: Bound) -> JobSpec:
 def _resolved(request: Request, there: Bound | None, device: Callable[[], Device]) -> Bound:
     """What this command binds an output to; what it leaves open comes from what is there, or else from the device."""
     config, card = request.config, request.card
-    compiled = config.compile
+    compiled, columns = config.compile, request.task.columns(card)
     if there is None:
         found = device()
         span_size = SpanSize.fixed(config.span_size) if config.span_size else _auto_span_size(request, found)
@@ -214,7 +214,7 @@ def _resolved(request: Request, there: Bound | None, device: Callable[[], Device
     return Bound(
         schema=SCHEMA,
         task=request.task.name,
-        settings=request.task.settings(card),
+        settings=_settings(request.task, card, there),
         model=BoundModel(card.name, card.head, card.fingerprint, card.semantics),
         dtype=dtype,
         compile=compiled,
@@ -226,8 +226,18 @@ def _resolved(request: Request, there: Bound | None, device: Callable[[], Device
         versions=versions(),
         image_endings=tuple(sorted(request.wanted.endings)) if there is None else there.image_endings,
         cpu_class=cpu_class,
-        labels=card.labels if "label_ids" in request.task.columns(card) else (),
+        labels=card.labels if "label_ids" in columns else (),
+        columns={} if there is not None and not there.columns else {name: str(kind) for name, kind in columns.items()},
     )
+
+
+def _settings(task: AnyTask, card: ModelCard, there: Bound | None) -> Mapping[str, object]:
+    """The task's settings, but for flags at their defaults that it did not have yet when the output was begun."""
+    settings = task.settings(card)
+    if there is None:
+        return settings
+    as_before = {flag.name for flag in fields(task) if getattr(task, flag.name) == flag.default}
+    return {name: value for name, value in settings.items() if name in there.settings or name not in as_before}
 
 
 def versions() -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 
 from pipeline import storage
 from pipeline.command import again
@@ -14,6 +14,7 @@ from pipeline.output.place import Place
 
 SCHEMA = 4  # of the output's layout; an output of another one is refused
 UNBOUND = ("versions", "cpu_class", "image_endings", "labels")  # of which no other run has to have the same
+OWN_SCHEMA = "columns"  # of which every file has a schema of its own
 NEW_OUTPUT = "choose another --output, or --overwrite to start over"
 # What the parts of `_run.json` are that are no words.
 KINDS = {
@@ -25,6 +26,7 @@ KINDS = {
     "versions": dict,
     "image_endings": list,
     "labels": list,
+    "columns": dict,
 }
 
 
@@ -78,7 +80,8 @@ class Bound:
     `settings` are the task's, as JSON values. `image_column` counts when it is None, too. `image_endings` are those of
     images in archives, as the run that began the output had them: positions there are counted in images. `labels` are
     the names of all classes by id where answers are classes: rows tell only of those that occur. Who reads the output
-    needs them, and no worker; outputs that were begun before they were kept have none.
+    needs them, and no worker; outputs that were begun before they were kept have none. `columns` are the task's, by
+    name, in order, with their types as Arrow writes them; outputs that were begun before they were bound have none.
     """
 
     schema: int
@@ -96,6 +99,7 @@ class Bound:
     image_endings: tuple[str, ...]
     cpu_class: str | None = None
     labels: tuple[str, ...] = ()
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
         """The content of `_run.json`."""
@@ -107,7 +111,8 @@ class Bound:
         """The inverse; raises ValueError that says what is wrong."""
         if not isinstance(raw, dict) or "task" not in raw:
             raise ValueError("its _run.json names no task")
-        missing = [field.name for field in fields(Bound) if field.name not in raw and field.default is MISSING]
+        needed = [one.name for one in fields(Bound) if one.default is one.default_factory is MISSING]
+        missing = [name for name in needed if name not in raw]
         if missing:
             raise ValueError(f"its _run.json lacks {', '.join(missing)}")
         damaged = [name for name, kind in KINDS.items() if not isinstance(raw.get(name, kind()), kind)]
@@ -124,19 +129,22 @@ class Bound:
         """What the files of spans repeat: what decides answers, without the model's name and what is UNBOUND."""
         content = self.to_json()
         model = {name: value for name, value in asdict(self.model).items() if name != "name"}
-        return {name: value for name, value in content.items() if name not in UNBOUND} | {"model": model}
+        return {name: value for name, value in content.items() if name not in (*UNBOUND, OWN_SCHEMA)} | {"model": model}
 
     def check_same(self, there: Bound, place: Place) -> None:
         """Raise ConfigError for the first difference to what an output is bound to already."""
         if self.model.fingerprint != there.model.fingerprint and self.task == there.task:
             raise ConfigError(self._another_model(there, place))
-        theirs = there.compared()
-        for name, value in self.compared().items():
-            if name in theirs and theirs[name] != value:
+        ours, theirs = self.compared(), there.compared()
+        for name in ours | theirs:
+            if ours.get(name) != theirs.get(name):
+                had, has = (_shortened(one[name]) if name in one else "nothing" for one in (theirs, ours))
                 raise ConfigError(
-                    f"--output {place.root} belongs to a run with {name} = {_shortened(theirs[name])}, "
-                    f"this command has {_shortened(value)}: {NEW_OUTPUT}"
+                    f"--output {place.root} belongs to a run with {name} = {had}, this command has {has}: {NEW_OUTPUT}"
                 )
+        if list(self.columns) != list(there.columns):
+            had, has = (", ".join(columns) for columns in (there.columns, self.columns))
+            raise ConfigError(f"--output {place.root} has the columns {had}, this command {has}: {NEW_OUTPUT}")
 
     def _another_model(self, there: Bound, place: Place) -> str:
         """Why this model cannot go on here, and the command that starts an output of its own."""
@@ -153,6 +161,7 @@ class Bound:
         content = self.to_json()
         found = {name: content[name] for name in names}
         found |= {"span_size": self.span_size.flag, "image_column": self.image_column or "auto"}
+        found |= {f"column {name}": type_ for name, type_ in self.columns.items()}
         settings: dict[str, object] = json.loads(json.dumps(dict(self.settings)))
         return {**found, "model": self.model.fingerprint, **settings}
 
@@ -266,4 +275,4 @@ def _take_back_unless_exclusive(place: Place, data: bytes) -> None:
 
 def _shortened(value: object) -> str:
     text = json.dumps(value) if not isinstance(value, str) else value
-    return text if len(text) <= 24 else text[:12] + "..."
+    return text if len(text) <= 32 else text[:12] + "..."

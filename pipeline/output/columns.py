@@ -21,7 +21,9 @@ OK = "ok"
 
 
 def schema_of(task_columns: dict[str, pa.DataType], kept: dict[str, pa.DataType]) -> pa.Schema:
-    """Base columns, then the task's, then the kept ones; a kept name that is taken raises ConfigError."""
+    """Base columns, then the task's, then the kept ones; a name that is taken raises ConfigError."""
+    if twice := [field.name for field in BASE if field.name in task_columns]:
+        raise ConfigError(f"the task has a column {twice[0]}, which every output has: call it otherwise in `columns`")
     taken = {field.name for field in BASE} | set(task_columns)
     if clash := sorted(taken & set(kept)):
         raise ConfigError(f"--keep {clash[0]}: the output has a column of that name already; rename it in the source")

@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -83,6 +84,16 @@ def test_a_task_of_ones_own_with_a_module_beside_it(root: str, tmp_path: Path) -
     flags = ["--local", "--input", own / "in", "--output", tmp_path / "out", "--model", DIGITS / "model"]
     beit("own/mine.py", *flags, cwd=tmp_path)
     assert rows(tmp_path / "out")["brightness"].to_pylist() == [1.0]
+
+
+def test_a_plain_field_is_a_flag_and_one_of_a_shared_name_is_refused(tmp_path: Path) -> None:
+    text = the_one(README, "python", "class Brightness")
+    own = tmp_path / "own.py"
+    own.write_text(text.replace('"brightness"\n', '"brightness"\n    gain: float = 2.0\n', 1))
+    assert re.search(r"--gain X +\(2\.0\)\n", beit(own, "--help").stdout)
+    own.write_text(text.replace('"brightness"\n', '"brightness"\n    output: str = "x"\n', 1))
+    said = "task brightness: its field output is a flag of all tasks: call it otherwise"
+    assert said in beit(own, "--help", code=2).stderr
 
 
 def test_all_packages_are_installed_and_jobs_under_another_name() -> None:
