@@ -47,7 +47,7 @@ class RunConfig:
         },
     )
     limit: int | None = field(
-        default=None, metadata={"help": "only the first N images; a later run may have more (all)"}
+        default=None, metadata={"help": "only N images; a later run may have more (all)"}
     )
     keep: tuple[str, ...] = field(
         default=(), metadata={"help": "columns of Parquet and lists, or tar members such as cls, to carry along (none)"}
