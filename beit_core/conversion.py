@@ -68,6 +68,8 @@ def convert(
     known = _known(path, weights, choices)
     raw = _config(path, weights, known, choices)
     card = describe(path, raw, known)
+    if card.head == "dvae":
+        _check_no_choice(path, choices)
     fitting(lambda: BUILDERS[card.head](card), weights, str(path))
     for remark in (*weights.remarks, *_remarks(card, weights, raw)):
         say(remark)
@@ -101,6 +103,14 @@ def _config(path: Path, weights: Weights, known: Known, choices: Choices) -> dic
     if weights.origin == "unilm" and not own.is_file() and choices.semantics != "hf":
         raw["layer_norm_eps"] = TRAINED_EPS  # set in unilm's and timm's code, not in a config.json
     return raw
+
+
+def _check_no_choice(path: Path, choices: Choices) -> None:
+    """Raise CheckpointError for what means nothing to a dVAE; its shapes alone may be left open."""
+    for name in ("preset", "processor", "semantics", "pool_of", "resampling"):
+        if getattr(choices, name) is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise CheckpointError(f"{path} is a dVAE, to which {flag} means nothing: leave it out")
 
 
 def _remarks(card: ModelCard, weights: Weights, raw: Mapping[str, Any]) -> list[str]:

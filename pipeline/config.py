@@ -46,9 +46,7 @@ class RunConfig:
             "metavar": "NAME",
         },
     )
-    limit: int | None = field(
-        default=None, metadata={"help": "only N images; a later run may have more (all)"}
-    )
+    limit: int | None = field(default=None, metadata={"help": "only N images; a later run may have more (all)"})
     keep: tuple[str, ...] = field(
         default=(), metadata={"help": "columns of Parquet and lists, or tar members such as cls, to carry along (none)"}
     )

@@ -252,6 +252,14 @@ def test_the_tokenizers_pickles(tmp_path: Path) -> None:
     tokens = found.encode(pictures)
     assert torch.equal(found.decode(tokens), model.decode(tokens))
     assert torch.equal(load_dvae(tmp_path / "encoder.pkl").encode(pictures), tokens)
+
+
+def test_what_means_nothing_to_a_dvae_is_refused(tmp_path: Path) -> None:
+    published_pickles(tmp_path, seeded())
+    for choices, flag in ((Choices(semantics="hf"), "--semantics"), (Choices(pool_of="cls"), "--pool-of")):
+        with pytest.raises(CheckpointError, match=f"is a dVAE, to which {flag} means nothing: leave it out$"):
+            convert(tmp_path, tmp_path / "out", choices)
+    assert not (tmp_path / "out").exists()
     with pytest.raises(CheckpointError, match="encoder is missing"):
         convert(tmp_path / "decoder.pkl", tmp_path / "half")
 
