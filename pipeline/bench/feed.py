@@ -36,6 +36,7 @@ from pipeline.report import FED
 
 TURNS = 5
 BARE_S = 5.0  # of bare decoding before and after each turn
+ENOUGH_S = 1.0  # of a turn; what passes in less tells of how files happened to be written
 EDGE = 8  # the first and the last of so many parts of a passage are not measured: starting, and running dry
 
 
@@ -68,6 +69,8 @@ class Feed:
             f"feed: {self.through:,.0f} images/s through {self.way}, for {self.seconds:.1f} s in mid-stream; decoding "
             f"alone, on {cores()} cores: {self.bare:,.0f} images/s; share {self.share}"
         )
+        if self.seconds < ENOUGH_S:
+            said += "\nthat is too short to tell: give --input more images, some thousand for each core"
         if not self.rate:
             return said
         more = self._cores_missing()

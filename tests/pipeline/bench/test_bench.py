@@ -139,6 +139,7 @@ def test_the_feed_is_measured_with_real_photographs(photos: Path, tmp_path: Path
     )
     assert found
     assert all(float(number.replace(",", "")) > 0 for number in found.groups())
+    assert ("that is too short to tell" in done.stdout) == (float(found[2]) < 1)
     assert re.search(r"an accelerator of 100 images/s is busy (\d+)% of the time", done.stdout)
 
 
