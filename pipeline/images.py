@@ -20,7 +20,7 @@ from pipeline import storage
 from pipeline.decode.decode import endings, open_upright
 from pipeline.errors import ConfigError, ObjectUnreadable
 from pipeline.output.bound import Bound
-from pipeline.source.format import FORMATS, format_of
+from pipeline.source.format import FORMATS, format_at
 from pipeline.source.item import Wanted
 from pipeline.storage.ranged import Meter
 
@@ -47,7 +47,8 @@ def read_image(uri: str, image_column: str | None = None) -> bytes:
         return storage.read(uri)
     wanted = Wanted(endings(), image_column)
     for shard, name in _cuts(uri):
-        entry, form = storage.stat(shard), format_of(shard)
+        entry = storage.stat(shard)
+        form = format_at(entry) if entry is not None else None
         if entry is not None and form is not None:
             for _, data in FORMATS[form].pick(entry, wanted, {name}, Meter(sys.maxsize)):
                 return data
@@ -62,5 +63,5 @@ def wanted_by(bound: Bound) -> Wanted:
 def _cuts(uri: str) -> Iterator[tuple[str, str]]:
     """Shard and name for every `#` behind what may be a shard; names of files hold some themselves."""
     for place in (place for place, letter in enumerate(uri) if letter == "#"):
-        if format_of(uri[:place]):
+        if not uri[:place].endswith("/"):
             yield uri[:place], uri[place + 1 :]

@@ -17,7 +17,7 @@ from pipeline.images import UNREADABLE
 from pipeline.output.columns import OK
 from pipeline.output.span_file import SpanFacts, as_it_is, facts_and_rows
 from pipeline.source.fetch import fetched
-from pipeline.source.format import FORMATS, format_of
+from pipeline.source.format import FORMATS, format_at
 from pipeline.source.item import Item, Position, Unfetched, Wanted
 from pipeline.storage.ranged import Meter
 
@@ -86,7 +86,8 @@ class Pictured:
 
     def _in_shard(self, uris: list[str], facts: SpanFacts) -> Found:
         try:
-            entry, form = storage.stat(facts.source), format_of(facts.source)
+            entry = storage.stat(facts.source)
+            form = format_at(entry) if entry is not None else None
             if entry is None or form is None:
                 return
             if entry.version == facts.version and not facts.repeated:

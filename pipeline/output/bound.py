@@ -111,8 +111,7 @@ class Bound:
         """The inverse; raises ValueError that says what is wrong."""
         if not isinstance(raw, dict) or "task" not in raw:
             raise ValueError("its _run.json names no task")
-        needed = [one.name for one in fields(Bound) if one.default is one.default_factory is MISSING]
-        missing = [name for name in needed if name not in raw]
+        missing = [name for name in _needed() if name not in raw]
         if missing:
             raise ValueError(f"its _run.json lacks {', '.join(missing)}")
         damaged = [name for name, kind in KINDS.items() if not isinstance(raw.get(name, kind()), kind)]
@@ -164,6 +163,11 @@ class Bound:
         found |= {f"column {name}": type_ for name, type_ in self.columns.items()}
         settings: dict[str, object] = json.loads(json.dumps(dict(self.settings)))
         return {**found, "model": self.model.fingerprint, **settings}
+
+
+def _needed() -> list[str]:
+    """What every `_run.json` of this layout has."""
+    return [one.name for one in fields(Bound) if one.default is one.default_factory is MISSING]
 
 
 def read_bound(place: Place) -> Bound | None:

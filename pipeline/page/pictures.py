@@ -17,7 +17,7 @@ from pipeline.decode.decode import MAX_PIXELS, formats, to_rgb, upright
 from pipeline.errors import StorageError
 from pipeline.images import UNREADABLE
 from pipeline.page.reader import grouped
-from pipeline.source.format import FORMATS, format_of
+from pipeline.source.format import FORMATS, format_at
 from pipeline.source.item import Wanted
 from pipeline.storage.ranged import Meter
 
@@ -64,7 +64,8 @@ def _images(shard: str, images: list[Pictured], wanted: Wanted, meter: Meter) ->
         if not shard:
             yield from _loose([image.uri for image in images], meter)
             return
-        entry, form = storage.stat(shard), format_of(shard)
+        entry = storage.stat(shard)
+        form = format_at(entry) if entry is not None else None
         if entry is None or form is None:
             return
         uris = {image.name: image.uri for image in images}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Protocol
 
 import pyarrow as pa
 
 from pipeline import storage
+from pipeline.errors import ObjectUnreadable
 from pipeline.source.item import Item, Position, Wanted
 from pipeline.source.parquet import Parquet
 from pipeline.source.tar import Tar
@@ -72,6 +74,17 @@ def format_by_content(beginning: bytes) -> str | None:
 def format_within(entry: Entry) -> str | None:
     """The format that a file's content speaks of; None where it is none of ours. Raises as `storage.read` does."""
     return format_by_content(storage.read(entry.uri, 0, BEGINNING))
+
+
+def format_at(entry: Entry) -> str | None:
+    """The format of a shard of which only the uri was kept: what its content says, else its ending, if either does.
+
+    It may have been read as what `--input-format` says, whatever its ending.
+    """
+    with suppress(OSError, ObjectUnreadable):
+        if found := format_within(entry):
+            return found
+    return format_of(entry.uri)
 
 
 def format_of(uri: str) -> str | None:

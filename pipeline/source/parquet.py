@@ -70,7 +70,14 @@ def kept_types(schema: pa.Schema, keep: tuple[str, ...], shard: str) -> dict[str
     for name in keep:
         if name not in schema.names:
             raise ConfigError(f"--keep {name}: {shard} has no such column; its columns: {', '.join(schema.names)}")
-    return {name: without_views(schema.field(name).type) for name in keep}
+    return {name: _as_kept(schema.field(name).type) for name in keep}
+
+
+def _as_kept(type_: pa.DataType) -> pa.DataType:
+    """The type of a kept column: a categorical's numbers are wide enough for the words of all shards together."""
+    if pa.types.is_dictionary(type_):
+        return pa.dictionary(pa.int32(), without_views(type_.value_type), ordered=type_.ordered)
+    return without_views(type_)
 
 
 def without_views(type_: pa.DataType) -> pa.DataType:
@@ -161,7 +168,7 @@ class Parquet:
 def _check_kept(schema: pa.Schema, wanted: Wanted, shard: str) -> None:
     for name, type_ in wanted.types.items():
         found = schema.field(name).type if name in schema.names else None
-        if found is not None and type_ not in (found, without_views(found)):
+        if found is not None and type_ not in (found, _as_kept(found)):
             raise ConfigError(f"--keep {name}: {shard} has it as {found}, the first shard as {type_}; make them equal")
 
 

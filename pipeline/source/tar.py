@@ -10,7 +10,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import BinaryIO, cast
+from typing import BinaryIO, Self, cast
 
 import pyarrow as pa
 
@@ -27,6 +27,7 @@ READ_WHOLE = (
     tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
 )  # fmt: skip
 BLOCK = 512
+NAME, MAGIC, GNU = slice(100), slice(257, 265), b"ustar  \0"  # GNU: of a header in its own format
 ADLER = 65521  # the modulus of Adler's checksum
 SUM = slice(148, 156)  # of a header: the sum of its bytes, taken with spaces in this place
 USUAL_FILE = re.compile(
@@ -97,6 +98,15 @@ def pick_from(stream: BinaryIO, wanted: Wanted, names: set[str]) -> Iterator[tup
 class Header(tarfile.TarInfo):
     """A header whose size is checked: tarfile would read names and PAX records of any stated size."""
 
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """As tarfile reads it, but for GNU's own format, which has times where others have a prefix of the name."""
+        found = super().frombuf(buf, encoding, errors)
+        if buf[MAGIC] == GNU and found.type not in tarfile.GNU_TYPES:
+            name = buf[NAME].partition(b"\0")[0].decode(encoding, errors)
+            found.name = name.rstrip("/") if found.isdir() else name
+        return found
+
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
         if self.size < 0 or (self.size > LARGEST_NAME and self.type in READ_WHOLE):
             raise tarfile.ReadError("a header holds an impossible number")
@@ -113,6 +123,7 @@ def usual_file(header: bytes) -> tuple[str, int] | None:
     if fields is None or _sum(header) != (int(fields["sum"], 8) + 1) % ADLER:
         return None
     name, prefix = fields["name"].partition(b"\0")[0], fields["prefix"].partition(b"\0")[0]
+    prefix = b"" if header[MAGIC] == GNU else prefix
     return _text(prefix + b"/" + name if prefix else name), int(fields["size"], 8)
 
 
@@ -129,7 +140,7 @@ def archives(stream: BinaryIO, offset: int) -> Iterator[Iterator[Member]]:
         if following and not stream.read(1):
             return  # the position behind the last image
         stream.seek(following)
-        with tarfile.open(fileobj=stream, mode="r:", tarinfo=Header) as tar:
+        with tarfile.open(fileobj=stream, mode="r:", tarinfo=Header, encoding="utf-8", errors="surrogateescape") as tar:
             yield _members(tar)
             end: int = tar.offset
         following = _next_archive(stream, end)

@@ -54,7 +54,7 @@ class _Forward(io.RawIOBase):
         self.content = gzip.GzipFile(fileobj=compressed)
         self.position = 0
         self.reached = 0  # bytes decompressed by now
-        self.tail = b""  # the last of them
+        self.tail = bytearray()  # the last of them
 
     def readable(self) -> bool:
         return True
@@ -91,7 +91,9 @@ class _Forward(io.RawIOBase):
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise tarfile.ReadError(f"the compressed data are damaged or cut ({error})") from error
         self.reached += len(data)
-        self.tail = (self.tail + data)[-KEPT:]
+        self.tail += data
+        if len(self.tail) > 2 * KEPT:  # seldom, as it moves them
+            del self.tail[:-KEPT]
         return data
 
     def close(self) -> None:

@@ -6,7 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.compact import compact
 from pipeline.images import open_image, read_image
+from pipeline.page import page
 from tests.flow import make_tar, png, run_here
 from tests.helpers import rows
 from tests.weed import Weed
@@ -31,6 +33,18 @@ def test_the_image_of_every_row_is_found(source: Path, tmp_path: Path) -> None:
     assert sorted(row["height"] for row in found) == [1, 2, 3, 4, 5, 6, 7]
     for row in found:
         assert (open_image(row["uri"]).size, open_image(row["uri"]).mode) == ((3, row["height"]), "RGB")
+
+
+@pytest.mark.parametrize("name", ["shard", "shard.bin"])
+def test_of_a_shard_whose_ending_tells_nothing(name: str, tmp_path: Path) -> None:
+    """Its images are found again on the page, in copies and by their uris."""
+    make_tar(tmp_path / name, [("a.png", png(1, (3, 1))), ("b.png", png(2, (3, 2)))])
+    assert run_here(tmp_path / name, tmp_path / "out", input_format="auto" if name == "shard" else "tar") == 0
+    assert [open_image(uri).height for uri in rows(tmp_path / "out")["uri"].to_pylist()] == [1, 2]
+    assert "picture not available" not in Path(page.write(str(tmp_path / "out"), None)).read_text()
+    compact(str(tmp_path / "out"), str(tmp_path / "copy"), rows_per_file=10, images=True)
+    (copy,) = (tmp_path / "copy").rglob("*.parquet")
+    assert [image["bytes"] for image in pq.read_table(copy)["image"].to_pylist()] == [png(1, (3, 1)), png(2, (3, 2))]
 
 
 @pytest.mark.usefixtures("s3_env")

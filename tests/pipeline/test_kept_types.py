@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.compact import compact
 from pipeline.errors import ConfigError
 from pipeline.forget import Wish, forget
 from tests.flow import make_tar, png, run_here
@@ -38,6 +39,29 @@ def test_types_of_every_kind_are_the_same_in_the_next_run(tmp_path: Path) -> Non
             source = parquet(tmp_path / f"in{number}/{name}.parquet", cls)
             assert run_here(source.parent, output, "brightness", keep=("cls",)) == 0
         assert len(rows(output)) == 4
+
+
+def words(count: int, first: int, type_: pa.DataType) -> pa.Array:
+    """A categorical of so many words that no other number of words has."""
+    return pa.array([f"w{number}" for number in range(first, first + count)]).cast(pa.dictionary(type_, pa.string()))
+
+
+def test_a_categorical_may_have_more_words_than_one_shards_numbers_can_tell(tmp_path: Path) -> None:
+    """Pandas takes bytes for up to 128 of them."""
+    many = words(200, 1000, pa.int16())
+    for name, column in (("a", words(100, 0, pa.int8())), ("b", words(100, 100, pa.int8())), ("c", many)):
+        parquet(tmp_path / f"in/{name}.parquet", column)
+    flags: dict[str, Any] = {"keep": ("cls",), "span_size": 400, "batch_size": 32}
+    assert run_here(tmp_path / "in", tmp_path / "out", "brightness", **flags) == 0
+    kept = [f"w{number}" for number in [*range(200), *range(1000, 1200)]]
+    assert sorted(rows(tmp_path / "out")["cls"].to_pylist()) == sorted(kept)
+    compact(str(tmp_path / "out"), str(tmp_path / "copy"), rows_per_file=1000)
+    (copy,) = (tmp_path / "copy").rglob("*.parquet")
+    assert sorted(pq.read_table(copy)["cls"].to_pylist()) == sorted(kept)
+    with pq.ParquetWriter(tmp_path / "one.parquet", pa.schema({"image": pa.binary(), "cls": many.type})) as writer:
+        for first in (0, 100):
+            writer.write_table(pa.table({"image": [png(1)] * 100, "cls": words(100, first, pa.int16())}))
+    assert run_here(tmp_path / "one.parquet", tmp_path / "one", "brightness", **flags) == 0
 
 
 VIEWS = {

@@ -148,8 +148,9 @@ def test_kept_values_stay_as_they_are(tmp_path: Path, column: pa.Array) -> None:
     pq.write_table(table, tmp_path / "p.parquet")
     assert run_here(tmp_path / "p.parquet", tmp_path / "out", "brightness", keep=("kept",), max_failed=1.0) == 0
     found = rows(tmp_path / "out")["kept"].combine_chunks()
-    assert found.type == column.type
-    assert found.equals(column)
+    wide = pa.dictionary(pa.int32(), pa.string()) if pa.types.is_dictionary(column.type) else column.type
+    assert found.type == wide
+    assert found.equals(column.cast(wide))
 
 
 def test_keys_of_bytes_are_text(tmp_path: Path) -> None:
