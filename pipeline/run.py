@@ -156,7 +156,8 @@ def _listed(listing: Listing) -> Iterator[Source]:
     try:
         yield from listing
     except ConfigError as error:  # the source could be listed when the run was checked
-        raise StorageError(f"{error}; nothing finished is lost, the same command continues") from error
+        again = "nothing finished is lost: once that is mended the same command continues"
+        raise StorageError(f"{error}; {again}") from error
 
 
 def scattered(rows: Iterator[Row], seed: str) -> Iterator[Row]:

@@ -22,7 +22,7 @@ OWNERS = {
     "fsspec": ("pipeline/storage/other.py", "pipeline/storage/s3.py"),
     "s3fs": ("pipeline/storage/s3.py",),
     "aiobotocore": ("pipeline/storage/s3.py",),
-    "botocore": ("pipeline/storage/s3.py",),
+    "botocore": ("pipeline/storage/s3.py", "pipeline/storage/s3_errors.py"),
     "huggingface_hub": ("pipeline/hub.py",),
     "pillow_heif": ("pipeline/decode/decode.py",),
     "PIL": (

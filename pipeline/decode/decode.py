@@ -28,6 +28,7 @@ MAX_PIXELS = 178_956_970  # Pillow's own bound for an error, about 0.5 GB as RGB
 LARGEST_SIDE = (1 << 31) - 1  # the columns hold no more; a broken header may state anything
 COMMON = {"JPEG", "PNG", "WEBP"}  # tried before the others
 OUTSIDE = {"EPS", "WMF"}  # EPS starts Ghostscript; WMF draws only on Windows
+NO_PICTURES = {"BUFR", "GRIB", "HDF5", "MPEG"}  # which Pillow recognises, and has no decoder for
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 JXL_BEGINNINGS = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")
 RAW_BEGINNINGS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"\0MRM", b"FOVb")
@@ -79,13 +80,13 @@ def formats() -> tuple[str, ...]:
         import pillow_heif
 
         pillow_heif.register_heif_opener()
-    usable = (name for name in Image.ID if name not in OUTSIDE)
+    usable = (name for name in Image.ID if name not in OUTSIDE | NO_PICTURES)
     return tuple(sorted(usable, key=lambda name: name not in COMMON))
 
 
 def extensions() -> frozenset[str]:
     """File name endings of those formats, lower case, with the dot."""
-    usable = set(formats())
+    usable = {*formats(), "MPO"}  # which the format JPEG reads
     return frozenset(ending for ending, name in Image.registered_extensions().items() if name in usable)
 
 

@@ -24,6 +24,7 @@ from pipeline.storage.ranged import Meter
 READ_BUDGET = 48 << 20
 EXACT = 64  # pixels a side up to which a picture is kept without loss
 AT_ONCE = 8  # loose images read before the budget is looked at again
+LARGEST_SHOWN = 64 << 20  # bytes of a loose image that is drawn on the page
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def _images(shard: str, images: list[Pictured], wanted: Wanted, meter: Meter) ->
 def _loose(uris: list[str], meter: Meter) -> Iterator[tuple[str, bytes]]:
     for first in range(0, len(uris), AT_ONCE):
         some = uris[first : first + AT_ONCE]
-        for uri, data in zip(some, storage.read_many(some), strict=True):
+        for uri, data in zip(some, storage.read_many(some, LARGEST_SHOWN), strict=True):
             if isinstance(data, bytes):
                 meter.take(len(data))
                 yield uri, data

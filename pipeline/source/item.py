@@ -11,6 +11,7 @@ import pyarrow as pa
 from pipeline.errors import ConfigError
 from pipeline.source.passed import PHOTOS
 
+LARGEST = 1 << 30  # bytes of a file that may be an image; a larger one would exhaust the memory of a worker
 Kept = Mapping[str, object]  # values kept beside an image, by column: Python's, or arrays of one value
 
 

@@ -21,6 +21,7 @@ LISTS = {".txt", ".csv", ".tsv"}
 PLAIN = ".txt"  # a URI a line, no columns
 LOOKED_AT = 20  # first lines, which decide on delimiter and column
 DELIMITERS = ",;\t|"
+csv.field_size_limit(1 << 24)  # characters of a cell, of this process: captions are longer than csv's 128 KiB
 Rows = list[list[str]]
 
 
@@ -120,12 +121,12 @@ def _names_an_image(cell: str, endings: Collection[str]) -> bool:
 def form_of(rows: Rows, asked: str | None, is_image: Callable[[str], bool]) -> Form:
     """The form of a table by its first rows; `asked` is `--image-column`. Raises ConfigError if it is ambiguous."""
     names = tuple(cell.strip() for cell in rows[0])
-    name = asked or known_column(names, URI_NAMES)
+    first = _columns(rows[:1], is_image)
+    name = asked or (None if first else known_column(names, URI_NAMES))  # beside an image `photo` is a value
     if name in names:
         return Form(names.index(name), names)
     if asked:
         raise ConfigError(f"--image-column {asked}: no such column; its columns: {', '.join(names)}")
-    first = _columns(rows[:1], is_image)
     likely = first or _columns(rows[1:], is_image)
     if len(likely) == 1:
         return Form(likely[0], None if first else names)

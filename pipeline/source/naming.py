@@ -113,7 +113,7 @@ class Listing:
             yield Shard(entry, shard)
         elif self.format == "list" or (self.format == "auto" and _ending(key) in LISTS):
             yield from self._listed(entry, given)
-        elif self.format == "auto" and not _ending(key) and (found := _format_within(entry, given)):
+        elif self.format == "auto" and not self._is_known(key) and (found := _format_within(entry, given)):
             yield Shard(entry, found)
         else:
             yield LooseImage(entry, key)
@@ -169,6 +169,10 @@ class Listing:
     def _is_image(self, uri: str) -> bool:
         return self.format in ("auto", "images") and _ending(uri) in self.extensions
 
+    def _is_known(self, name: str) -> bool:
+        """Whether the ending says what a file is, though perhaps nothing that can be read here."""
+        return _ending(name) in self.extensions | PHOTOS
+
     def _listed(self, entry: Entry, given: str) -> Iterator[Source]:
         try:
             with io.TextIOWrapper(storage.open_stream(entry), "utf-8-sig", newline="") as lines:
@@ -209,14 +213,9 @@ def unbraced(given: str) -> Iterator[str]:
         yield given
         return
     first, last, listed = match.groups()
-    if listed is None:
-        width = len(first) if first.startswith("0") else 0
-        choices = [f"{number:0{width}d}" for number in range(int(first), int(last) + 1)]
-    else:
-        choices = listed.split(",")
-    if not choices:
+    if listed is None and int(first) > int(last):
         raise ConfigError(f"--input {given}: {match[0]} counts downwards and names nothing")
-    for choice in choices:
+    for choice in _numbers(first, last) if listed is None else listed.split(","):
         yield from unbraced(given[: match.start()] + choice + given[match.end() :])
 
 
@@ -227,6 +226,13 @@ def _format_within(entry: Entry, given: str) -> str | None:
     except (ObjectUnreadable, OSError) as error:
         why = f"its name does not say what it is, and it cannot be read ({storage.cause(error)})"
         raise ConfigError(f"--input {given}: {why}: --input-format says it") from error
+
+
+def _numbers(first: str, last: str) -> Iterator[str]:
+    """As a shell counts: all as wide as the wider one, if either has zeros in front."""
+    padded = any(one.startswith("0") and len(one) > 1 for one in (first, last))
+    width = max(len(first), len(last)) if padded else 0
+    return (f"{number:0{width}d}" for number in range(int(first), int(last) + 1))
 
 
 def _check_allowed(uri: str, given: str) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, BinaryIO, Literal
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
 from pipeline.source.columns import IMAGE_NAMES, KEY_NAMES, URI_NAMES, known_column
-from pipeline.source.item import Item, NoImage, Position, Unfetched, Wanted
+from pipeline.source.item import LARGEST, Item, NoImage, Position, Unfetched, Wanted
+from pipeline.source.values import as_keys, as_values, readable, unencoded, without_views
 from pipeline.storage import Entry
 from pipeline.storage.ranged import Meter, Ranges
 
@@ -73,33 +74,17 @@ def kept_types(schema: pa.Schema, keep: tuple[str, ...], shard: str) -> dict[str
     return {name: _as_kept(schema.field(name).type) for name in keep}
 
 
+def _repeated(schema: pa.Schema, names: Sequence[str]) -> str | None:
+    """What is wrong where a column that is wanted is there several times: nobody can say which one is meant."""
+    twice = next((name for name in names if schema.names.count(name) > 1), None)
+    return None if twice is None else f"it has {schema.names.count(twice)} columns called {twice}: rename all but one"
+
+
 def _as_kept(type_: pa.DataType) -> pa.DataType:
     """The type of a kept column: a categorical's numbers are wide enough for the words of all shards together."""
     if pa.types.is_dictionary(type_):
         return pa.dictionary(pa.int32(), without_views(type_.value_type), ordered=type_.ordered)
     return without_views(type_)
-
-
-def without_views(type_: pa.DataType) -> pa.DataType:
-    """The same type of values that every reader knows: pyarrow can neither take nor filter texts and bytes in views."""
-    is_large = pa.types.is_large_list(type_) or pa.types.is_large_list_view(type_)
-    if pa.types.is_string_view(type_):
-        return pa.string()
-    if pa.types.is_binary_view(type_):
-        return pa.binary()
-    if is_large or pa.types.is_list(type_) or pa.types.is_list_view(type_):
-        return (pa.large_list if is_large else pa.list_)(_without_views(type_.value_field))
-    if pa.types.is_fixed_size_list(type_):
-        return pa.list_(_without_views(type_.value_field), type_.list_size)
-    if pa.types.is_struct(type_):
-        return pa.struct([_without_views(type_.field(number)) for number in range(type_.num_fields)])
-    if pa.types.is_map(type_):
-        return pa.map_(_without_views(type_.key_field), _without_views(type_.item_field), type_.keys_sorted)
-    return type_
-
-
-def _without_views(field: pa.Field) -> pa.Field:
-    return field.with_type(without_views(field.type))
 
 
 class Parquet:
@@ -118,7 +103,9 @@ class Parquet:
             if not wanted.keep:
                 return {}
             raise ConfigError(f"--input {shard.uri}: {storage.cause(error)}") from error
-        image_column(schema, wanted.image_column, shard.uri)
+        name, _ = image_column(schema, wanted.image_column, shard.uri)
+        if why := _repeated(schema, [name, *wanted.keep]):
+            raise ConfigError(f"--input {shard.uri}: {why}")
         types = kept_types(schema, wanted.keep, shard.uri)
         _check_kept(schema, wanted, shard.uri)
         if not rows:
@@ -133,6 +120,9 @@ class Parquet:
                 file = pq.ParquetFile(stream)
                 name, kind = image_column(file.schema_arrow, wanted.image_column, shard.uri)
                 _check_kept(file.schema_arrow, wanted, shard.uri)
+                if why := _repeated(file.schema_arrow, [name, *wanted.keep]):
+                    yield Item(shard.uri, "", ValueError(why), {}, row)
+                    return
                 for batch in _batches(file, stream, [name, *wanted.keep], AT_ONCE[kind], row):
                     yield from _items(batch, shard.uri, (name, kind), wanted, row)
                     row += len(batch)
@@ -167,8 +157,8 @@ class Parquet:
 
 def _check_kept(schema: pa.Schema, wanted: Wanted, shard: str) -> None:
     for name, type_ in wanted.types.items():
-        found = schema.field(name).type if name in schema.names else None
-        if found is not None and type_ not in (found, _as_kept(found)):
+        found = schema.field(name).type if schema.names.count(name) == 1 else type_
+        if not pa.types.is_null(found) and type_ not in (found, _as_kept(found)):  # pandas has null where all are
             raise ConfigError(f"--keep {name}: {shard} has it as {found}, the first shard as {type_}; make them equal")
 
 
@@ -176,7 +166,7 @@ def _batches(
     file: pq.ParquetFile, stream: BinaryIO, wanted: list[str], most: int, start: int
 ) -> Iterator[pa.RecordBatch]:
     """Record batches of up to `most` rows from row `start` on; row groups before it are passed by unread."""
-    names = [name for name in dict.fromkeys([*wanted, *KEY_NAMES]) if name in file.schema_arrow.names]
+    names = [name for name in dict.fromkeys([*wanted, *KEY_NAMES]) if file.schema_arrow.names.count(name) == 1]
     begin = 0
     for group in range(file.num_row_groups):
         about = file.metadata.row_group(group)
@@ -203,9 +193,9 @@ def _items(batch: pa.RecordBatch, shard: str, image: tuple[str, Kind], wanted: W
     column, kind = image
     names = batch.schema.names
     key_name = next((name for name in KEY_NAMES if name in names), None)
-    keys = _values(batch.column(key_name)) if key_name else [None] * len(batch)
+    keys = as_keys(batch.column(key_name)) if key_name else [None] * len(batch)
     kept = {name: _kept(batch.column(name), wanted.types.get(name)) for name in wanted.keep if name in names}
-    for index, (key, cell) in enumerate(zip(keys, _values(batch.column(column)), strict=True)):
+    for index, (key, cell) in enumerate(zip(keys, as_values(batch.column(column)), strict=True)):
         number = row + index
         values = {name: column.slice(index, 1) for name, column in kept.items()}
         content = _content(cell, kind, shard)
@@ -217,51 +207,10 @@ def _items(batch: pa.RecordBatch, shard: str, image: tuple[str, Kind], wanted: W
 
 def _kept(column: pa.Array, type_: pa.DataType | None) -> pa.Array:
     """The column as rows keep it, of this type or else without views; of a dictionary its values."""
-    column = _readable(_unencoded(column))
-    type_ = without_views(column.type) if type_ is None or pa.types.is_dictionary(type_) else type_
+    column = readable(unencoded(column))
+    if type_ is None or pa.types.is_dictionary(type_):
+        type_ = without_views(column.type if type_ is None or not pa.types.is_null(column.type) else type_.value_type)
     return column if column.type == type_ else column.cast(type_)
-
-
-def _values(column: pa.Array) -> list[Any]:
-    """The column's values; a byte of a text that is not UTF-8, which writers do not check, is written `\\xNN`."""
-    try:
-        values: list[Any] = column.to_pylist()
-    except UnicodeDecodeError:
-        values = _readable(_unencoded(column)).to_pylist()
-    return values
-
-
-def _readable(column: pa.Array) -> pa.Array:
-    """The column as every reader can read it: `_values` says how."""
-    try:
-        column.validate(full=True)
-        return column
-    except pa.ArrowInvalid:
-        type_ = column.type
-    if pa.types.is_dictionary(type_):
-        return pa.DictionaryArray.from_arrays(column.indices, _readable(column.dictionary))
-    if pa.types.is_struct(type_):
-        fields = [_readable(field) for field in column.flatten()]
-        return pa.StructArray.from_arrays(fields, type_.names, mask=column.is_null())
-    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
-        whole = column.take(pa.array(range(len(column))))  # no slice, which cannot be built with its nulls
-        return type(column).from_arrays(whole.offsets, _readable(whole.values), type=type_, mask=whole.is_null())
-    return _readable_text(column)
-
-
-def _readable_text(column: pa.Array) -> pa.Array:
-    type_ = column.type
-    if pa.types.is_string_view(type_):
-        texts = column.view(pa.binary_view()).to_pylist()
-    elif pa.types.is_string(type_) or pa.types.is_large_string(type_):
-        texts = column.cast(pa.large_string()).view(pa.large_binary()).to_pylist()
-    else:
-        return column
-    return pa.array([None if text is None else text.decode("utf-8", "backslashreplace") for text in texts], type_)
-
-
-def _unencoded(column: pa.Array) -> pa.Array:
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
 def _content(cell: object, kind: Kind, shard: str) -> bytes | Unfetched | Exception:
@@ -288,6 +237,6 @@ def _cells(file: pq.ParquetFile, group: int, column: str, rows: list[int]) -> It
 
 def _fetched(content: bytes | Unfetched | Exception, meter: Meter) -> bytes | None:
     if isinstance(content, Unfetched):
-        content = storage.try_read(content.uri)
+        content = storage.try_read(content.uri, LARGEST)
         meter.take(len(content) if isinstance(content, bytes) else 0)
     return content if isinstance(content, bytes) else None

@@ -22,7 +22,6 @@ from pipeline.source.passed import HOW_TO_READ
 from pipeline.storage import Entry
 
 SAMPLE = re.compile(r"((?:.*/|)[^./][^./]*)\.([^/]*)", re.DOTALL)  # "a/0001.mask.png" -> "a/0001", "mask.png"
-LARGEST_MEMBER = 1 << 30  # bytes; a larger "image" would exhaust the worker's memory
 LOOKED_AT = 1000  # members, to tell which endings there are
 TEXT = {"cls", "cls2", "txt", "json", "caption", "text"}  # kept members that are strings; others are binary
 

@@ -17,8 +17,8 @@ import pyarrow as pa
 from pipeline import storage
 from pipeline.errors import ObjectUnreadable
 from pipeline.source import samples
-from pipeline.source.item import Item, Position, Wanted
-from pipeline.source.samples import LARGEST_MEMBER, Member
+from pipeline.source.item import LARGEST, Item, Position, Wanted
+from pipeline.source.samples import Member
 from pipeline.storage import Entry
 from pipeline.storage.ranged import Meter, Ranges
 
@@ -202,8 +202,8 @@ def _file(stream: BinaryIO, start: int, size: int) -> bytes | Exception:
 
 
 def _whole(stream: BinaryIO, size: int) -> bytes | Exception:
-    if size > LARGEST_MEMBER:
-        return ValueError(f"the member has {size} bytes, more than {LARGEST_MEMBER}")
+    if size > LARGEST:
+        return ValueError(f"the member has {size} bytes, more than {LARGEST}")
     data = stream.read(size)
     return data if len(data) == size else ValueError("the tar ends in the middle of this member")
 

@@ -14,8 +14,8 @@ import pyarrow as pa
 from pipeline import storage
 from pipeline.errors import ObjectUnreadable, PipelineError
 from pipeline.source import samples
-from pipeline.source.item import Item, Position, Wanted
-from pipeline.source.samples import LARGEST_MEMBER, Member
+from pipeline.source.item import LARGEST, Item, Position, Wanted
+from pipeline.source.samples import Member
 from pipeline.storage import Entry
 from pipeline.storage.ranged import Meter, Ranges
 
@@ -84,8 +84,8 @@ def _opened(stream: BinaryIO) -> zipfile.ZipFile:
 
 
 def _content(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes | Exception:
-    if member.file_size > LARGEST_MEMBER:  # zipfile reads no more than the size stated
-        return ValueError(f"the member has {member.file_size} bytes, more than {LARGEST_MEMBER}")
+    if member.file_size > LARGEST:  # zipfile reads no more than the size stated
+        return ValueError(f"the member has {member.file_size} bytes, more than {LARGEST}")
     if member.flag_bits & 1:
         return ValueError("the member is encrypted")
     try:

@@ -3,7 +3,7 @@
 store.py      what every store can do (`Store`), and the `Entry` of one object
 registry.py   which store has a URI: one line per scheme
 local.py      paths of this machine
-s3.py         `s3://`
+s3.py         `s3://` · s3_errors.py what its answers mean
 other.py      whatever else fsspec opens: `gs://`, `https://`, `memory://`
 remote.py     what stores beyond this machine share
 patience.py   how long a storage that fails is asked again; `quick`, `patient`
@@ -19,6 +19,7 @@ The functions below are the methods of `Store`, which says what they do and rais
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
@@ -28,12 +29,13 @@ from pipeline.storage.local import half_written
 from pipeline.storage.parallel import in_parallel
 from pipeline.storage.patience import be_patient, patient, quick
 from pipeline.storage.registry import store_for
-from pipeline.storage.store import MISSING, Entry, Store
+from pipeline.storage.store import MISSING, Entry, Store, TooLarge
 from pipeline.storage.uris import SCHEME, absolute, followed, is_relative, join, mistaken, named_in
 
 __all__ = [
-    "MISSING", "SCHEME", "Entry", "Store", "absolute", "be_patient", "cause", "cause_and_file", "check_access",
-    "check_put", "checking", "create", "delete", "delete_below", "followed", "half_written", "in_parallel",
+    "MISSING", "SCHEME", "Entry", "Store", "TooLarge", "absolute", "be_patient", "cause", "cause_and_file",
+    "check_access", "check_put", "checking", "create", "delete", "delete_below", "followed", "half_written",
+    "in_parallel",
     "is_below", "is_folder", "is_half_written", "is_local", "is_relative", "join", "listing", "mistaken",
     "named_in", "open_stream", "patient", "put", "quick", "read", "read_many", "reason", "replace", "stat",
     "store_for", "sweep", "try_read", "unfit",
@@ -164,16 +166,19 @@ def checking(what: str) -> Iterator[None]:
         raise ConfigError(f"{what}: {cause(error)}") from error
 
 
-def try_read(uri: str) -> bytes | Exception:
-    """`read`, with the reason in place of the bytes when this one object cannot be read."""
+def try_read(uri: str, most: int | None = None) -> bytes | Exception:
+    """`read`, with the reason in place of the bytes when this one object cannot be read, or is larger than `most`."""
     try:
-        return read(uri)
+        return store_for(uri).read(uri, most=most)
     except StorageError:  # the storage's fault, which the next object would meet too
         raise
+    except TooLarge as error:
+        return error
     except Exception as error:  # whatever is wrong with one object costs one row
         return ObjectUnreadable(reason(error))
 
 
-def read_many(uris: list[str]) -> Iterator[bytes | Exception]:
+def read_many(uris: list[str], most: int | None = None) -> Iterator[bytes | Exception]:
     """`try_read` of the objects in the order asked for, by `in_parallel` where any lies beyond this machine."""
-    return map(try_read, uris) if all(map(is_local, uris)) else in_parallel(try_read, uris)
+    one = functools.partial(try_read, most=most)
+    return map(one, uris) if all(map(is_local, uris)) else in_parallel(one, uris)

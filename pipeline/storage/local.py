@@ -10,6 +10,7 @@ import fcntl
 import os
 import re
 import socket
+import stat
 import tempfile
 import threading
 import time
@@ -18,7 +19,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.storage.store import MISSING, Entry, Store
+from pipeline.errors import ObjectUnreadable
+from pipeline.storage.store import MISSING, Entry, Store, TooLarge
 from pipeline.storage.uris import mistaken
 
 HALF_WRITTEN = re.compile(r"/\.[^/]+-\d+\.tmp$")  # as `half_written` names them
@@ -70,8 +72,12 @@ class Local(Store):
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"x")
 
-    def read(self, uri: str, start: int | None = None, stop: int | None = None, version: str = "") -> bytes:
+    def read(
+        self, uri: str, start: int | None = None, stop: int | None = None, version: str = "", most: int | None = None
+    ) -> bytes:
         """The file's bytes as they are now, whatever the version."""
+        if most is not None:
+            _check_size(_path_of(uri), most)
         with open(_path_of(uri), "rb") as file:
             if start:  # what is a pipe, such as the shell's <(...), has no positions
                 file.seek(start)
@@ -140,6 +146,14 @@ class Local(Store):
 def _entry(path: str) -> Entry:
     status = os.stat(path)
     return Entry(_uri_of(path), status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+
+
+def _check_size(path: str, most: int) -> None:
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        raise ObjectUnreadable("it is no file")  # opening a pipe waits for ever
+    if status.st_size > most:
+        raise TooLarge(status.st_size, most)
 
 
 def _unless_gone(error: OSError) -> None:

@@ -20,7 +20,7 @@ from pipeline.errors import ObjectUnreadable
 from pipeline.storage.host import Fault
 from pipeline.storage.patience import ask
 from pipeline.storage.remote import Remote
-from pipeline.storage.store import Entry, Store
+from pipeline.storage.store import Entry, Store, TooLarge
 from pipeline.storage.uris import below
 
 PRIVATE = frozenset({"memory"})  # visible in one process only
@@ -85,9 +85,14 @@ class Other(Remote):
         with _failures("cannot be read"):
             return dict(fs.info(path))
 
-    def read(self, uri: str, start: int | None = None, stop: int | None = None, version: str = "") -> bytes:
+    def read(
+        self, uri: str, start: int | None = None, stop: int | None = None, version: str = "", most: int | None = None
+    ) -> bytes:
         """The object's bytes as they are now, whatever the version."""
-        return ask(uri, lambda: self._read(uri, start, stop), lambda other: self._read(other, 0, 1))
+        data = ask(uri, lambda: self._read(uri, start, stop), lambda other: self._read(other, 0, 1))
+        if most is not None and len(data) > most:
+            raise TooLarge(len(data), most)
+        return data
 
     def _read(self, uri: str, start: int | None, stop: int | None) -> bytes:
         fs, path = self._fs(uri)

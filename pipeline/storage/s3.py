@@ -1,8 +1,8 @@
 """S3 through s3fs, as a client that asks once and nothing else: no caches, no globbing, keys are taken verbatim.
 
 Who retries what, stated once. aiohttp: a request whose connection was closed under it, once and at once. botocore and
-s3fs: nothing. `patience.py`: what may pass, with fewer requests in flight, for as long as it says; what that is, this
-file says (`_explain`): HTTP 5xx and 429, throttling by any code, refused, dropped and silent connections, cut bodies.
+s3fs: nothing. `patience.py`: what may pass, with fewer requests in flight, for as long as it says; what that is,
+`s3_errors.py` says: HTTP 5xx and 429, throttling by any code, refused, dropped and silent connections, cut bodies.
 This file: credentials that are refused are looked up again, by botocore's providers, 3 times within 6 s.
 
 One request is given up after 5 s without a connection or 15 s of silence, an upload 1 s later for each 64 KiB, a body
@@ -19,48 +19,26 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-import aiohttp
 import s3fs
 from aiobotocore.httpsession import AIOHTTPSession
 from botocore.exceptions import (
-    ClientError,
-    ConnectionError,
-    CredentialRetrievalError,
-    HTTPClientError,
     IncompleteReadError,
-    NoCredentialsError,
     ReadTimeoutError,
 )
-from botocore.parsers import ResponseParserError
 from fsspec.asyn import sync
 
 from pipeline.errors import CredentialsLost, ObjectUnreadable
 from pipeline.storage import patience
 from pipeline.storage.host import Fault
 from pipeline.storage.remote import Remote
-from pipeline.storage.store import Entry, Store
+from pipeline.storage.s3_errors import Refused, explained
+from pipeline.storage.store import Entry, Store, TooLarge
 from pipeline.storage.uris import below, scheme_of
 
 TIMEOUT_S, BODY_S = 15, 300
 LOOK_UPS = (0.0, 2.0, 4.0)  # seconds to wait before the credentials are looked up again
 SLOWEST = 64 << 10  # bytes a second of an upload
 WHOLE_PUT = 64 << 20  # bytes; s3fs sends larger files in parts (from 100 MiB on), which is as atomic
-CREDENTIAL_CODES = {
-    "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch",
-    "TokenRefreshRequired", "RequestTimeTooSkewed",
-}  # fmt: skip
-REPLACED = {"PreconditionFailed", "412"}
-TAKEN = REPLACED | {"ConditionalRequestConflict"}
-THROTTLED = {
-    "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "RequestThrottled", "TooManyRequests",
-    "503", "429",
-}  # fmt: skip
-PASSING = {"RequestTimeout", "XAmzContentSHA256Mismatch"}  # of the codes that come with other than 5xx
-# Whoever it is that sees a connection refused, silent or broken off, or a reply that is no S3's.
-BROKEN = (
-    ConnectionError, HTTPClientError, IncompleteReadError, ResponseParserError, aiohttp.ClientError, OSError,
-    asyncio.TimeoutError,
-)  # fmt: skip
 T = TypeVar("T")
 
 
@@ -145,12 +123,14 @@ class S3(Remote):
             except PermissionError:  # an answer to HEAD does not say why
                 next(self.listing(uri), None)
 
-    def read(self, uri: str, start: int | None = None, stop: int | None = None, version: str = "") -> bytes:
+    def read(
+        self, uri: str, start: int | None = None, stop: int | None = None, version: str = "", most: int | None = None
+    ) -> bytes:
         """The object's bytes, or those of [start, stop); never short: a cut body is fetched again or raises.
 
         With `version` (an ETag), ObjectUnreadable where the object has another by now.
         """
-        return _asked(uri, lambda: _got(uri, start, stop, version), _first_byte)
+        return _asked(uri, lambda: _got(uri, start, stop, version, most), _first_byte)
 
     def put(self, uri: str, data: bytes) -> None:
         """Write the object whole."""
@@ -164,7 +144,7 @@ class S3(Remote):
         """Write the object with `If-None-Match: *`."""
         try:
             _call(uri, "put_object", Body=data, IfNoneMatch="*")
-        except _Refused:
+        except Refused:
             return False
         return True
 
@@ -172,7 +152,7 @@ class S3(Remote):
         """Write the object with `If-Match`."""
         try:
             _call(uri, "put_object", Body=data, IfMatch=f'"{version}"')
-        except (_Refused, FileNotFoundError):
+        except (Refused, FileNotFoundError):
             return False
         return True
 
@@ -184,10 +164,6 @@ class S3(Remote):
 def _first_byte(uri: str) -> None:
     """Ask once whether an object can be read; raises as an attempt does."""
     _attempted(lambda: _got(uri, 0, 1, ""))
-
-
-class _Refused(ObjectUnreadable):
-    """A condition on the object's version does not hold."""
 
 
 def _split(uri: str) -> tuple[str, str]:
@@ -241,53 +217,22 @@ def _attempted(request: Callable[[], T]) -> T:
     try:
         return request()
     except Exception as error:
-        raise _explain(error) from error
+        raise explained(error) from error
 
 
-def _explain(error: BaseException) -> Exception:
-    """The error to raise instead: stable text without request ids."""
-    if isinstance(error, NoCredentialsError):
-        return CredentialsLost("no S3 credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile")
-    if isinstance(error, CredentialRetrievalError):
-        return CredentialsLost("the provider of the S3 credentials fails: check the AWS profile")
-    cause = error if isinstance(error, ClientError) else error.__cause__
-    if isinstance(cause, ClientError):
-        return _refusal(cause)
-    if isinstance(error, FileNotFoundError | PermissionError):
-        return type(error)("not found" if isinstance(error, FileNotFoundError) else "access denied")
-    if isinstance(error, ValueError) and "endpoint" in str(error):  # botocore's, of `AWS_ENDPOINT_URL=host:port`
-        return ObjectUnreadable(f"{error}: AWS_ENDPOINT_URL begins with http:// or https://")
-    text = f"the storage cannot be reached or broke off ({type(error).__name__})"
-    return Fault(text) if isinstance(error, BROKEN) else ObjectUnreadable(text)
-
-
-def _refusal(error: ClientError) -> Exception:
-    """What an answer of S3 that is an error means."""
-    code = str(error.response.get("Error", {}).get("Code", "unknown"))
-    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    if code in CREDENTIAL_CODES:
-        return CredentialsLost(f"S3 refuses the credentials ({code}): check the AWS keys in the environment")
-    if code in {"NoSuchKey", "404", "NoSuchBucket"}:
-        return FileNotFoundError("no such bucket" if code == "NoSuchBucket" else "not found")
-    if code in {"AccessDenied", "403", "AllAccessDisabled"}:
-        return PermissionError("access denied")
-    if code in TAKEN:
-        return _Refused("it was replaced while it was read; the next run reads the new one")
-    text, throttled = f"the storage answered {code}", code in THROTTLED or status in (429, 503)
-    return Fault(text, throttled=throttled) if throttled or status >= 500 or code in PASSING else ObjectUnreadable(text)
-
-
-def _got(uri: str, start: int | None, stop: int | None, etag: str) -> bytes:
-    data: bytes = sync(client().loop, _get, uri, start, stop, etag)
+def _got(uri: str, start: int | None, stop: int | None, etag: str, most: int | None = None) -> bytes:
+    data: bytes = sync(client().loop, _get, uri, start, stop, etag, most)
     return data
 
 
-async def _get(uri: str, start: int | None, stop: int | None, etag: str) -> bytes:
+async def _get(uri: str, start: int | None, stop: int | None, etag: str, most: int | None) -> bytes:
     bucket, key = _split(uri)
     span = {} if start is None else {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
     span |= {"IfMatch": f'"{etag}"'} if etag else {}
     answer = await client()._call_s3("get_object", Bucket=bucket, Key=key, **span)
     try:
+        if most is not None and answer["ContentLength"] > most:
+            raise TooLarge(answer["ContentLength"], most)
         data: bytes = await asyncio.wait_for(answer["Body"].read(), timeout=BODY_S)
     finally:
         answer["Body"].close()

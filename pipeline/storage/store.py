@@ -18,6 +18,14 @@ class Entry:
     version: str
 
 
+class TooLarge(ValueError):
+    """An object has more bytes than were to be read."""
+
+    def __init__(self, size: int, most: int) -> None:
+        super().__init__(f"the file has {size} bytes, more than {most}")
+        self.size = size
+
+
 class Store(Protocol):
     """Where the bytes of some URIs live. One object serves all threads and all URIs of its scheme.
 
@@ -50,8 +58,13 @@ class Store(Protocol):
     def check_put(self, uri: str) -> None:
         """Raise what `put` would raise, as far as that shows without a file of that name; nothing is left behind."""
 
-    def read(self, uri: str, start: int | None = None, stop: int | None = None, version: str = "") -> bytes:
-        """All bytes of an object, or those of [start, stop); on S3 only of this version, if one is given."""
+    def read(
+        self, uri: str, start: int | None = None, stop: int | None = None, version: str = "", most: int | None = None
+    ) -> bytes:
+        """All bytes of an object, or those of [start, stop); on S3 only of this version, if one is given.
+
+        Raises TooLarge where these are more than `most`; disks and S3 tell before they are read.
+        """
 
     def open_stream(self, entry: Entry, *, pinned: bool = False) -> BinaryIO:
         """A seekable, buffered byte stream over an object; the caller closes it.

@@ -24,7 +24,8 @@ def absolute(uri: str) -> str:
     if SCHEME.match(uri):
         return uri
     slash = "/" if uri.endswith("/") else ""
-    return os.path.abspath(os.path.expanduser(uri)).rstrip("/") + slash or "/"
+    path = os.path.abspath(os.path.expanduser(uri)).strip("/")  # of two slashes at its beginning it leaves both
+    return f"/{path}{slash}" if path else "/"
 
 
 def followed(uri: str) -> str:
@@ -57,9 +58,20 @@ def join(base: str, *parts: str) -> str:
 
 
 def named_in(file: str, name: str) -> str:
-    """The URI for a name in this file: a URI, absolute path or `~/path` as it is, else relative to the file."""
-    whole = SCHEME.match(name) or name.startswith(("/", "~/"))
-    return absolute(name if whole else file[: file.rfind("/") + 1] + name)
+    """The URI for a name in this file: a URI, absolute path or `~/path` as it is, else relative to the file.
+
+    Beyond this machine too `./` and `../` at its beginning are the file's folder and those above, up to the bucket.
+    """
+    if SCHEME.match(name) or name.startswith(("/", "~/")):
+        return absolute(name)
+    folder = file[: file.rfind("/") + 1]
+    if SCHEME.match(file):
+        bucket = len(file.partition("://")[0]) + len("://") + len(file.partition("://")[2].partition("/")[0]) + 1
+        while name.startswith(("./", "../")):
+            up, _, name = name.partition("/")
+            if up == "..":
+                folder = folder[: max(bucket, folder.rstrip("/").rfind("/") + 1)]
+    return absolute(folder + name)
 
 
 def below(uri: str, root: str) -> str:

@@ -12,7 +12,7 @@ from typing import BinaryIO, TypeVar
 from pipeline.errors import ObjectUnreadable, PatienceSpent
 from pipeline.storage.ranged import Seekable
 from pipeline.storage.remote import Remote
-from pipeline.storage.store import Entry
+from pipeline.storage.store import Entry, TooLarge
 from tests.simulation.scheduler import Fate, Killed, Scheduler
 from tests.simulation.shards import ENDINGS
 
@@ -88,10 +88,12 @@ class SimulatedStore(Remote):
     def stat(self, uri: str) -> Entry | None:
         return self._ask("stat", uri, lambda: self._entry(uri) if uri in self.objects else None)
 
-    def read(self, uri: str, start: int | None = None, stop: int | None = None, version: str = "") -> bytes:
-        return self._ask("read", uri, lambda: self._read(uri, start, stop, version))
+    def read(
+        self, uri: str, start: int | None = None, stop: int | None = None, version: str = "", most: int | None = None
+    ) -> bytes:
+        return self._ask("read", uri, lambda: self._read(uri, start, stop, version, most))
 
-    def _read(self, uri: str, start: int | None, stop: int | None, version: str) -> bytes:
+    def _read(self, uri: str, start: int | None, stop: int | None, version: str, most: int | None) -> bytes:
         data = self.objects.get(uri)
         if data is None:
             raise FileNotFoundError("not found")
@@ -99,6 +101,8 @@ class SimulatedStore(Remote):
             raise ObjectUnreadable("forbidden")
         if version and etag(data) != version:
             raise ObjectUnreadable("it was replaced while it was read; the next run reads the new one")
+        if most is not None and len(data[start:stop]) > most:
+            raise TooLarge(len(data[start:stop]), most)
         return data[start:stop]
 
     def open_stream(self, entry: Entry, *, pinned: bool = False) -> BinaryIO:

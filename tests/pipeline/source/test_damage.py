@@ -14,7 +14,7 @@ from pipeline import storage
 from pipeline.errors import ObjectUnreadable
 from pipeline.source.format import FORMATS
 from pipeline.source.item import Position, Wanted
-from pipeline.source.parquet import _readable
+from pipeline.source.values import readable
 from tests.flow import make_tar, png, run_here
 from tests.helpers import rows
 from tests.pipeline.source.test_archives import make_tar_gz, make_zip
@@ -95,10 +95,10 @@ def test_every_kind_of_text_is_made_readable() -> None:
     ends = pa.array([0, 1, 2, 3], pa.int32())
     lists = pa.ListArray.from_arrays(ends, texts, mask=pa.array([False, True, False]))
     fields = pa.StructArray.from_arrays([lists, texts], ["list", "text"])
-    assert _readable(lists).to_pylist() == [["k\\xe9y"], None, ["last"]]
-    assert _readable(lists[:2]).to_pylist() == [["k\\xe9y"], None]
-    assert _readable(fields[:1]).to_pylist() == [{"list": ["k\\xe9y"], "text": "k\\xe9y"}]
-    assert _readable(fields).type == fields.type
+    assert readable(lists).to_pylist() == [["k\\xe9y"], None, ["last"]]
+    assert readable(lists[:2]).to_pylist() == [["k\\xe9y"], None]
+    assert readable(fields[:1]).to_pylist() == [{"list": ["k\\xe9y"], "text": "k\\xe9y"}]
+    assert readable(fields).type == fields.type
     view = pa.array([b"k\xe9y"], pa.binary_view()).view(pa.string_view())
-    assert _readable(view).to_pylist() == ["k\\xe9y"]
-    assert _readable(pa.array([b"\xff", None])).to_pylist() == [b"\xff", None]
+    assert readable(view).to_pylist() == ["k\\xe9y"]
+    assert readable(pa.array([b"\xff", None])).to_pylist() == [b"\xff", None]

@@ -37,6 +37,7 @@ def read(text: str, ending: str = ".csv", column: str | None = None, keep: tuple
         ("a.png,3\nb.png,4\n", ".csv"),  # no header
         ("3;a.png\n4;b.png\n", ".csv"),
         ("a.png\nb.png\n", ".csv"),
+        ("a.png,photo\nb.png,drawing\n", ".csv"),  # no header, though columns are called so
         ("\n\npath,cls\na.png,3\n,9\n\nb.png,4\n", ".csv"),
         ('url,text\na.png,"one, two"\nb.png,"three\nlines"\n', ".csv"),
     ],
@@ -172,6 +173,10 @@ def test_a_quote_that_nothing_closes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text("\n".join(lines))
     said = r"l.csv: it is no table of UTF-8 text \(row 7 has 201 lines and a quote that nothing closes"
     refused(said, tmp_path / "l.csv", tmp_path / "out")
+
+
+def test_long_cells_are_read() -> None:
+    assert [one.name for one in read(f'path,caption\na.png,"{"y" * 200_000}"\n')] == ["a.png"]
 
 
 def test_quotes_that_are_closed_may_stand_anywhere() -> None:

@@ -10,7 +10,7 @@ import pytest
 from pipeline.errors import ConfigError
 from pipeline.source.format import FORMATS
 from pipeline.source.kinds import Shard
-from pipeline.source.naming import Sources
+from pipeline.source.naming import Sources, unbraced
 from tests.flow import make_tar, png, run_here
 from tests.helpers import rows
 from tests.pipeline.source.test_archives import make_tar_gz, make_zip
@@ -165,6 +165,15 @@ def test_a_tar_member_may_be_chosen_as_the_image(tmp_path: Path) -> None:
     assert rows(tmp_path / "masks")["width"].to_pylist() == [4]
 
 
+def test_two_slashes_are_one(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(png(1))
+    for given in (f"/{folder}", f"file://{folder}", f"file:///{folder}"):
+        assert run_here(given, tmp_path / "out", "brightness") == 0
+    assert rows(tmp_path / "out")["uri"].to_pylist() == [f"{folder}/a.png"]
+
+
 def test_inputs_that_overlap_give_each_image_once(folder: Path, tmp_path: Path) -> None:
     make_tar(folder / "s.tar", [("x.png", png(1))])
     assert run_here([folder, f"{folder}/*.png", folder / "s.tar"], tmp_path / "out") == 0
@@ -222,6 +231,9 @@ def test_braces_name_many_shards(tmp_path: Path) -> None:
         found(f"{tmp_path}/s-{{009..012}}.tar")
     with pytest.raises(ConfigError, match="counts downwards"):
         found(f"{tmp_path}/s-{{012..009}}.tar")
+    assert list(unbraced("{09..101}.tar"))[:2] == ["009.tar", "010.tar"]  # as a shell counts
+    assert list(unbraced("{9..10}.tar")) == ["9.tar", "10.tar"]
+    assert next(unbraced("{0..99999999999}.tar")) == "0.tar"
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -232,7 +244,10 @@ def test_a_named_file_whose_name_tells_nothing_is_what_its_content_says(kind: st
     else:
         makers[kind](tmp_path / "noext", [("a.png", png(1)), ("b.png", png(2))])
     (tmp_path / "picture").write_bytes(png(3))
-    assert found(f"{tmp_path}/noext") == [(kind, f"{tmp_path}/noext")]
+    os.link(tmp_path / "noext", tmp_path / "s.bin")
+    assert found(f"{tmp_path}/noext", f"{tmp_path}/s.bin") == [
+        (kind, f"{tmp_path}/{name}") for name in ("noext", "s.bin")
+    ]
     assert found(f"{tmp_path}/picture") == [("image", "picture")]
     assert run_here(tmp_path / "noext", tmp_path / "out", "brightness") == 0
     assert len(rows(tmp_path / "out")) == 2
