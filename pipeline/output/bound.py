@@ -160,9 +160,9 @@ class Bound:
         content = self.to_json()
         found = {name: content[name] for name in names}
         found |= {"span_size": self.span_size.flag, "image_column": self.image_column or "auto"}
-        found |= {f"column {name}": type_ for name, type_ in self.columns.items()}
         settings: dict[str, object] = json.loads(json.dumps(dict(self.settings)))
-        return {**found, "model": self.model.fingerprint, **settings}
+        columns = {f"column {name}": type_ for name, type_ in self.columns.items()}
+        return {**found, "model": self.model.fingerprint, **settings, **columns}
 
 
 def _needed() -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from label import Label
 
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
@@ -79,6 +80,12 @@ def test_other_columns_are_refused(
     with pytest.raises(ConfigError, match=said):
         go(tmp_path, edition(monkeypatch, columns), limit=6)
     assert tree_bytes(tmp_path) == before
+
+
+def test_of_a_flag_that_decides_on_columns_the_flag_is_named(tmp_path: Path) -> None:
+    assert go(tmp_path, Label(), limit=3) == 0
+    with pytest.raises(ConfigError, match="a run with with_embedding = false, this command has true: "):
+        go(tmp_path, Label(with_embedding=True), limit=6)
 
 
 def test_columns_in_another_order_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
