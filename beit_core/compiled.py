@@ -1,7 +1,5 @@
 """Models behind torch.compile."""
 
-import os
-
 import torch
 from torch import nn
 
@@ -17,8 +15,8 @@ def compile_model(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, PerGrid):
             part.for_grid = torch.compiler.disable(part.for_grid)  # type: ignore[method-assign]
-    # Before the compiler is imported. Else it measures which kernels are fastest and takes those: on GPUs the order of
-    # sums, and so the last bits of answers, would be another in every process.
-    os.environ.setdefault("TORCHINDUCTOR_DETERMINISTIC", "1")
+    # Deterministic, else it measures which kernels are fastest and takes those: on GPUs the order of sums, and so the
+    # last bits of answers, would be another in every process. Said with each compilation, as what is set for all of
+    # them holds in one thread, and torch 2.13 takes it back after a graph.
     # Not with weights frozen into the graph: torch 2.13 then gives a segmenter wrong logits (2.4 of 16 off).
-    module.compile(dynamic=False)
+    module.compile(dynamic=False, options={"deterministic": True})

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from pipeline.address import address_of
 from pipeline.config import RunConfig
-from pipeline.engine.engine import InProcess, cores
+from pipeline.engine.cores import cores
+from pipeline.engine.engine import InProcess
 from pipeline.log import answer
 from pipeline.output.bound import SpanSize
 from pipeline.output.columns import OK

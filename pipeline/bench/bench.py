@@ -21,7 +21,7 @@ from pipeline.bench.feed import feed
 from pipeline.bench.made import make_model, make_tars, photo
 from pipeline.bench.nothing import Images
 from pipeline.bench.timing import Figure
-from pipeline.engine.engine import cores
+from pipeline.engine.cores import cores
 from pipeline.errors import ConfigError
 
 STEPS = ("decode", "model", "feed", "run")

@@ -18,8 +18,8 @@ from PIL import Image
 from beit_core import ModelCard
 from pipeline.bench.nothing import Images
 from pipeline.bench.timing import Figure, Spread
+from pipeline.engine.cores import cores
 from pipeline.engine.device import device_kind, on_device, resolve_dtype
-from pipeline.engine.engine import cores
 from pipeline.errors import PipelineError
 
 LOOP_BATCH, LOOP_SHARE = 16, 4  # of the loop: images per step, and one image of so many is enough

@@ -27,7 +27,8 @@ from pipeline.bench.nothing import Images
 from pipeline.bench.timing import Spread
 from pipeline.config import RunConfig
 from pipeline.decode.decode import decode
-from pipeline.engine.engine import cores, work_in_threads
+from pipeline.engine.cores import cores
+from pipeline.engine.engine import work_in_threads
 from pipeline.engine.worker import Worker
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.output.place import Place

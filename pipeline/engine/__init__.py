@@ -7,7 +7,8 @@
 `spans.py`      a span between its steps
 `predictor.py`  a model on one device · `device.py` what a device is and can do
 `loading.py`    the model on this node, and what `auto` means for it
-`layout.py`     how nodes are used · `board.py` where planned rows wait · `wire.py` rows and spans as Arrow blocks
+`layout.py`     how nodes are used · `cores.py` CPUs of this process
+`board.py`      where planned rows wait · `wire.py` rows and spans as Arrow blocks
 `cluster.py`    joining a Ray cluster · `gate.py` bounds on what is under way
 `ray_metrics.py` a run's figures among Ray's own
 """

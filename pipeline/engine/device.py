@@ -34,6 +34,7 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # from malloc.h
 HEAP = 1 << 26  # bytes of the largest heap that glibc has for threads other than the main one
 OUT_OF_MEMORY = (  # of kernels being loaded, cuBLAS, and cuDNN, which tries its algorithms one after the other
     "CUDA error: out of memory",
+    "Triton Error [CUDA]: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
     "unable to find an engine to execute this computation",
@@ -46,6 +47,13 @@ Placed = TypeVar("Placed", nn.Module, Tensor)
 def device_kind(wanted: str = "auto") -> str:
     """`cuda` where this process may use a GPU that works and `--device` lets it, else `cpu`."""
     return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def wake(kind: str) -> None:
+    """Raise DeviceFailed where the GPU cannot be used, as one that others have for themselves, or has no kernels."""
+    if kind == "cuda":
+        with device_failures():
+            torch.zeros(1, device="cuda")
 
 
 def gpus() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline.config import RunConfig
+from pipeline.engine.cores import cores
 from pipeline.errors import ConfigError
 from pipeline.log import phase
 from pipeline.metrics import Sink
@@ -107,11 +107,6 @@ class InProcess:
 
     def close(self) -> None:
         """Nothing to shut down."""
-
-
-def cores() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _RowsAhead:

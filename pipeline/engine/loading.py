@@ -21,6 +21,7 @@ from pipeline.engine.device import (
     free_memory,
     keep_to_share,
     resolve_dtype,
+    wake,
 )
 from pipeline.engine.predictor import Predictor
 from pipeline.errors import ConfigError, DeviceFailed, PipelineError, StorageError
@@ -31,9 +32,11 @@ from pipeline.task import AnyTask
 def device_here(trial: Trial) -> Device:
     """This process's device, and what `auto` means on it; raises ConfigError where it cannot do what is asked.
 
-    On an accelerator a batch is tried, as the memory that a model needs shows in no formula.
+    On an accelerator a batch is tried, as the memory that a model needs shows in no formula; everywhere where the model
+    is to be compiled, as only that shows whether the compiler works.
     """
     kind = device_kind(trial.device)
+    wake(kind)
     keep_to_share(kind, trial.gpus_per_worker)  # other workers are not there yet when a batch is tried
     dtype = resolve_dtype(trial.dtype, kind)
     if trial.compile and not can_compile(kind):
@@ -41,9 +44,11 @@ def device_here(trial: Trial) -> Device:
         raise ConfigError(f"--compile: there is no {needs}; install it, or leave the flag out")
     card = model_files.read(trial.model)
     batch_size = trial.batch_size or auto_batch_size(trial.task.pixel_specs(card)[0].size, kind, dtype)
-    if kind != "cpu" and not trial.batch_size and batch_size > 1:
-        predictor = _predictor(trial.task, card, dtype=dtype, batch_size=batch_size, device=trial.device)
-        batch_size = fitting(predictor)
+    if batch_size > 1 and (trial.compile or (kind != "cpu" and not trial.batch_size)):
+        how = {"dtype": dtype, "batch_size": batch_size, "compiled": trial.compile, "device": trial.device}
+        predictor = _predictor(trial.task, card, **how)
+        fits = fitting(predictor)
+        batch_size = trial.batch_size or fits
         del predictor
         free_memory(kind)
     return Device(kind, device_name(kind), dtype, batch_size, cpu_class() if kind == "cpu" else "")
@@ -93,6 +98,7 @@ def load_predictor(spec: JobSpec) -> Predictor:
     kind = device_kind(spec.device)
     if kind == "cpu" and spec.device_kind not in ("", kind):
         raise DeviceFailed(f"no GPU answers on {socket.gethostname()}: {AGAIN}")
+    wake(kind)
     keep_to_share(kind, spec.gpus_per_worker)
     dtype = resolve_dtype(bound.dtype, kind)  # refused where it would be emulated
     return _predictor(

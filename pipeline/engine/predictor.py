@@ -32,6 +32,7 @@ from pipeline.engine.device import (
     keep_freed_memory,
     keep_to_fixed_kernels,
     to_host,
+    when_done,
 )
 from pipeline.errors import ConfigError, DeviceFailed, PipelineError
 from pipeline.output.receipts import DeviceUsed
@@ -128,6 +129,8 @@ class Predictor:
             self.model = task.load(card).eval().to(device=self.device, dtype=self.dtype)
         except torch.OutOfMemoryError as error:
             raise ConfigError(f"--model {card.name}: the device has no room for it ({first_line(error)})") from error
+        except torch.AcceleratorError as error:
+            raise DeviceFailed(f"the device failed ({first_line(error)}): {AGAIN}") from error
         if compiled:
             compile_model(self.model)
         elif self.device.type == "cpu" and self.dtype == torch.bfloat16:
@@ -155,7 +158,9 @@ class Predictor:
         Raises DeviceFailed for an error that leaves the device, and this process, unusable.
         """
         began = time.perf_counter()
-        with torch.inference_mode(), attention(self.device.type):
+        with device_failures():  # what it asks of the device at first
+            kernels = attention(self.device.type)
+        with torch.inference_mode(), kernels:
             if self.device.type == "cpu":
                 torch.set_num_threads(1)  # one predictor per core; a fixed number keeps answers bit-identical
             there, on_device = self._copy(asked)
@@ -173,7 +178,7 @@ class Predictor:
         on_device = Events(self.returning)
         # What the batch before did wrong may come to light here.
         with device_failures(), torch.cuda.stream(self.copying):
-            views = [view.to(self.device, non_blocking=True) for view in views]
+            views = self._moved(views)
             prepared = {name: values.to(self.device, non_blocking=True) for name, values in asked.prepared.items()}
             on_device.copied.record()
         here = torch.cuda.current_stream()
@@ -182,6 +187,15 @@ class Predictor:
         for tensor in (*views, *prepared.values()):
             tensor.record_stream(here)
         return _There(asked.uris, asked.sizes, views, prepared), on_device
+
+    def _moved(self, views: Sequence[Tensor]) -> list[Tensor]:
+        """The pixels on the device; what torch has kept there of other batches makes room where they do not fit."""
+        try:
+            return [view.to(self.device, non_blocking=True) for view in views]
+        except torch.OutOfMemoryError:
+            when_done()
+            free_memory(self.device.type)
+        return [view.to(self.device, non_blocking=True) for view in views]
 
     def _answer(self, there: _There) -> tuple[Columns, str | None]:
         """The answers for the whole batch, in pieces where the device has too little memory for it."""

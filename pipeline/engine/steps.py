@@ -49,8 +49,8 @@ def pull(_: pa.Table, board: Any) -> Iterator[pa.Table]:
 class _AtStart(Generic[Made]):
     """What an actor works with, made as it starts; what is in its way then is raised when it is first asked for.
 
-    That ends the run. An actor that fails to start is started again by Ray, many times, and each would wait anew for a
-    storage that is away, or for a GPU that does not answer.
+    That ends the run, unless it is the device's fault. An actor that fails to start is started again by Ray, many
+    times, and each would wait anew for a storage that is away, or for a GPU that does not answer.
     """
 
     def __init__(self, spec: JobSpec, board: Any, make: Callable[[], Made]) -> None:
@@ -79,10 +79,10 @@ class Fused:
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         """Finish the spans of these rows; their receipts, and of every row that it is done."""
-        worker = self.worker.get()
         reports: list[tuple[int, Receipt | None]] = []
         told = time.monotonic()
         try:
+            worker = self.worker.get()
             for number, row in rows_from_table(rows):
                 for receipt in worker.work(row):
                     reports.append((number, receipt))
@@ -138,12 +138,11 @@ class Predicting:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Answer a decoded span; others pass."""
-        predictor = self.predictor.get()
         number, span = span_from_table(block)
         if not isinstance(span, tuple):
             return block
         try:
-            return answered_to_table(number, predictor.answer(*span))
+            return answered_to_table(number, self.predictor.get().answer(*span))
         except DeviceFailed as error:
             _start_again(self.board, error)
 

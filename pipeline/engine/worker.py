@@ -36,11 +36,11 @@ from pipeline.spec import JobSpec
 
 # For one predictor; one more of each for every other.
 BUFFERS = 6  # batches between reading and the model
-SPANS = 12  # spans between the first image read and the file written
+SPANS = 20  # spans between the first image read and the file written
 AHEAD = 2  # batches that the device has been asked about and has not answered
 HANG_S, WATCH_S = 1800.0, 5.0  # a device without an answer for so long has hung (large images on a CPU take minutes)
-FINISHERS = 4  # threads that encode answers
-WRITERS = 4  # threads that write files, which a storage may keep waiting; the device is not to wait for them
+FINISHERS = 8  # threads that encode answers; two of them wait for the device
+WRITERS = 8  # threads that write files, which a storage may keep waiting; the device is not to wait for them
 READERS = 4  # rows to be read concurrently: while some are finished, others fill the batches
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine.engine import cores
+from pipeline.engine.cores import cores
 from tests.flow import png
 from tests.helpers import ROOT, clean_env
 from tests.torture.conftest import Tally
