@@ -224,6 +224,8 @@ def _format_within(entry: Entry, given: str) -> str | None:
     try:
         return format_within(entry)
     except (ObjectUnreadable, OSError) as error:
+        if not entry.size:  # an empty object has no first bytes that S3 would give
+            return None
         why = f"its name does not say what it is, and it cannot be read ({storage.cause(error)})"
         raise ConfigError(f"--input {given}: {why}: --input-format says it") from error
 

@@ -74,7 +74,7 @@ def test_a_run_outlasts_throttling_and_then_refused_connections(
     ("output", "rule"),
     [
         ("outb/reads", Rule("503", "/outage/", "GET")),
-        ("outb/silence", Rule("stall", "/outage/", "GET")),
+        pytest.param("outb/silence", Rule("stall", "/outage/", "GET"), marks=pytest.mark.torture),
         ("outb/writes", Rule("500", "/data/", "PUT")),
         ("outb/plans", Rule("rst", "/plan/", "PUT")),
     ],
@@ -155,6 +155,9 @@ def test_a_file_that_cannot_be_looked_into_is_not_taken_for_an_image(
     proxied.reset()
     assert run_here("s3://inb/nameless/night", tmp_path / "out", **FLAGS) == 0
     assert rows(tmp_path / "out")["key"].to_pylist() == ["a", "b"]
+    weed.fs().pipe_file("inb/nameless/empty", b"")
+    assert run_here("s3://inb/nameless/empty", tmp_path / "empty", max_failed=1.0, **FLAGS) == 0
+    assert rows(tmp_path / "empty")["error"].to_pylist() == ["the file is empty"]
 
 
 class Moody(ThreadingHTTPServer):
