@@ -6,6 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
+BEYOND_PYTHON = (OverflowError, ValueError, pa.ArrowException)
+
 
 def without_views(type_: pa.DataType) -> pa.DataType:
     """The same type of values that every reader knows: pyarrow can neither take nor filter texts and bytes in views."""
@@ -33,8 +35,15 @@ def as_keys(column: pa.Array) -> list[Any]:
     """`as_values`; numbers in the place of dates that Python cannot tell, or that lie in an unknown zone."""
     try:
         return as_values(column)
-    except (OverflowError, ValueError, pa.ArrowException):
-        return as_values(column.view(pa.int64() if column.type.bit_width == 64 else pa.int32()))
+    except BEYOND_PYTHON:
+        return [_as_key(cell) for cell in column]  # one by one: a key must not depend on its neighbours
+
+
+def _as_key(cell: pa.Scalar) -> object:
+    try:
+        return cell.as_py()
+    except BEYOND_PYTHON:
+        return cell.value
 
 
 def as_values(column: pa.Array) -> list[Any]:
@@ -76,4 +85,5 @@ def _readable_text(column: pa.Array) -> pa.Array:
 
 
 def unencoded(column: pa.Array) -> pa.Array:
+    """The values of a dictionary; any other column as it is."""
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
