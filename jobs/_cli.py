@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import io
 import json
 import os
 import sys
@@ -122,10 +123,15 @@ def run_simple(main: Callable[[argparse.Namespace], int], parser: argparse.Argum
 
 
 def _open_closed() -> None:
-    """A stream that was closed, as by `>&-`, leads nowhere, and not to the next file that is opened."""
+    """A stream that was closed, as by `>&-`, leads nowhere, and not to the next file that is opened.
+
+    What standard output has no letters for, as in a terminal that is not UTF-8's, is escaped there and ends no run.
+    """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _exit_code(error: Exception) -> int:

@@ -1,6 +1,6 @@
 """`--dry-run`: try a sample on this machine, predict time, files, bytes and memory, write nothing.
 
-Of an output that has been begun, time is that of the images that no run has finished; files and bytes are all of it.
+Of an output that has been begun, time is that of the images that a run would do; files and bytes are all of the source.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from pipeline.engine.engine import InProcess
 from pipeline.log import answer
 from pipeline.output.bound import SpanSize
 from pipeline.output.columns import OK
-from pipeline.output.ledger import Ledger
-from pipeline.plan.planner import count_images
+from pipeline.output.ledger import Ledger, Seen
+from pipeline.plan.planner import Planner, PlanSettings, count_images
 from pipeline.plan.span_size import images_in, loose_spans, span_size_at
 from pipeline.request import Request, propose
 from pipeline.source.item import Wanted
-from pipeline.source.kinds import Shard, Source
+from pipeline.source.kinds import LooseImage, Shard, Source
 from pipeline.source.passed import PassedBy, told
 from pipeline.spec import JobSpec
 
@@ -42,12 +42,16 @@ COUNTED_SHARDS = 8  # until one has images
 
 @dataclass(frozen=True)
 class Count:
-    """Images of the source: loose ones, and those of each shard; `note` says how exact that is. `passed` are none."""
+    """Images of the source: loose ones, and those of each shard; `note` says how exact that is. `passed` are none.
+
+    `left` of them are not finished.
+    """
 
     loose: int
     shards: Sequence[int]
     note: str
     passed: PassedBy
+    left: int
 
     @property
     def images(self) -> int:
@@ -55,20 +59,37 @@ class Count:
         return self.loose + sum(self.shards)
 
 
-@dataclass(frozen=True)
-class Finished:
-    """What an output holds already: files, and the images of those of which a run has reported."""
+class Begun:
+    """An output as it is now, and what a run would still do. Nothing is written, and no data file is opened."""
 
-    files: int = 0
-    images: int = 0
+    def __init__(self, spec: JobSpec, config: RunConfig) -> None:
+        self.ledger = Ledger(spec.place) if config.overwrite else Ledger.load(spec.place)
+        self.planner = Planner(spec.place, self.ledger, PlanSettings(spec.bound.span_size, spec.wanted))
+        if not config.overwrite:
+            self.planner.learn()
 
-    @staticmethod
-    def of(spec: JobSpec) -> Finished:
-        """As the output is now; no data file is opened."""
-        ledger = Ledger.load(spec.place)
-        return Finished(
-            len(ledger.files), sum(ledger.seen[name].images for name in ledger.files if ledger.is_seen(name))
+    @property
+    def finished(self) -> list[Seen]:
+        """What earlier runs have recorded of its files."""
+        return [self.ledger.seen[name] for name in self.ledger.files if self.ledger.is_seen(name)]
+
+    def left(self, sources: Sequence[Source], in_shards: Sequence[int], config: RunConfig) -> int:
+        """About how many images a run would do; `in_shards` is how many each shard of the sources holds."""
+        loose, shards = self.planner.loose, [source for source in sources if isinstance(source, Shard)]
+        loose.meet([source for source in sources if isinstance(source, LooseImage)])
+        new = len(loose.fresh) + sum(
+            images for shard, images in zip(shards, in_shards, strict=True) if not self._is_finished(shard)
         )
+        if config.limit is not None:
+            self.planner.shards.count_planned()
+            new = min(new, max(0, config.limit - loose.images - sum(self.planner.shards.planned.values())))
+        missing = sum(planned.span.images for name, planned in loose.spans.items() if name not in self.ledger.files)
+        failed = sum(seen.failed for seen in self.finished) if config.retry_failed else 0
+        return new + missing + len(loose.changed) + failed
+
+    def _is_finished(self, shard: Shard) -> bool:
+        ref = self.planner.shards.meet(shard)
+        return ref is None or next(self.planner.shards.rows(ref), None) is None
 
 
 def dry_run(request: Request) -> int:
@@ -93,11 +114,11 @@ def dry_run(request: Request) -> int:
     began = time.perf_counter()
     done = predictor.answer(span, pixels)
     seconds = sum(span.seconds.values()) + time.perf_counter() - began
-    count = _count(request, spec)
-    finished = Finished() if config.overwrite else Finished.of(spec)
+    begun = Begun(spec, config)
+    count = _count(request, spec, begun)
     workers = engine.workers if config.local else _workers_of_ray(config, device.kind)
     who = f"{device.name}, batches of {spec.bound.batch_size}"
-    _tell(spec, done, count, finished, seconds / max(1, len(done.rows)), workers, who)
+    _tell(spec, done, count, begun, seconds / max(1, len(done.rows)), workers, who)
     return 0
 
 
@@ -111,7 +132,7 @@ def _workers_of_ray(config: RunConfig, kind: str) -> int:
     return cores() if kind == "cpu" else gpus()
 
 
-def _count(request: Request, spec: JobSpec) -> Count:
+def _count(request: Request, spec: JobSpec, begun: Begun) -> Count:
     """Images of the source: loose ones counted, those in shards estimated from bytes per image in the first shard."""
     deadline = time.monotonic() + COUNT_S
     listing = request.sources.listing()
@@ -125,12 +146,12 @@ def _count(request: Request, spec: JobSpec) -> Count:
     note = "about " if shards else ""
     if next(stream, None) is not None:
         note = "at least "
-    limit = request.config.limit
+    left, limit = begun.left(seen, packed, request.config), request.config.limit
     if limit is None or limit > loose + sum(packed):
-        return Count(loose, packed, note, listing.passed)
+        return Count(loose, packed, note, listing.passed, left)
     before = itertools.accumulate(packed, initial=0)
     within = [min(images, max(0, limit - start)) for images, start in zip(packed, before, strict=False)]
-    return Count(max(0, limit - sum(packed)), within, "", listing.passed)
+    return Count(max(0, limit - sum(packed)), within, "", listing.passed, left)
 
 
 def _images_in(shards: list[Shard], wanted: Wanted) -> list[int]:
@@ -146,7 +167,7 @@ def _images_in(shards: list[Shard], wanted: Wanted) -> list[int]:
 
 
 def _tell(
-    spec: JobSpec, done: AnsweredSpan, count: Count, finished: Finished, each_s: float, workers: int, device: str
+    spec: JobSpec, done: AnsweredSpan, count: Count, begun: Begun, each_s: float, workers: int, device: str
 ) -> None:
     images, note = count.images, count.note
     failed = sum(status != OK for status in done.rows["status"].to_pylist())
@@ -154,18 +175,18 @@ def _tell(
     pq.write_table(done.rows, sink, compression="zstd")
     size = sink.tell() * images // max(1, len(done.rows))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    left = max(0, images - finished.images)
-    hours, rest = divmod(int(left * each_s / workers), 3600)
+    hours, rest = divmod(int(count.left * each_s / workers), 3600)
     answer(f"dry run: {len(done.rows)} images tried on this machine's {device} ({failed} failed); nothing was written")
     answer(f"  source   {note}{images:,} images")
     for line in told(count.passed.photos, count.passed.others):
         answer(f"  {line}")
     needed = f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
     who = "1 worker like this" if workers == 1 else f"{workers} workers like this"
-    if finished.files:
-        held = f"{finished.images:,} images in {finished.files:,} files of {spec.place.root}"
+    if files := len(begun.ledger.files):
+        finished = sum(seen.images for seen in begun.finished)
+        held = f"{finished:,} images in {files:,} files of {spec.place.root}"
         answer(f"  finished {held}: a run skips what has not changed")
-    answer(f"  time     {needed} for {left:,} images with {who}, {each_s * 1000:.1f} ms an image")
+    answer(f"  time     {needed} for {count.left:,} images with {who}, {each_s * 1000:.1f} ms an image")
     answer(f"  files    {_files(spec.bound.span_size, count)}, about {size / 1e6:,.2f} MB")
     answer(f"  memory   {memory / 1024:,.0f} MiB a worker")
     answer(f"  settings dtype {spec.bound.dtype}, span size {spec.bound.span_size.flag}")

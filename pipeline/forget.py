@@ -152,8 +152,12 @@ def forget_under_lease(wish: Wish, place: Place, named: frozenset[str] | None, r
 
 
 def _plan(there: Inventory, images: list[Forgetting]) -> None:
-    """Name the images in the next part of the plan. Where that number is taken, by us it may be, look what it says."""
-    while images and not write_part(there.place, there.planner.forgotten.next_number, images):
+    """Name the images in the next part of the plan. Where that number is taken, by us it may be, look what it says.
+
+    No number comes twice, though somebody has removed parts: files are known to be cleared of those up to some number.
+    """
+    least = there.ledger.most_cleared
+    while images and not write_part(there.place, max(least, there.planner.forgotten.next_number), images):
         there.planner.learn()
         images = [image for image in images if not there.is_forgotten(image)]
 

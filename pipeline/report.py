@@ -50,7 +50,8 @@ class RunReport:
     ) -> None:
         self.run, self.task, self.tags, self.model = run, task, dict(tags or {}), model
         self.metrics = Metrics(task)
-        self.began = self.ended = time.time()
+        self.began = time.time()
+        self._began = self._ended = time.monotonic()  # clocks are set back, too
         self.facts: dict[str, SpanFacts] = {}
         self.images = 0
         self.statuses: Counter[str] = Counter()
@@ -73,7 +74,7 @@ class RunReport:
         self.facts[receipt.facts.name] = receipt.facts
         if not receipt.images:
             return
-        self.last_came = time.time()
+        self.last_came = time.monotonic()
         if self.first is None:
             self.first, self.first_came = receipt, self.last_came
         self.images += receipt.images
@@ -89,7 +90,7 @@ class RunReport:
             shown = self.examples.setdefault(example[1], [])
             if len(shown) < EXAMPLES:
                 shown.append(FailedRow(*example))
-        self.curve.append((round(time.time() - self.began, 2), self.images))
+        self.curve.append((round(time.monotonic() - self._began, 2), self.images))
         if len(self.curve) > 2 * POINTS:
             self.curve = self.curve[::2]  # an odd number: the last one stays
 
@@ -100,12 +101,12 @@ class RunReport:
 
     def finish(self) -> None:
         """Stop the clock of the run."""
-        self.ended = time.time()
+        self._ended = time.monotonic()
 
     @property
     def seconds(self) -> float:
         """From the start to `finish`."""
-        return self.ended - self.began
+        return self._ended - self._began
 
     @property
     def rate(self) -> float:
@@ -139,7 +140,7 @@ class RunReport:
             "model_revision": self.model and self.model.revision,
             **identity(),
             "started": _iso(self.began),
-            "finished": _iso(self.ended),
+            "finished": _iso(self.began + self.seconds),
             "seconds": round(self.seconds, 2),
             "images_per_second": round(self.rate, 2),
             "images": images if planned is None else {**images, "planned": planned},

@@ -174,6 +174,8 @@ def begin(request: Request, device: Callable[[], Device]) -> JobSpec:
     place, device = request.place, cache(device)
     if request.config.overwrite and is_ours(place):
         device()  # what refuses the output's place does so before anything is deleted
+        with storage.checking(f"--output {place.root}: cannot be written"):
+            storage.check_put(place.success_file)
         _start_over(place)
     bound = bind(place, lambda there: _resolved(request, there, device))
     return _continued(request, bound)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
 import signal
 import threading
 from collections.abc import Iterator
@@ -224,7 +225,7 @@ def _say_result(place: Place, report: RunReport, found: Audit) -> None:
     answer(f"audit: {found.line}")
     answer(f"output: {place.data}")
     drawn = f"{place.page_file}, drawn again by " if storage.stat(place.page_file) is not None else ""
-    answer(f"report: {drawn}{job('report')} {place.root}")
+    answer(f"report: {drawn}{job('report')} {shlex.quote(place.root)}")
 
 
 def _conclude(code: int, found: Audit, config: RunConfig) -> int:

@@ -24,7 +24,7 @@ class Seen(NamedTuple):
     """What is known of a finished span: versions of its file and of its source, and its counts.
 
     Of its images, which were cut, so many are `forgotten` and have no row. It was looked through for images that the
-    first `cleared` forgetting parts of the plan name, and holds none of them.
+    forgetting parts of the plan with numbers below `cleared` name, and holds none of them.
     """
 
     file: str
@@ -75,6 +75,8 @@ class Ledger:
                 if isinstance(error, OSError) and not is_pyarrows(error):
                     raise
                 continue  # it is damaged: footers are read instead
+            if table.column_names[: len(SEEN_SCHEMA)] != SEEN_SCHEMA.names:
+                continue  # it is somebody else's
             for name, file, *more in zip(*(column.to_pylist() for column in table.columns), strict=True):
                 if self.files.get(name) == file:
                     self.seen[name] = Seen(file, *more)
@@ -82,13 +84,18 @@ class Ledger:
                     self.lost.setdefault(name, set()).add(more[0])
 
     def note(self, entry: Entry, facts: SpanFacts, cleared: int = 0) -> None:
-        """Record what a file holds as it is now: no image that the first `cleared` forgetting parts name."""
+        """Record what a file holds as it is now: no image that forgetting parts with numbers below `cleared` name."""
         self.files[facts.name], self.sizes[facts.name] = entry.version, entry.size
         self.seen[facts.name] = _seen(entry.version, facts, cleared)
 
     def cleared(self, name: str) -> int:
-        """How many of the forgetting parts a file is known to be cleared of."""
+        """The number above those of the forgetting parts that a file is known to be cleared of."""
         return self.seen[name].cleared if self.is_seen(name) else 0
+
+    @property
+    def most_cleared(self) -> int:
+        """The number above those of all forgetting parts that any file is known to be cleared of."""
+        return max((seen.cleared for name, seen in self.seen.items() if self.is_seen(name)), default=0)
 
     def seen_of(self, names: Collection[str]) -> dict[str, Seen]:
         """What is known of these spans; footers are read where no earlier run has recorded the file, and noted."""

@@ -122,7 +122,7 @@ class Place:
         try:
             yield
         except (OSError, ObjectUnreadable) as error:
-            reason = storage.cause(error)
+            reason = storage.cause_and_file(error)
             raise StorageError(
                 f"{self.root} cannot be written ({reason}); finished spans are safe, the same command continues"
             ) from error

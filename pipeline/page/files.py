@@ -24,11 +24,12 @@ RENAMED = " (column)"  # behind the name of a column that is not what the page w
 
 
 def open_file(entry: storage.Entry, meter: Meter) -> pq.ParquetFile | None:
-    """A data file, of which the footer is read; None when it cannot be."""
+    """A data file, of which the footer is read; None when it cannot be, or is none of ours."""
     try:
-        return pq.ParquetFile(Ranges(entry, meter), buffer_size=BUFFER, pre_buffer=False)
+        file = pq.ParquetFile(Ranges(entry, meter), buffer_size=BUFFER, pre_buffer=False)
     except UNREADABLE:
         return None
+    return file if {field.name for field in BASE} <= set(file.schema_arrow.names) else None
 
 
 def facts_of(file: pq.ParquetFile) -> Mapping[str, object]:

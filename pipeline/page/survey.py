@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -80,7 +81,7 @@ def _truth_column(place: Place, files: list[pq.ParquetFile], truth: str | None, 
         has = ", ".join(kinds) or "no rows yet"
         raise ConfigError(f"{place.root} has no column {truth}: run the job with --keep {truth}; it has {has}")
     if "mask" in (page_name(name, kept) for name in kinds):
-        compared = f"{job('evaluate')} {place.root} --truth {truth}"
+        compared = f"{job('evaluate')} {shlex.quote(place.root)} --truth {shlex.quote(truth)}"
         raise ConfigError(f"--truth {truth}: the page compares labels; of masks `{compared}` says how right they are")
     check_kind(truth, kinds[truth])
     return page_name(truth, kept)

@@ -25,7 +25,7 @@ def drop(planner: Planner, ledger: Ledger, bound: Bound) -> list[str]:
     planner.forgotten.learn(files.listing(planner.place).forgotten)
     ledger.refresh()
     names = list(planner.forgotten.uncleared(ledger))
-    parts = planner.forgotten.count
+    parts = planner.forgotten.next_number
     for cleared in storage.in_parallel(lambda name: _clear(planner, ledger.entry(name), bound), names, AT_ONCE):
         if cleared is not None:
             ledger.note(*cleared, parts)

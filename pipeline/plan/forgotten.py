@@ -50,7 +50,7 @@ class Forgotten:
         self.count = self.next_number = 0  # of parts
         self.versions: dict[str, set[str | None]] = {}  # by uri
         self.within: dict[str, list[str]] = {}  # uris, by the span or shard that they are in
-        self.latest: dict[str, int] = {}  # how many parts there are up to the last one about a span or shard
+        self.latest: dict[str, int] = {}  # the number behind that of the last part about a span or shard
 
     def learn(self, parts: list[Entry]) -> None:
         """Take in the parts that are new; `parts` are all there are."""
@@ -58,12 +58,12 @@ class Forgotten:
         for part in parts[self.count :]:
             self.count += 1
             with opened(part) as stream:
-                table = pq.read_table(stream)
+                table = pq.read_table(stream).select(SCHEMA.names)
             for uri, version, within in map(Forgetting._make, zip(*table.to_pydict().values(), strict=True)):
                 if uri not in self.versions:
                     self.within.setdefault(within, []).append(uri)
                 self.versions.setdefault(uri, set()).add(version)
-                self.latest[within] = self.count
+                self.latest[within] = next_number([part])
 
     def has(self, uri: str, versions: Mapping[str, str]) -> bool:
         """Whether an image is forgotten. `versions` has its version unless that is the first one in the plan."""

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from pipeline.errors import StorageError
 from pipeline.output.bound import SpanSize
 from pipeline.output.ledger import Ledger, Seen
 from pipeline.output.place import Place
@@ -21,7 +22,7 @@ from pipeline.output.span_file import SpanFacts
 from pipeline.plan import files, part_file
 from pipeline.plan.digests import Digests
 from pipeline.plan.forgotten import Forgotten
-from pipeline.plan.names import combined_version, images_name, pairs
+from pipeline.plan.names import LOOSE_SPAN, combined_version, images_name, pairs
 from pipeline.plan.part_file import KEPT, PART_SCHEMA, PartSpan
 from pipeline.plan.rows import LooseSpan, Redo
 from pipeline.plan.span_size import loose_span_sizes
@@ -119,6 +120,22 @@ class LoosePlan:
             self._learn(part)
         self.parts = parts
 
+    def check_whole(self) -> None:
+        """Raise StorageError where a finished span is in no part, as its images would come twice.
+
+        A part is there before the files of its spans, so the ledger has to be older than what was learnt.
+        """
+        for name in self.ledger.files:
+            if name not in self.spans and LOOSE_SPAN.fullmatch(name):
+                raise self._lost_part(name)
+
+    def _lost_part(self, name: str) -> StorageError:
+        file, plan = self.place.span_file(name), self.place.plan
+        mend = (
+            f"restore what was removed from {plan}, or remove the files of such spans, and their images are done again"
+        )
+        return StorageError(f"{file} is in no part of the plan: {mend}")
+
     def _learn(self, part: Entry) -> None:
         spans, changes = part_file.read_part(part)
         table = part_file.read_images(part, ["uri", "version"])
@@ -130,6 +147,8 @@ class LoosePlan:
                 self.spans[span.name] = PlannedSpan(part.uri, span)
                 self.images += span.images
                 continue
+            if span.name not in self.spans:
+                raise self._lost_part(span.name)
             later = dict(zip(uris[span.start : span.stop], versions[span.start : span.stop], strict=True))
             self.spans[span.name].changes.append(Change(span.version, later))
             self.latest.update(later)

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 
+LOOSE_SPAN = re.compile(r"images-[0-9a-f]{24}")
 SHARD_SPAN = re.compile(r"(.+-[0-9a-f]{16})-(\d{9,})")
 
 

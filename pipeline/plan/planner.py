@@ -63,6 +63,7 @@ class Planner:
         self.shards.entries = found.shards
         self.forgotten.learn(found.forgotten)
         self.loose.learn(found.parts)
+        self.loose.check_whole()
 
     def rows(self, sources: Iterable[Source]) -> Iterator[Row]:
         """Rows that are not finished: shards as they are met, new loose images once their part is written."""

@@ -93,7 +93,7 @@ class Listing:
         return glob_root(uri)[0] if MAGIC.search(uri) else uri.rstrip("/") + "/"
 
     def _expand(self, given: str) -> Iterator[Source]:
-        uri = storage.absolute(given)
+        uri = storage.as_text(storage.absolute(given))
         single = None if uri.endswith("/") else _stat(uri, given)
         if single is not None:
             yield from self._single(single, given)

@@ -30,10 +30,10 @@ from pipeline.storage.parallel import in_parallel
 from pipeline.storage.patience import be_patient, patient, quick
 from pipeline.storage.registry import store_for
 from pipeline.storage.store import MISSING, Entry, Store, TooLarge
-from pipeline.storage.uris import SCHEME, absolute, followed, is_relative, join, mistaken, named_in
+from pipeline.storage.uris import SCHEME, absolute, as_text, followed, is_relative, join, mistaken, named_in
 
 __all__ = [
-    "MISSING", "SCHEME", "Entry", "Store", "TooLarge", "absolute", "be_patient", "cause", "cause_and_file",
+    "MISSING", "SCHEME", "Entry", "Store", "TooLarge", "absolute", "as_text", "be_patient", "cause", "cause_and_file",
     "check_access", "check_put", "checking", "create", "delete", "delete_below", "followed", "half_written",
     "in_parallel",
     "is_below", "is_folder", "is_half_written", "is_local", "is_relative", "join", "listing", "mistaken",

@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 from pipeline.errors import ObjectUnreadable
 from pipeline.storage.store import MISSING, Entry, Store, TooLarge
-from pipeline.storage.uris import mistaken
+from pipeline.storage.uris import as_text, mistaken
 
 HALF_WRITTEN = re.compile(r"/\.[^/]+-\d+\.tmp$")  # as `half_written` names them
 BUFFER = 1 << 20  # bytes: an archive's reader seeks from header to header, and each seek beyond it reads anew
@@ -44,8 +44,9 @@ class Local(Store):
 
     def listing(self, prefix: str) -> Iterator[Entry]:
         """Files below a folder, those in linked folders too; a dangling link has the version MISSING."""
-        if os.path.isdir(prefix):
-            yield from _walk(prefix.rstrip("/") or "/")
+        folder = _path_of(prefix)
+        if os.path.isdir(folder):
+            yield from _walk(folder.rstrip("/") or "/")
 
     def stat(self, uri: str) -> Entry | None:
         """The file of exactly that name."""
@@ -98,6 +99,8 @@ class Local(Store):
             try:
                 os.link(temporary, uri)
             except FileExistsError:
+                if os.path.isdir(uri):  # who looks for the other's file would look for ever
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), uri) from None
                 return False
         return True
 
@@ -126,7 +129,7 @@ class Local(Store):
 
     def is_folder(self, uri: str) -> bool:
         """Whether there is a folder of exactly that name."""
-        return os.path.isdir(uri)
+        return os.path.isdir(_path_of(uri))
 
     def is_below(self, uri: str, folder: str) -> bool:
         """By their paths once all links are followed."""
@@ -145,7 +148,7 @@ class Local(Store):
 
 def _entry(path: str) -> Entry:
     status = os.stat(path)
-    return Entry(_uri_of(path), status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+    return Entry(as_text(path), status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
 
 
 def _check_size(path: str, most: int) -> None:
@@ -160,11 +163,6 @@ def _unless_gone(error: OSError) -> None:
     """Raise what `os.walk` would pass over: a folder that cannot be listed is not deleted."""
     if not isinstance(error, FileNotFoundError):
         raise error
-
-
-def _uri_of(path: str) -> str:
-    r"""The URI of a file: a byte of its name that is not UTF-8 is written `\xNN`, as columns hold UTF-8."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _path_of(uri: str) -> str:
@@ -191,7 +189,7 @@ def _walk(folder: str, above: frozenset[str] = frozenset()) -> Iterator[Entry]:
         if name.endswith("/"):
             yield from _walk(path, above | {real})
         elif name in dangling:
-            yield Entry(_uri_of(path), 0, MISSING)  # it becomes a row with a reason, not a gap
+            yield Entry(as_text(path), 0, MISSING)  # it becomes a row with a reason, not a gap
         else:
             with suppress(FileNotFoundError):  # another run has renamed or deleted it since the folder was read
                 yield _entry(path)

@@ -28,6 +28,11 @@ def absolute(uri: str) -> str:
     return f"/{path}{slash}" if path else "/"
 
 
+def as_text(path: str) -> str:
+    r"""The URI of a path of this machine: a byte that is not UTF-8 is written `\xNN`, as columns hold UTF-8."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def followed(uri: str) -> str:
     """The file that a path of this machine leads to once all links are followed; other URIs as they are."""
     return uri if SCHEME.match(uri) else os.path.realpath(uri)

@@ -69,6 +69,7 @@ def test_an_output_or_copy_that_one_may_not_write_is_refused(tmp_path: Path) -> 
     before = tree_bytes(tmp_path)
     jobs = [
         ("label.py", "--input", INPUT, "--output", output, "--model", MODEL, "--local", "--limit", 4),
+        ("label.py", "--input", INPUT, "--output", output, "--model", MODEL, "--local", "--overwrite"),
         ("forget.py", output, "--uris", tmp_path / "uris"),
         ("compact.py", output, copy, "--rows-per-file", 2),
     ]
@@ -165,6 +166,12 @@ def test_a_run_whose_answer_nobody_reads_ends_as_it_would(end: str, damaged: boo
     done = subprocess.run(["bash", "-c", line], cwd=ROOT, env=clean_env(), stderr=-1, text=True, check=False)
     assert done.returncode == code, done.stderr
     assert ("more than --max-failed" in done.stderr) == damaged
+
+
+def test_names_that_the_terminal_has_no_letters_for_end_no_run(tmp_path: Path) -> None:
+    flags = ["--input", INPUT, "--model", MODEL, "--local", "--limit", 3, "--output", tmp_path / "ü o"]
+    done = run_job("label.py", *flags, env={"PYTHONIOENCODING": "ascii"}, code=0)
+    assert done.stdout.splitlines()[-1] == f"report: python jobs/report.py '{tmp_path}/\\xfc o'"
 
 
 def test_a_folder_that_is_there_is_no_mistaken_uri(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -43,6 +44,31 @@ def test_it_says_what_is_there_already_and_leaves_it_alone(output: Path, capsys:
     assert re.search(r"time +0:00:\d\d for 360 images", said)
     assert "finished" not in said
     assert tree_bytes(output) == before
+
+
+def test_it_counts_what_a_run_would_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def predicted(*sources: str, **flags: Any) -> int:
+        assert run_here([tmp_path / source for source in sources], tmp_path / "out", **FEW, dry_run=True, **flags) == 0
+        found = re.search(r"time +\S+ for ([\d,]+) images", capsys.readouterr().out)
+        assert found is not None
+        return int(found[1])
+
+    FEW: dict[str, Any] = {"task": "brightness", "span_size": 4, "batch_size": 4, "max_failed": 1.0}
+    for folder, first in (("one", 0), ("two", 50)):
+        make_tar(tmp_path / folder / "s.tar", [(f"{n}.png", png(n)) for n in range(first, first + 7)])
+        for number in range(first, first + 9):
+            (tmp_path / folder / f"{number}.png").write_bytes(png(number))
+    (tmp_path / "one/0.png").write_bytes(b"broken")
+    assert predicted("one") == 16
+    assert run_here(tmp_path / "one", tmp_path / "out", **FEW) == 0
+    assert [predicted("one"), predicted("two"), predicted("one", "two")] == [0, 16, 16]
+    assert [predicted("two", limit=20), predicted("two", limit=16), predicted("one", retry_failed=True)] == [4, 0, 1]
+    assert predicted("one", overwrite=True) == 16
+    (tmp_path / "one/1.png").write_bytes(png(200))
+    next((tmp_path / "out/data").glob("s-*")).unlink()
+    assert predicted("one") == 1 + 7
+    assert run_here(tmp_path / "one", tmp_path / "out", **FEW) == 0
+    assert predicted("one") == 0
 
 
 def test_it_refuses_what_a_run_would_refuse(output: Path, tmp_path: Path) -> None:

@@ -72,6 +72,16 @@ def test_names_that_are_not_utf8_cost_no_other_image(tmp_path: Path) -> None:
     assert found == {"good.png": "ok", r"caf\xe9.png": "ok", "s.tar#good.png": "ok", r"s.tar#caf\xe9.png": "ok"}
 
 
+def test_a_folder_whose_own_name_is_not_utf8(tmp_path: Path) -> None:
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/in\xff")
+    os.makedirs(f"{folder}/x")
+    Path(f"{folder}/x/a.png").write_bytes(png(1))
+    for given in (folder, f"{folder}/*/a.png"):
+        assert run_here(given, tmp_path / "out", "brightness") == 0
+    found = rows(tmp_path / "out").to_pylist()
+    assert [(row["uri"], row["key"]) for row in found] == [(f"{tmp_path}/in\\xff/x/a.png", "x/a.png")]
+
+
 def test_parquet_in_every_shape(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     (folder / "deep").mkdir(parents=True)
