@@ -44,7 +44,7 @@ def test_scores_are_the_same() -> None:
     np.testing.assert_allclose(compiled["scores"], eager["scores"], rtol=1e-5, atol=1e-5)
 
 
-def test_the_compiler_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_compiler_measures_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else bytes on GPUs would differ between processes. In a thread: there a setting of the process may not hold."""
     from torch._inductor import config
     from torch._inductor.graph import GraphLowering
@@ -57,6 +57,7 @@ def test_the_compiler_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         return run(graph, *args)
 
     monkeypatch.setattr(GraphLowering, "run", noted)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # what was compiled before is not compiled again
     with ThreadPoolExecutor(1) as pool:
         pool.submit(answers, Embed(), DATA / "digits/model", (8, 8), compiled=True).result()
     assert found
