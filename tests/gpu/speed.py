@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,10 @@ from beit_core import load_card
 from pipeline.bench.end_to_end import steady
 from pipeline.bench.forward import figures
 from pipeline.bench.made import make_tars
-from tests.gpu.checks import Check, native, run
+from pipeline.engine.predictor import Predictor
+from tests.gpu.checks import Check, Raw, native, noise, run
+
+TURNS = 5
 
 
 def throughput(model: Path, batch: int, *, compiling: bool = True) -> Iterator[Check]:
@@ -20,7 +24,24 @@ def throughput(model: Path, batch: int, *, compiling: bool = True) -> Iterator[C
     """
     hf = importlib.util.find_spec("transformers") is not None
     yield from _figures(model, batch)
+    yield _launching(model, batch)
     yield from _figures(model, batch, compiling=compiling, against_hf=hf)
+
+
+def _launching(model: Path, batch: int) -> Check:
+    """Where launching takes as long as computing, the device waits for Python, and counts as busy all the same."""
+    card = load_card(model)
+    predictor = Predictor(Raw(), card, dtype=native(), batch_size=batch)
+    batches = predictor.prepare((noise(card, batch),), [""] * batch, [predictor.specs[0].size or (1, 1)] * batch)
+    launched, computed = list[float](), list[float]()
+    for _ in range(TURNS):
+        began = time.perf_counter()
+        step = predictor.step(batches)
+        launched.append(time.perf_counter() - began)
+        step.answers()
+        computed.append(step.seconds)
+    said = f"{min(launched) * 1000:.1f} ms to launch, {min(computed) * 1000:.1f} ms to compute"
+    return Check(f"a batch of {batch}, eager, alone in its process", said, "", None)
 
 
 def _figures(model: Path, batch: int, *, compiling: bool = False, against_hf: bool = False) -> Iterator[Check]:
