@@ -48,7 +48,7 @@ class Child:
         inherited = (inbox,) if ring is None else (inbox, ring.fd)
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.decode.child"],
+                [sys.executable, "-P", "-m", "pipeline.decode.child"],  # -P: no module of the folder we are in
                 bufsize=0,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

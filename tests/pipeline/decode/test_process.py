@@ -139,3 +139,18 @@ def test_children_end_when_their_parent_is_killed(gate: Path) -> None:
     parent.communicate()
     (gate / "open").touch()
     wait_for(lambda: not any(map(alive, children)))
+
+
+def test_modules_in_the_folder_of_a_command_are_none_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A project may have a `pipeline` of its own, or a file named like one of the standard library."""
+    for name in ("pipeline/__init__.py", "pipeline/decode/__init__.py", "pipeline/decode/child.py", "select.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("raise SystemExit('not ours')")
+    monkeypatch.chdir(tmp_path)
+    child = Child(SMALL)
+    try:
+        child.wait_until_ready()
+        child.send([Undecoded(coloured(1, 100), None)])  # made smaller, for which torch is imported
+        assert child.receive()[0].status == "ok"
+    finally:
+        child.end()
