@@ -4,7 +4,8 @@ The parent sends a pickled `Setup`, once; the child answers READY. Then come pac
 an IMAGE with the length of the file, the buffer and the slot for its pixels (NOWHERE: no slot), and where the file
 begins in the inbox, or PIPED; and the piped files. The inbox is memory that both see, for packets of up to ROOM bytes:
 a pipe costs a page at a time. Its first bytes say which image of a packet the child has begun with, so that the parent
-knows on which one it died.
+knows on which one it died; and whether it is importing torch, as it does when it first needs it: then no image is at
+fault.
 The answer to a packet is a LENGTH, a pickled list of (status, error, width, height, seconds, shapes) per image, and the
 pixels of every shape. Pixels of a fixed size that have a slot are written there, and have no shape in the answer.
 Answers come in the packets' order.
@@ -14,6 +15,7 @@ The child ends when the parent closes the pipe, which also happens when the pare
 
 from __future__ import annotations
 
+import functools
 import mmap
 import os
 import pickle
@@ -23,7 +25,7 @@ import struct
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -40,6 +42,7 @@ NICE = 5  # lower priority than the parent: the thread of the model must not wai
 COUNT = struct.Struct("<Q")
 IMAGE = struct.Struct("<Qiii")
 BEGUN = struct.Struct("<Q")  # at the inbox's begin
+LOADING = BEGUN.size  # the byte of the inbox that is 1 while torch is imported
 HEAD = mmap.PAGESIZE  # bytes of the inbox before the files
 ROOM = 1 << 20  # bytes of the inbox for one packet
 LENGTH = struct.Struct("<Q")
@@ -59,6 +62,7 @@ class Setup:
     inbox: int  # here and below: descriptors
     layout: RingLayout | None
     ring: int
+    loads_first: bool = False  # torch is imported before the first image, as that has failed before
 
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
@@ -71,6 +75,9 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
     os.nice(NICE)
     if sys.platform == "linux":
         _limit_memory(settings.max_pixels)
+    resize.importing = functools.partial(_loading, inbox)
+    if setup.loads_first:
+        resize.load()
     sink.write(READY)
     sink.flush()
     while True:
@@ -124,7 +131,18 @@ def _read(source: BinaryIO, length: int) -> bytes:
 
 def _limit_memory(max_pixels: int) -> None:
     _allow(_taken() + HEADROOM + BYTES_PER_PIXEL * min(max_pixels, MAX_PIXELS))
-    resize.importing = _limit_moved
+
+
+@contextmanager
+def _loading(inbox: mmap.mmap) -> Iterator[None]:
+    """What ends the process within the block is no image's fault, and the parent is told so."""
+    inbox[LOADING] = 1
+    try:
+        with _limit_moved() if sys.platform == "linux" else nullcontext():
+            yield
+    except BaseException:  # a module may even exit
+        os._exit(1)
+    inbox[LOADING] = 0
 
 
 @contextmanager
@@ -132,10 +150,7 @@ def _limit_moved() -> Iterator[None]:
     """Torch reserves address space, in some builds gigabytes: raise the limit by as much."""
     limit, before = resource.getrlimit(resource.RLIMIT_AS)[0], _taken()
     _allow(resource.RLIM_INFINITY)
-    try:
-        yield
-    except Exception:
-        os._exit(1)  # no image's fault: another process tries again
+    yield
     _allow(limit + _taken() - before)
 
 

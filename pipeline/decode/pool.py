@@ -2,7 +2,8 @@
 
 A child that dies, or is silent for PATIENCE_S, makes the image it was working on suspect: it is
 tried again alone in a fresh child, and only if it kills two of those is it `quarantined`. Images that merely waited in
-the same child are decoded by another and never suspected. When the whole worker is killed, nothing is recorded and no
+the same child are decoded by another and never suspected. Nor is any where a child dies while it imports torch: others
+import it before they take an image. When the whole worker is killed, nothing is recorded and no
 image is quarantined. A child that dies before it is ready has seen no image: the fault is the machine's, and repeated
 deaths of this kind end the pool.
 
@@ -186,6 +187,7 @@ class _Keeper(threading.Thread):
         self.pool = pool
         self.child: Child | None = None
         self._sent: deque[Packet] = deque()
+        self._loads_first = False  # a child has died of what it imports
         self._interrupted = threading.Event()
         self._lock = threading.Lock()  # between our starting a child and another thread's ending it
 
@@ -225,9 +227,18 @@ class _Keeper(threading.Thread):
         try:
             answers = child.receive()
         except (ChildDied, TimeoutError):
-            return self._clear_up(child)
+            return self._could_not_load(child) or self._clear_up(child)
         self.pool.answer(self._sent.popleft(), answers)
         return child
+
+    def _could_not_load(self, child: Child) -> Child | None:
+        """The child after one that died while it imported torch, None after another: no image was at fault."""
+        if not child.is_loading:
+            return None
+        self._loads_first = True
+        while self._sent:
+            self.pool.again(self._sent.popleft())
+        return self._fresh_child()
 
     def _clear_up(self, child: Child) -> Child:
         """Answer the image that the child died on; any child may have the others. Returns the child afterwards."""
@@ -243,13 +254,16 @@ class _Keeper(threading.Thread):
 
     def _alone(self, image: Undecoded, child: Child) -> tuple[Decoded, Child]:
         """The answer to an image that was there when a child died, and the child after it."""
-        hung = False
-        for _ in range(FRESH_TRIES):
+        hung, deaths = False, 0
+        while deaths < FRESH_TRIES:
             child.send([image])
             try:
                 return child.receive()[0], child
             except (ChildDied, TimeoutError) as error:
-                hung = isinstance(error, TimeoutError)
+                if (after := self._could_not_load(child)) is not None:
+                    child = after
+                    continue
+                hung, deaths = isinstance(error, TimeoutError), deaths + 1
                 child = self._fresh_child()
         deed = f"takes more than {process.PATIENCE_S:.0f} s" if hung else "kills the process that decodes it"
         return Decoded("quarantined", f"decoding this image {deed}", None, None), child
@@ -277,5 +291,5 @@ class _Keeper(threading.Thread):
                 self.child = None
             if self._interrupted.is_set():
                 raise PoolClosed
-            self.child = Child(self.pool.settings, self.pool.ring)
+            self.child = Child(self.pool.settings, self.pool.ring, loads_first=self._loads_first)
             return self.child

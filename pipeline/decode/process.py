@@ -15,7 +15,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from pipeline.decode.child import BEGUN, COUNT, HEAD, IMAGE, LENGTH, NOWHERE, PIPED, ROOM, Setup
+from pipeline.decode.child import BEGUN, COUNT, HEAD, IMAGE, LENGTH, LOADING, NOWHERE, PIPED, ROOM, Setup
 from pipeline.decode.decode import Decoded, DecodeSettings
 from pipeline.decode.ring import Ring, RingSlot, nameless_file
 
@@ -39,8 +39,11 @@ class Undecoded(NamedTuple):
 class Child:
     """A process that decodes. Packets of images may be sent ahead of answers; answers come in their order."""
 
-    def __init__(self, settings: DecodeSettings, ring: Ring | None = None) -> None:
-        """Start a process, without waiting for it. Raises OSError where the system allows no more."""
+    def __init__(self, settings: DecodeSettings, ring: Ring | None = None, *, loads_first: bool = False) -> None:
+        """Start a process, without waiting for it. Raises OSError where the system allows no more.
+
+        With `loads_first` it is ready once it has imported torch, else it does that with its first image that needs it.
+        """
         root = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         inbox = nameless_file(HEAD + IN_FLIGHT * ROOM)
@@ -67,7 +70,7 @@ class Child:
         self._both.register(self._answers, select.POLLIN)
         self._both.register(self._requests, select.POLLOUT)
         layout, memory = (None, -1) if ring is None else (ring.layout, ring.fd)
-        setup = Setup(settings, int(2 * PATIENCE_S), inbox, layout, memory)
+        setup = Setup(settings, int(2 * PATIENCE_S), inbox, layout, memory, loads_first)
         raw = pickle.dumps(setup)
         self._send(LENGTH.pack(len(raw)), raw)
 
@@ -99,6 +102,11 @@ class Child:
     def begun(self) -> int:
         """Which image of the oldest packet without an answer the child has begun with, if it has."""
         return int(BEGUN.unpack_from(self._inbox, 0)[0])
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether it is importing torch, or died while it did: an image in its hands has not been decoded since."""
+        return bool(self._inbox[LOADING])
 
     def receive(self) -> list[Decoded]:
         """The answers to the oldest packet, with the views that have no slot.

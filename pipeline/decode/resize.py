@@ -37,7 +37,7 @@ def resized(rgb: Image.Image, size: tuple[int, int], resample: int) -> np.ndarra
 
     Raises MemoryError where memory is short.
     """
-    _import()
+    load()
     from torch.nn.functional import interpolate
 
     picture = _tensor(rgb)
@@ -87,7 +87,8 @@ def _steps(before: tuple[int, ...], size: tuple[int, int]) -> list[tuple[int, in
 
 
 @functools.cache
-def _import() -> None:
+def load() -> None:
+    """Import what `resized` needs, which takes a second, once."""
     with importing():
         import pyarrow  # noqa: F401
         import torch  # noqa: F401
