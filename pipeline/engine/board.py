@@ -34,6 +34,7 @@ class RowBoard:
         self.groups: list[Group | None] = []
         self.open: list[int] = []  # rows of each group that are not done
         self.group_of: dict[int, int] = {}
+        self.turns: dict[int, int] = {}  # blocks of reports that a group's worker has begun, by its first row
         self.total: int | None = None  # groups in all, once they are planned
         self.failed: set[str] = set()  # processes whose device has failed
         self.said = ""
@@ -66,8 +67,16 @@ class RowBoard:
             index = self.group_of.pop(number, None)
             if index is not None:
                 self.open[index] -= 1
-                if not self.open[index]:
+                group = self.groups[index]
+                if not self.open[index] and group is not None:
+                    self.turns.pop(group[0][0], None)
                     self.groups[index] = None
+
+    async def turn(self, first: int) -> int:
+        """How many blocks of reports the group with this first row may have given before the next one."""
+        before = self.turns.get(first, 0)
+        self.turns[first] = before + 1
+        return before
 
     async def say(self, text: str) -> None:
         """A worker has something to tell the user; a later line takes the place of one that nobody has heard."""

@@ -31,6 +31,7 @@ from pipeline.errors import DeviceFailed, PipelineError
 from pipeline.output.place import Place
 from pipeline.output.receipts import Receipt
 from pipeline.output.span_file import SpanFacts
+from pipeline.plan.rows import Row
 from pipeline.spec import JobSpec
 
 REPORT_S = 2.0  # receipts of a group of small spans leave together at this interval
@@ -74,25 +75,38 @@ class Fused:
     def __init__(self, spec: JobSpec, children: int, board: Any) -> None:
         from pipeline.engine.worker import Worker
 
-        self.start_again = functools.partial(_start_again, board)
+        self.board, self.start_again = board, functools.partial(_start_again, board)
         self.worker = _AtStart(spec, board, lambda: Worker(spec, children, hung=self.start_again))
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
-        """Finish the spans of these rows; their receipts, and of every row that it is done."""
+        """Finish the spans of these rows; their receipts, and of every row that it is done.
+
+        Where a process died over them, Ray passes by as many blocks of the next one's as it had of the first one's. So
+        empty ones come before those that have something to say.
+        """
         reports: list[tuple[int, Receipt | None]] = []
-        told = time.monotonic()
+        told, given = time.monotonic(), rows_from_table(rows)
+        for _ in range(self._turn(given)):
+            yield reports_to_table([])
         try:
             worker = self.worker.get()
-            for number, row in rows_from_table(rows):
+            for number, row in given:
                 for receipt in worker.work(row):
                     reports.append((number, receipt))
                     if time.monotonic() - told > REPORT_S:
                         yield reports_to_table(reports)
+                        self._turn(given)
                         reports, told = [], time.monotonic()
                 reports.append((number, None))
         except DeviceFailed as error:
             self.start_again(error)
         yield reports_to_table(reports)
+
+    def _turn(self, given: list[tuple[int, Row]]) -> int:
+        """Before a block of reports is given: how many of these rows may have been given before."""
+        if not given:
+            return 0
+        return int(import_ray(verbose=False).get(self.board.turn.remote(given[0][0])))
 
 
 def _check_place(place: Place) -> None:

@@ -2,6 +2,7 @@
 system, or an image that waits. The same command ends it right.
 """
 
+import json
 import random
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from pipeline.output.place import Place
 from pipeline.plan.verify import verify
 from tests.flow import make_tar, png, run_here
 from tests.helpers import rows, run_job, tree_bytes
+from tests.outputs import newest_report
 from tests.proxied import named
 from tests.torture.conftest import Tally
 from tests.torture.gate import WAIT, Gate
@@ -34,6 +36,7 @@ from tests.torture.proof import (
 
 pytestmark = [pytest.mark.torture, pytest.mark.timeout(900)]
 SPANS = 300 + 20
+IMAGES = 4000  # of a shard that takes one worker some ten seconds
 # In the order of a run's life: what the driver does (with which path), and which time it does so.
 POINTS = [
     "link:before:1:_run.json", "link:after:1:_run.json",
@@ -202,6 +205,22 @@ def test_kills_of_workers_and_decoders(halting: Path, not_halted: Path, tmp_path
     said, _ = job.communicate(timeout=240)
     assert job.returncode == 0, said
     compare(tally, "workers and decoders killed", len(killed), output, not_halted)
+
+
+def test_what_is_done_after_a_worker_was_killed_late_in_a_shard_is_reported(tmp_path: Path, tally: Tally) -> None:
+    """It has given reports every two seconds; the next one has less to do than it had done, and so fewer to give."""
+    make_tar(tmp_path / "in/a.tar", named(IMAGES))
+    flags = ["--input", tmp_path / "in", *FLAGS]
+    run_job("label.py", *flags, "--output", tmp_path / "whole", "--local", code=0)
+    output = tmp_path / "out"
+    job = start(*flags, "--output", output, "--workers", 1)
+    assert wait_until(more_than(output, IMAGES // 4 * 2 // 3), job)
+    killed = kill_all(workers(job.pid, decoders=False))
+    said, _ = job.communicate(timeout=240)
+    assert job.returncode == 0, said
+    done = json.loads(newest_report(output).read_text())["images"]["done"]
+    assert done > IMAGES * 3 // 4  # all but what the dead one had finished and not reported yet
+    compare(tally, "worker killed late in a shard", killed, output, tmp_path / "whole")
 
 
 def test_kills_of_the_task_that_pulls_rows(halting: Path, not_halted: Path, tmp_path: Path, tally: Tally) -> None:

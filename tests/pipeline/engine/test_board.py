@@ -85,6 +85,20 @@ def test_a_group_is_the_same_until_all_of_its_rows_are_done() -> None:
     assert asyncio.run(work()) == [GROUPS[1], DONE, None]
 
 
+def test_who_begins_a_group_again_is_told_how_many_blocks_it_may_have_given() -> None:
+    async def work() -> list[int]:
+        board = RowBoard()
+        await board.put(GROUPS[1])
+        turns = [await board.turn(1) for _ in range(3)]
+        await board.done([1])
+        turns.append(await board.turn(1))
+        await board.done([2])
+        assert not board.turns
+        return turns
+
+    assert asyncio.run(work()) == [0, 1, 2, 3]
+
+
 class Calls:
     """Stands where Ray has the handle of a board: notes what is called."""
 
