@@ -38,6 +38,7 @@ from pipeline.report import FED
 TURNS = 5
 BARE_S = 5.0  # of bare decoding before and after each turn
 ENOUGH_S = 1.0  # of a turn; what passes in less tells of how files happened to be written
+LOOK_S = 0.5  # between two looks whether who is to answer is still there
 EDGE = 8  # the first and the last of so many parts of a passage are not measured: starting, and running dry
 
 
@@ -99,7 +100,7 @@ def feed(inputs: Sequence[str], rate: float = 0.0, turns: int = TURNS, ray_addre
         through: list[Passage] = []
         bare: list[float] = []
         spawn = multiprocessing.get_context("spawn")
-        way = _OnRay(ray_address) if ray_address else _Here()
+        way = _OnRay(ray_address) if ray_address else Here()
         try:
             with ProcessPoolExecutor(cores(), spawn, _hold, (images.files, [PixelSpec()])) as pool:
                 _bare(pool)  # starting is not measured
@@ -180,7 +181,7 @@ def _in_mid_stream(marks: Iterable[Mark], workers: int = 1) -> Passage:
     return Passage(sum(mark.images for mark in between), seconds, busy)
 
 
-class _Here:
+class Here:
     """A worker in this process, as with `--local`."""
 
     kind = "a worker"
@@ -224,9 +225,11 @@ class _OnRay:
 
 
 def _warm_up(worker: Worker, data: bytes) -> None:
-    """Have every child of the worker decode, so that starting is not measured."""
+    """Have every child of the worker decode, so that starting is not measured. Raises what ended the worker."""
     answered = threading.Semaphore(0)
     for _ in range(4 * cores()):
         worker.pool.submit(data, None, lambda _: answered.release())
     for _ in range(4 * cores()):
-        answered.acquire()
+        while not answered.acquire(timeout=LOOK_S):
+            if worker.error is not None:
+                raise worker.error

@@ -11,12 +11,14 @@ import torch
 from beit_core import load_card, load_model
 from pipeline.bench.bench import Wish, bench
 from pipeline.bench.end_to_end import some_of, steady
-from pipeline.bench.feed import feed
+from pipeline.bench.feed import Here, feed
 from pipeline.bench.made import make_tars
 from pipeline.bench.nothing import Images
 from pipeline.bench.products import products_of
 from pipeline.bench.timing import LIMIT, OURS, REFERENCE, figure, in_turns
+from pipeline.decode import pool as pools
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.output.place import Place
 from tests.flow import DIGITS, make_tar, png
 from tests.helpers import ROOT, run_job
 from tests.models import save_dvae
@@ -153,3 +155,10 @@ def test_too_few_images_tell_nothing_of_the_feed(photos: Path, tmp_path: Path) -
 def test_a_feed_without_images_is_refused(tmp_path: Path) -> None:
     done = run_job("bench.py", "--feed", "--input", tmp_path / "nothing", code=2)
     assert "nothing does not exist" in done.stderr
+
+
+def test_a_feed_where_no_process_can_decode_ends_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    monkeypatch.setattr(pools, "FIRST_WAIT_S", 0)
+    with pytest.raises(PipelineError, match="it ended at once, 6 times"):
+        Here().run(Images.of([str(DIGITS / "shards")]), Place(str(tmp_path / "out")), 0.0)
