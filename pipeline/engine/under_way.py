@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -141,10 +142,11 @@ class BatchUnderWay:
     def _decoded(self, answers: Answers) -> None:
         """Called by the pool."""
         for slot, answer in answers:
-            self.span.decoded[self.start + slot] = answer
             if answer.status == OK:
                 self.wanted = True
                 self.varying = answer.views
+            # A span of these images would hold all of their pixels until it is written.
+            self.span.decoded[self.start + slot] = replace(answer, views=()) if answer.views else answer
         self.span.add_seconds("decode", sum(answer.seconds for _, answer in answers))
         self._less(len(answers))
 

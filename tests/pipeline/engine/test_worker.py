@@ -12,11 +12,12 @@ import pytest
 import torch
 from label import Label
 
-from beit_core import ModelCard, load_card
+from beit_core import ModelCard, PixelSpec, load_card
 from pipeline.config import RunConfig
 from pipeline.engine.engine import work_in_threads
 from pipeline.engine.loading import fitting
 from pipeline.engine.predictor import Asked, Predictor, Step
+from pipeline.engine.under_way import SpanUnderWay
 from pipeline.engine.worker import Worker
 from pipeline.errors import ConfigError, DeviceFailed, PipelineError, StorageError
 from pipeline.output.ledger import Ledger
@@ -145,6 +146,29 @@ def test_a_task_that_answers_in_other_columns_than_it_has_ends_the_run(
     with pytest.raises(PipelineError, match="task mean says that its columns are mean, and answers maen"):
         run_here(shards, tmp_path / "out", "mean", batch_size=16)
     assert not any((tmp_path / "out/data").glob("*.parquet"))
+
+
+@dataclass(frozen=True)
+class AsItIs(Mean):
+    def pixel_specs(self, card: ModelCard) -> tuple[PixelSpec, ...]:  # noqa: ARG002 - as above
+        return (PixelSpec(resize=None),)
+
+
+def test_pixels_of_images_with_a_size_of_their_own_do_not_wait_for_their_span(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(flow.TASKS, "mean", AsItIs)
+    held: list[int] = []
+    finish = SpanUnderWay.finish
+
+    def look(span: SpanUnderWay) -> None:
+        held.extend(len(answer.views) for answer in span.decoded if answer is not None)
+        finish(span)
+
+    monkeypatch.setattr(SpanUnderWay, "finish", look)
+    assert run_here(shards, tmp_path / "out", "mean", batch_size=1) == 0
+    assert held == [0] * 120
+    assert set(rows(tmp_path / "out")["status"].to_pylist()) == {"ok"}
 
 
 class Together(torch.nn.Module):
