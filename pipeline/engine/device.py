@@ -32,12 +32,14 @@ NATIVE_BFLOAT16 = ("amx_bf16", "avx512_bf16")  # what a CPU must be able to do; 
 ATTENTION = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # from malloc.h
 HEAP = 1 << 26  # bytes of the largest heap that glibc has for threads other than the main one
-OUT_OF_MEMORY = (  # of kernels being loaded, cuBLAS, and cuDNN, which tries its algorithms one after the other
+# Of kernels being loaded, cuBLAS, cuDNN, which tries its algorithms one after the other, and CPUs.
+OUT_OF_MEMORY = (
     "CUDA error: out of memory",
     "Triton Error [CUDA]: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
     "unable to find an engine to execute this computation",
+    "DefaultCPUAllocator: can't allocate memory",
 )
 AGAIN = "what is finished is safe, the same command continues"
 
@@ -201,7 +203,8 @@ def device_failures() -> Iterator[None]:
 
 def is_short_of_memory(error: Exception) -> bool:
     """Whether the device has too little memory, which libraries say in words of their own."""
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def is_fatal(error: Exception) -> bool:

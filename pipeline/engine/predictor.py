@@ -203,7 +203,7 @@ class Predictor:
             try:
                 pieces = [self._ask(there, start) for start in range(0, len(there.uris), self.at_once)]
                 return _joined(pieces), None
-            except (RuntimeError, ValueError) as error:
+            except (RuntimeError, ValueError, MemoryError) as error:
                 short = is_short_of_memory(error)
                 if is_fatal(error) and not short:
                     raise DeviceFailed(f"the device failed ({first_line(error)}): {AGAIN}") from error

@@ -1,5 +1,6 @@
 """A worker and its model: what the model gets, and what happens when it, or its device, fails."""
 
+import builtins
 import json
 import threading
 from dataclasses import dataclass, replace
@@ -39,7 +40,7 @@ class Moody(torch.nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         if len(pixels) > self.most:
-            kind: type[Exception] = getattr(torch, self.error, RuntimeError)
+            kind: type[Exception] = getattr(torch, self.error, getattr(builtins, self.error, RuntimeError))
             raise kind(f"{self.error} of {len(pixels)} images")
         return pixels.mean((1, 2, 3))
 
@@ -89,6 +90,8 @@ def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "OutOfMemoryError",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
         "GET was unable to find an engine to execute this computation",
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to",
+        "MemoryError",
     ],
 )
 def test_batches_are_halved_until_the_device_has_memory_for_them(
