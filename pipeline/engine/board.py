@@ -17,6 +17,7 @@ from pipeline.spec import JobSpec
 LONE = 16  # rows of each worker that are handed out alone before the others go in groups
 GROUP_ROWS, GROUP_IMAGES = 64, 512  # at most, unless one row has more
 IMAGE_BYTES = 1 << 16  # of an image in a shard that nobody has read yet: a guess
+BEGINNINGS = 20  # processes that may die over the same rows, one after the other, before the run is ended
 END_S = 1.0  # until a thread that listens has ended
 HEAR_S = 10.0  # between two lines of what workers say
 AHEAD = 2000  # rows on the board at most
@@ -34,7 +35,9 @@ class RowBoard:
         self.groups: list[Group | None] = []
         self.open: list[int] = []  # rows of each group that are not done
         self.group_of: dict[int, int] = {}
-        self.turns: dict[int, int] = {}  # blocks of reports that a group's worker has begun, by its first row
+        # By a group's first row: blocks of reports that its workers have begun, and workers since one gave the last.
+        self.turns: dict[int, int] = {}
+        self.begun: dict[int, int] = {}
         self.total: int | None = None  # groups in all, once they are planned
         self.failed: set[str] = set()  # processes whose device has failed
         self.said = ""
@@ -70,7 +73,19 @@ class RowBoard:
                 group = self.groups[index]
                 if not self.open[index] and group is not None:
                     self.turns.pop(group[0][0], None)
+                    self.begun.pop(group[0][0], None)
                     self.groups[index] = None
+
+    async def begin(self, first: int) -> tuple[int, bool]:
+        """`turn` for who begins a group, and whether BEGINNINGS in a row have died of it without a report."""
+        begun = self.begun.get(first, 0)
+        self.begun[first] = begun + 1
+        return await self.turn(first), begun >= BEGINNINGS
+
+    async def report(self, first: int) -> int:
+        """`turn` for who has given a block of reports and goes on."""
+        self.begun[first] = 1
+        return await self.turn(first)
 
     async def turn(self, first: int) -> int:
         """How many blocks of reports the group with this first row may have given before the next one."""

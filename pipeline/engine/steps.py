@@ -15,7 +15,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 import pyarrow as pa
 
 from pipeline import storage
-from pipeline.engine.board import wait_as_the_run
+from pipeline.engine.board import BEGINNINGS, wait_as_the_run
 from pipeline.engine.cluster import import_ray
 from pipeline.engine.span_decoder import SpanDecoder
 from pipeline.engine.wire import (
@@ -31,7 +31,7 @@ from pipeline.errors import DeviceFailed, PipelineError
 from pipeline.output.place import Place
 from pipeline.output.receipts import Receipt
 from pipeline.output.span_file import SpanFacts
-from pipeline.plan.rows import Row
+from pipeline.plan.rows import LooseSpan, Row
 from pipeline.spec import JobSpec
 
 REPORT_S = 2.0  # receipts of a group of small spans leave together at this interval
@@ -75,19 +75,23 @@ class Fused:
     def __init__(self, spec: JobSpec, children: int, board: Any) -> None:
         from pipeline.engine.worker import Worker
 
+        self.ray = import_ray(verbose=False)
         self.board, self.start_again = board, functools.partial(_start_again, board)
         self.worker = _AtStart(spec, board, lambda: Worker(spec, children, hung=self.start_again))
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         """Finish the spans of these rows; their receipts, and of every row that it is done.
 
-        Where a process died over them, Ray passes by as many blocks of the next one's as it had of the first one's. So
-        empty ones come before those that have something to say.
+        Where a process died over them, Ray passes by as many blocks of the next one's as it had of the first one's, and
+        an error in their place. So empty ones come before what there is to say.
         """
         reports: list[tuple[int, Receipt | None]] = []
         told, given = time.monotonic(), rows_from_table(rows)
-        for _ in range(self._turn(given)):
+        before, is_hopeless = self._begin(given)
+        for _ in range(before):
             yield reports_to_table([])
+        if is_hopeless:
+            raise PipelineError(_hopeless([row for _, row in given]))
         try:
             worker = self.worker.get()
             for number, row in given:
@@ -95,18 +99,29 @@ class Fused:
                     reports.append((number, receipt))
                     if time.monotonic() - told > REPORT_S:
                         yield reports_to_table(reports)
-                        self._turn(given)
+                        self.ray.get(self.board.report.remote(given[0][0]))
                         reports, told = [], time.monotonic()
                 reports.append((number, None))
         except DeviceFailed as error:
             self.start_again(error)
         yield reports_to_table(reports)
 
-    def _turn(self, given: list[tuple[int, Row]]) -> int:
-        """Before a block of reports is given: how many of these rows may have been given before."""
+    def _begin(self, given: list[tuple[int, Row]]) -> tuple[int, bool]:
+        """How many blocks of reports these rows may have had, and whether every process dies of them."""
         if not given:
-            return 0
-        return int(import_ray(verbose=False).get(self.board.turn.remote(given[0][0])))
+            return 0, False
+        before, is_hopeless = self.ray.get(self.board.begin.remote(given[0][0]))
+        return int(before), bool(is_hopeless)
+
+
+def _hopeless(rows: list[Row]) -> str:
+    """What is said of rows that end every process."""
+    row, more = rows[0], f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+    what = f"the span {row.name}" if isinstance(row, LooseSpan) else row.shard.uri
+    return (
+        f"{BEGINNINGS} workers in a row have died over {what}{more}: is their memory too small, or does an input end "
+        "them? What is finished is safe, the same command continues"
+    )
 
 
 def _check_place(place: Place) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.engine.board import (
+    BEGINNINGS,
     DONE,
     GROUP_IMAGES,
     GROUP_ROWS,
@@ -89,14 +90,27 @@ def test_who_begins_a_group_again_is_told_how_many_blocks_it_may_have_given() ->
     async def work() -> list[int]:
         board = RowBoard()
         await board.put(GROUPS[1])
-        turns = [await board.turn(1) for _ in range(3)]
+        turns = [(await board.begin(1))[0], await board.report(1), (await board.begin(1))[0]]
         await board.done([1])
-        turns.append(await board.turn(1))
+        turns.append((await board.begin(1))[0])
         await board.done([2])
         assert not board.turns
+        assert not board.begun
         return turns
 
     assert asyncio.run(work()) == [0, 1, 2, 3]
+
+
+def test_rows_that_nobody_survives_are_given_up_but_not_those_that_go_on() -> None:
+    async def work() -> list[tuple[int, bool]]:
+        board = RowBoard()
+        await board.put(GROUPS[1])
+        for _ in range(BEGINNINGS - 1):
+            await board.begin(1)
+        await board.report(1)
+        return [await board.begin(1) for _ in range(BEGINNINGS)]
+
+    assert asyncio.run(work()) == [(BEGINNINGS + number, number == BEGINNINGS - 1) for number in range(BEGINNINGS)]
 
 
 class Calls:
