@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,8 @@ def _no_stderr() -> Iterator[None]:
 def connect(ray: Any, address: str | None, *, verbose: bool) -> None:
     """Join the cluster at this address, or start one on this machine; raises ConfigError or PipelineError."""
     root = str(Path(__file__).parents[2])
+    if SUBMITTED not in os.environ:
+        check_folder(root)
     options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": logging.CRITICAL}
     if verbose:
         options["logging_level"] = logging.INFO
@@ -91,6 +94,18 @@ def connect(ray: Any, address: str | None, *, verbose: bool) -> None:
     context.execution_no_progress_timeout_s = NO_PROGRESS_S
     context.max_consecutive_actor_init_deaths = PATIENT_STARTS
     context.target_max_block_size = 1  # what is yielded leaves at once, in a block of its own
+
+
+def check_folder(root: str) -> None:
+    """Raise ConfigError where Ray's workers would take code of this folder for ours: they look there first."""
+    for name in ("beit_core", "pipeline"):
+        found = PathFinder.find_spec(name, [os.getcwd()])
+        origin = found.origin if found is not None else None
+        if origin is not None and not os.path.samefile(origin, Path(root, name, "__init__.py")):
+            raise ConfigError(
+                f"this folder has a {name} of its own ({origin}), which Ray's workers would take for that of {root}: "
+                "give the command in another folder, or --local"
+            )
 
 
 def _init(ray: Any, address: str | None, options: dict[str, Any], *, verbose: bool) -> None:

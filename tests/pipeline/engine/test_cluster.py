@@ -1,0 +1,29 @@
+"""What is looked at before a cluster is joined."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.engine import cluster
+from pipeline.errors import ConfigError
+from tests.helpers import ROOT
+
+
+@pytest.mark.parametrize("name", ["pipeline", "beit_core"])
+def test_a_folder_whose_code_workers_would_take_for_ours_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray puts the folder of a command before all others that its workers import from."""
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name / "__init__.py").touch()
+    with pytest.raises(ConfigError, match=f"this folder has a {name} of its own .*/{name}/__init__.py"):
+        cluster.connect(None, None, verbose=False)
+
+
+def test_other_folders_are_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pipeline").mkdir()  # no package: whatever comes later on the path counts
+    (tmp_path / "link").symlink_to(ROOT)
+    for folder in (tmp_path, tmp_path / "link", ROOT):
+        monkeypatch.chdir(folder)
+        cluster.check_folder(str(ROOT))
