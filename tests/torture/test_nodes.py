@@ -1,5 +1,6 @@
 """A cluster that loses a node without warning and gains another: the run ends by itself, and right."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from ray._raylet import GcsClient
 
 from tests.flow import make_tar
 from tests.helpers import rows, run_job
+from tests.outputs import newest_report
 from tests.proxied import named
 from tests.torture.conftest import Tally
 from tests.torture.proof import FLAGS, compare, more_than, start, wait_until
@@ -44,6 +46,17 @@ def test_a_node_is_lost_and_another_one_comes(cluster: Any, tmp_path: Path, tall
     said, _ = job.communicate(timeout=400)
     assert job.returncode == 0, said
     compare(tally, "node lost, node added", 1, output, tmp_path / "whole")
+
+
+def test_a_pool_of_workers_grows_while_the_cluster_has_room(cluster: Any, tmp_path: Path) -> None:
+    cluster.add_node(**NODE)
+    members = named(6000)
+    for number in range(100):
+        make_tar(tmp_path / f"in/t{number:02d}.tar", members[60 * number : 60 * number + 60])
+    flags = ["--input", tmp_path / "in", *FLAGS, "--output", tmp_path / "out", "--ray-address", cluster.address]
+    run_job("label.py", *flags, "--workers", "1..2", env={"RAY_AUTH_MODE": "disabled"}, code=0)
+    report = json.loads(newest_report(tmp_path / "out").read_text())
+    assert len(report["images_by_worker"]) == 2
 
 
 def test_a_run_waits_for_the_first_gpu_of_a_cluster(cluster: Any, tmp_path: Path) -> None:
