@@ -48,12 +48,12 @@ def check_gpus(wanted: float, most: float, *, bounded: bool) -> None:
         raise ConfigError(f"--gpus-per-worker {wanted:g}: a node has {most:g} GPUs at most")
 
 
-def layout_of(nodes: Sequence[Node], gpus_per_worker: float, workers: int | None) -> Layout:
-    """The layout for these nodes; `workers` is the flag's upper bound (None: as many as fit).
+def layout_of(nodes: Sequence[Node], gpus_per_worker: float, workers: int | None, least: int | None = None) -> Layout:
+    """The layout for these nodes; `workers` is the flag's upper bound (None: as many as fit), `least` its lower one.
 
     With GPUs: one fused worker per accelerator, which owns its share of the node's CPUs. Split only where GPU nodes
     have fewer than `FEW_CPUS` CPUs for each GPU and nodes without GPUs have more CPUs than they. Without: a fused
-    worker per CPU.
+    worker per CPU. Where the flag asks for more, they share the CPUs; those above `least` are to have nodes that come.
     """
     with_gpus = [node for node in nodes if node.gpus >= gpus_per_worker]
     if with_gpus:
@@ -62,7 +62,8 @@ def layout_of(nodes: Sequence[Node], gpus_per_worker: float, workers: int | None
     cpus = sum(node.cpus for node in nodes)
     count = workers or max(1, int(cpus))
     said = f"{_counted(cpus, 'CPU')} on {_nodes(nodes)}: {count} fused"
-    return Layout("fused", False, count, min(1.0, SHARE * cpus / count), 1, said)
+    sharing = max(min(count, int(cpus)), least or count)
+    return Layout("fused", False, count, min(1.0, SHARE * cpus / sharing), 1, said)
 
 
 def _on_gpus(nodes: Sequence[Node], elsewhere: float, gpus_per_worker: float, workers: int | None) -> Layout:

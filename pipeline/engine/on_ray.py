@@ -84,7 +84,8 @@ class OnRay:
         bounds = self.config.worker_range()
         gpus = max((node.gpus for node in nodes), default=0.0)
         check_gpus(self.config.gpus_per_worker, gpus, bounded=bounds is not None)
-        return layout_of(nodes, self.config.gpus_per_worker, bounds[1] if bounds else None)
+        least, most = bounds or (None, None)
+        return layout_of(nodes, self.config.gpus_per_worker, most, least)
 
     def _nodes(self) -> list[Node]:
         """What the nodes offer that are there; with `--device gpu` waits until one has a GPU."""

@@ -37,6 +37,18 @@ def test_a_number_of_workers_is_taken_as_given() -> None:
     assert layout_of([Node(8, 2)], 0.5, 3).workers == 3
 
 
+@pytest.mark.parametrize(
+    ("cpus", "least", "most", "each"),
+    [(2, 1, 8, 0.9), (2, 2, 8, 0.9), (2, 4, 8, 0.45), (2, 8, 8, 0.225), (16, 1, 2, 1), (16, 2, 2, 1), (1, 1, 100, 0.9)],
+)
+def test_workers_that_may_come_later_do_not_crowd_the_cpus_that_are_there(
+    cpus: int, least: int, most: int, each: float
+) -> None:
+    """An autoscaler adds nodes for those that do not fit; no node would come if all fitted."""
+    layout = layout_of([Node(cpus, 0)], 1.0, most, least)
+    assert (layout.workers, layout.cpus) == (most, pytest.approx(each))
+
+
 @pytest.mark.parametrize(("wanted", "most", "said"), [(2, 0, "there is no GPU"), (0.5, 0, "no GPU"), (2, 1, "has 1")])
 def test_gpus_that_no_node_has_are_refused(wanted: float, most: float, said: str) -> None:
     with pytest.raises(ConfigError, match=f"--gpus-per-worker {wanted}: .*{said}"):
