@@ -9,13 +9,23 @@ from torch import Tensor
 
 from .attention import table_rows
 from .config import DVAE, PoolOf
-from .errors import CheckpointError
+from .errors import CheckpointError, CheckpointMismatch
 from .published import Preset, find_preset
-from .weights import Weights, read_weights
+from .weights import Weights, check_essential, read_weights
 
 # Fraction of the depth after which the published segmentation models take their four features.
 FEATURE_DEPTHS = (1 / 3, 1 / 2, 2 / 3, 1)
 TRUNK_NORM = "beit.layernorm.weight"
+# Dimensions of the tensors whose shapes are read here.
+DIMENSIONS = (
+    (r"beit\.embeddings\.cls_token", 3),
+    (r"beit\.embeddings\.patch_embeddings\.projection\.weight", 4),
+    (r"beit\..*relative_position_bias_table", 2),
+    (r"beit\..*\.intermediate\.dense\.weight", 2),
+    (r"(lm_head|classifier)\.weight", 2),
+    (r"(decode_head|auxiliary_head)\.classifier\.weight", 4),
+    (r"(encoder|decoder)\.blocks\.(input|output\.conv)\.weight", 4),  # of a dVAE
+)
 
 
 def config_of_file(source: Path) -> dict[str, Any]:
@@ -29,11 +39,14 @@ def infer_config(
     """A Hugging Face `config.json` for tensors under published names, from their shapes.
 
     Assumes square pictures. What shapes leave open comes from `preset`, if it is as wide, and from `pool_of`. Raises
-    CheckpointError naming the flag where neither decides.
+    CheckpointError naming the flag where neither decides, and for tensors that no sizes can be read off.
     """
     tensors = weights.tensors
+    if weights.origin != "dvae":
+        check_essential(weights, source)
+    _check_dimensions(weights, source)
     if weights.origin == "dvae":
-        return _dvae_config(tensors)
+        return _dvae_config(tensors, source)
     width = tensors["beit.embeddings.cls_token"].shape[-1]
     depth = _count(tensors, r"beit\.encoder\.layer\.(\d+)\.")
     tables = [tensor for name, tensor in tensors.items() if name.endswith("relative_position_bias_table")]
@@ -58,6 +71,14 @@ def infer_config(
     if head["architectures"] in (["BeitModel"], ["BeitForImageClassification"]):
         _check_pooling(weights, source, pool_of)
     return config | head
+
+
+def _check_dimensions(weights: Weights, source: Path) -> None:
+    for name, tensor in weights.tensors.items():
+        needed = next((count for pattern, count in DIMENSIONS if re.fullmatch(pattern, name)), tensor.ndim)
+        if tensor.ndim != needed:
+            fault = f"is {tuple(tensor.shape)}, where a shape of {needed} numbers should be"
+            raise CheckpointMismatch(f"{source}: {weights.in_file(name)} {fault}: fetch or save it again")
 
 
 def _check_pooling(weights: Weights, source: Path, pool_of: PoolOf | None) -> None:
@@ -111,11 +132,11 @@ def _head_config(tensors: Mapping[str, Tensor], depth: int) -> dict[str, Any]:
     }
 
 
-def _dvae_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def _dvae_config(tensors: Mapping[str, Tensor], source: Path) -> dict[str, Any]:
     for needed in ("encoder.blocks.input.weight", "encoder.blocks.output.conv.weight"):
         if needed not in tensors:
             advice = "convert a folder with encoder.pkl and decoder.pkl"
-            raise CheckpointError(f"the tokenizer's encoder is missing, at least its {needed}: {advice}")
+            raise CheckpointError(f"{source}: the tokenizer's encoder is missing, at least its {needed}: {advice}")
     return {
         "model_type": DVAE,
         "hidden_size": len(tensors["encoder.blocks.input.weight"]),

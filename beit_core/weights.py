@@ -77,7 +77,7 @@ def read_weights(source: Path) -> Weights:
         remarks=tuple(remarks),
     )
     if source.is_file() and origin != "dvae":
-        _check_essential(weights, source, [row.written for row in rows])
+        check_essential(weights, source)
     return weights
 
 
@@ -148,13 +148,14 @@ def _renamed(rows: list[Row], origin: Origin) -> Iterator[Row]:
             yield Row(f"{written}[{part}]", published.format(part), third)
 
 
-def _check_essential(weights: Weights, source: Path, written: list[str]) -> None:
+def check_essential(weights: Weights, source: Path) -> None:
+    """Raise CheckpointError unless these are tensors of a BEiT, with those that its sizes are inferred from."""
     for name, tensor in weights.tensors.items():
         if tensor.ndim == 0 and not DERIVED.search(name):
             raise CheckpointMismatch(f"{source}: {weights.in_file(name)} is a single number, where a tensor should be")
     found = {pattern: any(re.fullmatch(pattern, name) for name in weights.tensors) for pattern in ESSENTIAL}
     if not any(found.values()):
-        first = ", ".join(written[:3])
+        first = ", ".join(list(weights.written.values())[:3])
         raise CheckpointError(f"{source} holds no BEiT that is known here; its first tensors are {first}")
     for pattern, is_there in found.items():
         if not is_there:

@@ -1,0 +1,59 @@
+"""What is read off tensors where no configuration says it, and what is said of the rest."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from beit_core import CheckpointError, CheckpointMismatch, Choices, convert
+from tests.models import save_dvae
+
+Make = Callable[..., Path]
+ONE = torch.ones(())
+CHANGES: dict[str, Callable[[Tensor], Tensor | None]] = {
+    "absent": lambda _: None,
+    "one number": lambda _: ONE,
+    "flat": lambda tensor: tensor.flatten(),
+    "deeper": lambda tensor: tensor[None],
+}
+READ_OFF = {
+    "encoder": ("embeddings.cls_token", "embeddings.patch_embeddings.projection.weight",
+                "encoder.layer.0.attention.attention.relative_position_bias.relative_position_bias_table",
+                "encoder.layer.0.intermediate.dense.weight"),
+    "masked": ("lm_head.weight",),
+    "classifier": ("classifier.weight",),
+    "segmenter": ("decode_head.classifier.weight", "auxiliary_head.classifier.weight"),
+    "dvae": ("encoder.blocks.input.weight", "encoder.blocks.output.conv.weight", "decoder.blocks.input.weight"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("kind", READ_OFF)
+def test_tensors_that_no_size_can_be_read_off(kind: str, change: str, tiny_model: Make, tmp_path: Path) -> None:
+    """In a file, and in a folder that has no config.json."""
+    folder = save_dvae(tmp_path / "dvae", decoder=True) if kind == "dvae" else tiny_model(kind)
+    right, target = load_file(folder / "model.safetensors"), tmp_path / "bare/model.safetensors"
+    target.parent.mkdir()
+    choices = Choices() if kind == "dvae" else Choices(processor=folder / "preprocessor_config.json")
+    for name in READ_OFF[kind]:
+        changed = CHANGES[change](right[name])
+        tensors = {**right, name: changed} if changed is not None else {n: t for n, t in right.items() if n != name}
+        save_file(tensors, target)
+        for source in (target, target.parent):
+            with pytest.raises(CheckpointError) as found:
+                convert(source, tmp_path / "new", choices)
+            assert str(source) in str(found.value)
+            assert changed is None or name in str(found.value)
+
+
+def test_a_folder_of_another_architecture(tmp_path: Path) -> None:
+    save_file({"vit.embeddings.cls_token": torch.zeros(1, 1, 8)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="holds no BEiT that is known here; its first tensors are vit"):
+        convert(tmp_path, tmp_path / "new")
+    save_file({"cls_token": torch.zeros(1, 1, 8), "blocks.0.attn.qkv.weight": torch.zeros(24, 8)},
+              tmp_path / "model.safetensors")  # fmt: skip
+    with pytest.raises(CheckpointMismatch, match=r"has no .*projection\.weight, without which it is no BEiT"):
+        convert(tmp_path, tmp_path / "new")
