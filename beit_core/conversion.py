@@ -71,7 +71,8 @@ def convert(
     if card.head == "dvae":
         _check_no_choice(path, choices)
     fitting(lambda: BUILDERS[card.head](card), weights, str(path))
-    for remark in (*weights.remarks, *_remarks(card, weights, raw)):
+    guesses = [] if _config_file(path, choices) else _guesses(card)
+    for remark in (*weights.remarks, *_remarks(card, weights, raw), *guesses):
         say(remark)
     tensors = _saved_names(weights.tensors, raw)
     with reaching(target, "written"):
@@ -95,14 +96,17 @@ def _known(path: Path, weights: Weights, choices: Choices) -> Known:
 
 def _config(path: Path, weights: Weights, known: Known, choices: Choices) -> dict[str, Any]:
     """The `config.json` to use: the one given, else the folder's, else one inferred from the tensors' shapes."""
-    own = path / CONFIG_FILE
-    if choices.config or own.is_file():
-        raw = read_json(Path(choices.config) if choices.config else own)
-    else:
-        raw = infer_config(weights, path, known.preset or find_preset(path), choices.pool_of)
-    if weights.origin == "unilm" and not own.is_file() and choices.semantics != "hf":
+    file = _config_file(path, choices)
+    raw = read_json(file) if file else infer_config(weights, path, known.preset or find_preset(path), choices.pool_of)
+    if weights.origin == "unilm" and not (path / CONFIG_FILE).is_file() and choices.semantics != "hf":
         raw["layer_norm_eps"] = TRAINED_EPS  # set in unilm's and timm's code, not in a config.json
     return raw
+
+
+def _config_file(path: Path, choices: Choices) -> Path | None:
+    """The `config.json` to read, None where nobody gave one."""
+    given = Path(choices.config) if choices.config else path / CONFIG_FILE
+    return given if choices.config or given.is_file() else None
 
 
 def _check_no_choice(path: Path, choices: Choices) -> None:
@@ -125,6 +129,19 @@ def _remarks(card: ModelCard, weights: Weights, raw: Mapping[str, Any]) -> list[
     if card.beit.pool_of == "mean" and not card.beit.mean_pooling:
         said.append("transformers cannot read this pooling (the mean of normalised tokens) from a config.json")
     return said
+
+
+def _guesses(card: ModelCard) -> list[str]:
+    """What the tensors of a model without a `config.json` leave open, unless it is a published one."""
+    preset = presets().get(card.name)
+    if card.head == "dvae" or (preset and preset.fits(card.head, card.beit)):
+        return []
+    if card.head == "segmenter":
+        indices = ", ".join(map(str, card.beit.out_indices))
+        return [f"out_indices are {indices}, as deep as in published models: --model-config says otherwise"]
+    if card.head == "classifier" and card.beit.classes_exclude_each_other:
+        return ["a picture is of one class (softmax): --model-config with a problem_type says otherwise"]
+    return []
 
 
 def _saved_names(tensors: Mapping[str, Tensor], raw: Mapping[str, Any]) -> dict[str, Tensor]:

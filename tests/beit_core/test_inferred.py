@@ -57,3 +57,24 @@ def test_a_folder_of_another_architecture(tmp_path: Path) -> None:
               tmp_path / "model.safetensors")  # fmt: skip
     with pytest.raises(CheckpointMismatch, match=r"has no .*projection\.weight, without which it is no BEiT"):
         convert(tmp_path, tmp_path / "new")
+
+
+def converted(source: Path, dest: Path, choices: Choices) -> list[str]:
+    """What is said, but for LayerNorm's eps."""
+    said = list[str]()
+    convert(source, dest, choices, say=said.append)
+    return [remark for remark in said if "LayerNorm" not in remark]
+
+
+def test_what_is_guessed_is_said(tiny_model: Make, tmp_path: Path) -> None:
+    guesses = {
+        "segmenter": "out_indices are 0, 1, 2, 3, as deep as in published models: --model-config says otherwise",
+        "classifier": "a picture is of one class (softmax): --model-config with a problem_type says otherwise",
+    }
+    for kind, guess in guesses.items():
+        folder = tiny_model(kind)  # whose out_indices are 1 to 4
+        weights, processor = folder / "model.safetensors", folder / "preprocessor_config.json"
+        assert converted(weights, tmp_path / f"{kind} bare", Choices(processor=processor)) == [guess]
+        given = Choices(processor=processor, config=folder / "config.json")
+        assert converted(weights, tmp_path / f"{kind} given", given) == []
+        assert converted(folder, tmp_path / f"{kind} folder", Choices()) == []
