@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 Triple = tuple[float, float, float]
 LANCZOS, BILINEAR, BICUBIC = 1, 2, 3  # Pillow's numbers, which preprocessor_config.json uses too
+OURS = ("Beit", "ViT", "Data2VecVision")  # classes whose steps are those of PixelSpec; they pass other fields by
+# Fields of other classes that add a step or change one, and classes that do so without a field of their own.
+STEPS = (
+    "crop_pct", "do_align_long_axis", "do_crop_margin", "do_flip_channel_order", "do_pad", "do_thumbnail",
+    "ensure_multiple_of", "include_top", "keep_aspect_ratio", "rescale_offset", "size_divisor",
+)  # fmt: skip
+OTHERS = ("ConvNext", "Levit", "Perceiver")
 
 
 class Array(Protocol):
@@ -75,7 +82,7 @@ class PixelSpec:
         """Read a `preprocessor_config.json`, old or new style; {} gives the defaults of transformers' BEiT class.
 
         Raises CheckpointError, naming `where` and the field, for values of a wrong type or out of range, and for a
-        processor class with unknown defaults that leaves some fields out.
+        processor class with unknown defaults that leaves some fields out, or with steps that are not those of above.
         """
         check(raw, PROCESSOR, where)
         kind, normalise = _known_kind(raw, where), raw.get("do_normalize", True)
@@ -142,7 +149,19 @@ def _triple(value: Any) -> Triple:
 def _known_kind(raw: Mapping[str, Any], where: object) -> str:
     """The processor's class, if its defaults are known or not needed."""
     kind = str(raw.get("image_processor_type") or raw.get("feature_extractor_type") or "BeitImageProcessor")
+    if kind.startswith(OURS):
+        return kind
     unsaid = [name for name in ("size", "resample", "image_mean", "image_std") if name not in raw]
-    if unsaid and not kind.startswith(("Beit", "ViT", "Data2VecVision")):
+    if unsaid:
         raise CheckpointError(f"{where} is for {kind}, whose defaults are not known: add {', '.join(unsaid)}")
+    _check_steps(raw, kind, where)
     return kind
+
+
+def _check_steps(raw: Mapping[str, Any], kind: str, where: object) -> None:
+    """Raise CheckpointError for a class that makes pixels in other steps than a PixelSpec's."""
+    steps = [name for name in STEPS if raw.get(name) and (raw[name] is True or raw[name] != 1)]
+    if steps or kind.startswith(OTHERS):
+        named = f" ({', '.join(steps)})" if steps else ""
+        advice = "write what they amount to as the file of a BeitImageProcessor"
+        raise CheckpointError(f"{where} is for {kind}, which has steps that are not known here{named}: {advice}")

@@ -1,5 +1,9 @@
 """Pixels bit-equal to transformers' PIL processor, and every form of its configuration."""
 
+import json
+from importlib import import_module
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +11,7 @@ from PIL import Image
 from transformers.models.beit.image_processing_pil_beit import BeitImageProcessorPil
 
 from beit_core import CheckpointError, PixelSpec
+from pipeline.decode.decode import fit
 
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 
@@ -107,6 +112,36 @@ def test_size_is_known_unless_it_varies() -> None:
 def test_unusable_configurations_say_why(raw: dict[str, object], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         PixelSpec.from_hf(raw)
+
+
+SAME = ["vit.ViT", "deit.DeiT", "clip.CLIP", "bit.Bit", "dpt.DPT", "segformer.Segformer", "siglip.Siglip"]
+OTHER = {
+    "convnext.ConvNext": r" \(crop_pct\)",
+    "poolformer.PoolFormer": r" \(crop_pct\)",
+    "efficientnet.EfficientNet": r" \(include_top\)",
+    "mobilevit.MobileViT": r" \(do_flip_channel_order\)",
+    "donut.Donut": r" \(do_pad, do_thumbnail\)",
+    "vilt.Vilt": r" \(do_pad, size_divisor\)",
+    "levit.Levit": "",
+    "perceiver.Perceiver": "",
+}
+
+
+@pytest.mark.parametrize("name", [*SAME, *OTHER])
+def test_processors_of_other_models_are_read_right_or_refused(name: str, tmp_path: Path) -> None:
+    file, kind = name.split(".")
+    module = import_module(f"transformers.models.{file}.image_processing_pil_{file}")
+    theirs, image = getattr(module, f"{kind}ImageProcessorPil")(), picture(300, 417, "RGB")
+    theirs.save_pretrained(tmp_path)
+    raw = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    if name in OTHER:
+        message = f"is for {kind}ImageProcessor, which has steps that are not known here{OTHER[name]}: write"
+        with pytest.raises(CheckpointError, match=message):
+            PixelSpec.from_hf(raw)
+        return
+    spec = PixelSpec.from_hf(raw)
+    ours = spec.normalize(fit(image, spec, (300, 417), exact=True)[None])
+    assert torch.equal(ours, theirs(image, return_tensors="pt").pixel_values)
 
 
 @pytest.mark.parametrize(
