@@ -135,11 +135,11 @@ def describe(source: Path, raw: Mapping[str, Any], known: Known) -> ModelCard:
         return _card_of_dvae(source, raw, where)
     own = {} if known.preset else _own_words(source)
     card = _card_from_hf(source, raw, where, known)
-    preset = known.preset or (None if own else _preset_by_name(card))
+    preset = known.preset or (None if own else _preset_by_name(card, known.semantics))
     by_hf = known.by_hf or _is_hf_folder(source)
     _check_pixels(card, source, known, preset, by_hf=by_hf)
     meant = _semantics(known, own, trained=preset is not None or not by_hf)
-    if preset and (meant == "original" or not source.is_dir()):
+    if preset:
         card = _as_published(card, preset, meant, keep_pixels=known.processor is not None)
     if own:
         card = _as_converted(card, own, source / CARD_FILE)
@@ -202,9 +202,9 @@ def _pixels(source: Path, raw: Mapping[str, Any], known: Known) -> PixelSpec:
     return PixelSpec.from_hf(read_json(source / PROCESSOR_FILE, absent=unsaid), source / PROCESSOR_FILE)
 
 
-def _preset_by_name(card: ModelCard) -> Preset | None:
-    """The published checkpoint whose name is in the card's path, if the shapes agree too."""
-    named = find_preset(card.path)
+def _preset_by_name(card: ModelCard, semantics: Semantics | None) -> Preset | None:
+    """The published checkpoint that the path names, if the shapes agree; an `hf` folder speaks for itself."""
+    named = None if semantics == "hf" and _is_hf_folder(card.path) else find_preset(card.path)
     return named if named and named.fits(card.head, card.beit) else None
 
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from beit_core import CheckpointError, CheckpointMismatch, Choices, convert
+from beit_core import CheckpointError, CheckpointMismatch, Choices, convert, presets
 from tests.models import save_dvae
 
 Make = Callable[..., Path]
@@ -78,3 +78,19 @@ def test_what_is_guessed_is_said(tiny_model: Make, tmp_path: Path) -> None:
         given = Choices(processor=processor, config=folder / "config.json")
         assert converted(weights, tmp_path / f"{kind} given", given) == []
         assert converted(folder, tmp_path / f"{kind} folder", Choices()) == []
+
+
+def test_a_given_preset_counts_in_either_semantics(tiny_model: Make, tmp_path: Path) -> None:
+    """Of a folder, as of its weights alone."""
+    name = "beit-base-patch16-224"
+    folder = tiny_model("classifier", image_size=224, patch_size=112, num_labels=1000)
+    for source in (folder, folder / "model.safetensors"):
+        for semantics in ("hf", "original"):
+            choices = Choices(preset=name, semantics=semantics, config=folder / "config.json")
+            card = convert(source, tmp_path / f"{semantics} {source.name}", choices)
+            assert (card.semantics, card.pixels, card.labels) == (
+                semantics,
+                presets()[name].pixels,
+                presets()[name].labels,
+            )
+            assert card.beit.layer_norm_eps == (1e-12 if semantics == "hf" else 1e-6)
