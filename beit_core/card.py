@@ -143,6 +143,7 @@ def describe(source: Path, raw: Mapping[str, Any], known: Known) -> ModelCard:
         card = _as_published(card, preset, meant, keep_pixels=known.processor is not None)
     if own:
         card = _as_converted(card, own, source / CARD_FILE)
+    card.pixels.check_least(card.beit.least_side(card.head, meant), source)
     return with_semantics(_as_asked(card, known, meant), meant)
 
 

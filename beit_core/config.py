@@ -83,6 +83,12 @@ class BeitConfig(Patched):
             return tuple((index - 1) % (self.depth + 1) for index in self.out_indices)
         return tuple(min(index % (self.depth + 1) + 1, self.depth) for index in self.out_indices)
 
+    def least_side(self, head: str, semantics: Semantics) -> int:
+        """Pixels that a picture needs each way: a patch, for a segmenter two, none where it is padded to a window."""
+        if head != "segmenter":
+            return self.patch_size
+        return 2 * self.patch_size if semantics == "hf" else 0
+
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any], *, pooler: bool = True, where: object = "config.json") -> Self:
         """Read the content of a Hugging Face `config.json`, with the defaults transformers gives a missing field.

@@ -73,6 +73,13 @@ class PixelSpec:
         factor = min(self.longest / long, self.resize / short)
         return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
+    def check_least(self, side: int, where: object) -> None:
+        """Raise CheckpointError, naming `where`, if every picture ends up with fewer pixels than `side` in a row."""
+        if self.size and min(self.size) < side:
+            height, width = self.size
+            fault = f"pictures become {height} x {width} pixels, but the model takes at least {side} each way"
+            raise CheckpointError(f"{where}: {fault}: correct the size in its preprocessor_config.json")
+
     def normalize(self, pixels_BHWC: Tensor | Array) -> Tensor:
         """uint8 RGB (B, H, W, 3), 0-255, a tensor or a NumPy array -> float32 (B, 3, H, W) on the same device."""
         return beit_core.normalize(self, pixels_BHWC)

@@ -1,6 +1,7 @@
 """Which folders and files are taken for published checkpoints, and which are somebody's own under such a name."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,20 @@ def test_the_shifted_names_of_22k_are_as_many_as_published(tmp_path: Path) -> No
     edit(folder, id2label={str(number): f"n{number}" for number in range(21843) if number not in (9205, 15027)})
     card = load_card(folder)
     assert (card.semantics, card.name) == ("original", "beit-base-patch16-224-pt22k-ft22k")
+
+
+@pytest.mark.parametrize(("kind", "least"), [("classifier", 8), ("masked", 8), ("segmenter", 16)])
+def test_pictures_that_hold_no_patch(kind: str, least: int, tiny_model: Callable[..., Path]) -> None:
+    folder = tiny_model(kind)
+    for size in (least - 1, {"height": 64, "width": least - 1}):
+        edit(folder, "preprocessor_config.json", size=size)
+        with pytest.raises(CheckpointError, match=rf"pixels, but the model takes at least {least} each way: correct"):
+            load_card(folder)
+    if kind == "segmenter":
+        assert load_card(folder, "original").pixels.size == (64, least - 1)
+    for size in (least, {"height": 64, "width": least}, {"shortest_edge": 1}):
+        edit(folder, "preprocessor_config.json", size=size)
+        assert load_card(folder).pixels.resize is not None
 
 
 @pytest.mark.parametrize("name", [name for name in COUNTS if name])
