@@ -10,7 +10,7 @@ import beit_core
 
 from .config import DVAE, PREFIXES, BeitConfig, BiasResampling, DvaeConfig, PoolOf, Semantics
 from .errors import CheckpointError
-from .files import digest, find_weights, reaching, read_json, tensor_names
+from .files import digest, find_weights, is_timms, reaching, read_json, tensor_names
 from .pixels import LANCZOS, PixelSpec
 from .published import TRAINED_EPS, Color, Preset, find_preset, name_of
 from .schema import CARD, CONFIG, NEEDED_OF_CARD, check
@@ -75,7 +75,8 @@ def load_card(path: str | Path, semantics: Semantics | None = None) -> ModelCard
     with reaching(source):
         if not source.exists():
             raise CheckpointError(f"model {source} does not exist")
-        raw = read_json(source / CONFIG_FILE) if source.is_dir() else beit_core.config_of_file(source)
+        by_hf = source.is_dir() and not is_timms(source)
+        raw = read_json(source / CONFIG_FILE) if by_hf else beit_core.config_of_file(source)
         weights, card = find_weights(source), describe(source, raw, Known(semantics=semantics))
         return replace(card, fingerprint=digest(weights, json.dumps(_meaning(card), sort_keys=True)))
 
@@ -148,7 +149,7 @@ def describe(source: Path, raw: Mapping[str, Any], known: Known) -> ModelCard:
 
 
 def _is_hf_folder(source: Path) -> bool:
-    return source.is_dir() and (source / CONFIG_FILE).is_file()
+    return (source / CONFIG_FILE).is_file() and not is_timms(source)
 
 
 def _semantics(known: Known, own: Mapping[str, Any], *, trained: bool) -> Semantics:

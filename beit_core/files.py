@@ -88,6 +88,12 @@ def read_json(path: Path, absent: dict[str, Any] | None = None) -> dict[str, Any
     return content
 
 
+def is_timms(folder: Path) -> bool:
+    """Whether a folder is timm's: its `config.json` says nothing that transformers' does. Raises CheckpointError."""
+    raw = read_json(folder / "config.json", absent={})
+    return "architecture" in raw and not {"architectures", "model_type"} & raw.keys()
+
+
 def digest(paths: list[Path], meaning: str) -> str:
     """sha256 (hex) of the content of these files and of `meaning`; independent of where the files lie."""
     total = hashlib.sha256(meaning.encode())

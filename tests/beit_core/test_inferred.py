@@ -1,5 +1,6 @@
 """What is read off tensors where no configuration says it, and what is said of the rest."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from beit_core import CheckpointError, CheckpointMismatch, Choices, convert, presets
+from beit_core import CheckpointError, CheckpointMismatch, Choices, convert, load_card, presets
+from tests.beit_core.foreign_files import as_unilm
+from tests.beit_core.test_conversion import full_names
 from tests.models import save_dvae
 
 Make = Callable[..., Path]
@@ -94,3 +97,22 @@ def test_a_given_preset_counts_in_either_semantics(tiny_model: Make, tmp_path: P
                 presets()[name].labels,
             )
             assert card.beit.layer_norm_eps == (1e-12 if semantics == "hf" else 1e-6)
+
+
+def test_folders_of_timm_are_read_as_their_weights_are(tiny_model: Make, tmp_path: Path) -> None:
+    """Its config.json has other fields than transformers'."""
+    folder, timm = tiny_model("classifier"), tmp_path / "timm"
+    timm.mkdir()
+    save_file(as_unilm(full_names(folder), index=False), timm / "model.safetensors")
+    config = {"architecture": "beit_base_patch16_224", "num_classes": 7, "num_features": 64, "pretrained_cfg": {}}
+    (timm / "config.json").write_text(json.dumps(config))
+    for read in (load_card, lambda source: convert(source, tmp_path / "no")):
+        with pytest.raises(CheckpointError, match=r"timm has no published name, so its pixels are unknown: .*--preset"):
+            read(timm)
+    choices = Choices(processor=folder / "preprocessor_config.json")
+    ours, theirs = (
+        convert(source, tmp_path / f"new {source.name}", choices) for source in (timm / "model.safetensors", timm)
+    )
+    assert (ours.semantics, ours.config, ours.pixels, ours.labels) == (
+        theirs.semantics, theirs.config, theirs.pixels, theirs.labels)  # fmt: skip
+    assert ours.beit.layer_norm_eps == 1e-6
