@@ -70,11 +70,13 @@ def _is_size(value: object) -> bool:
 def _is_names(value: object) -> bool:
     if not isinstance(value, dict) or not 0 < len(value) <= 1_000_000:
         return False
-    return all(str(key).isdecimal() and len(str(key)) <= 7 and TEXT.holds(name) for key, name in value.items())
+    if not all(str(key).isdecimal() and len(str(key)) <= 7 and TEXT.holds(name) for key, name in value.items()):
+        return False
+    return len(set(map(int, value))) == len(value)  # "8" and "08" are one
 
 
 SIZE = Kind('pixels, [height, width], {"height", "width"} or {"shortest_edge"}, each from 1 to 16384', _is_size)
-NAMES = Kind('an object of class ids and names, such as {"0": "cat"}', _is_names)
+NAMES = Kind('an object of class ids, each once, and names, such as {"0": "cat"}', _is_names)
 DEPTH = whole(1, 1024)
 
 CONFIG: Mapping[str, Kind] = {

@@ -116,6 +116,15 @@ def test_a_tokenizers_values_and_an_index(tmp_path: Path, folder: Path) -> None:
     assert INDEX["weight_map"].holds({"a": "b"})
 
 
+def test_a_class_has_one_name(tiny_model: Callable[..., Path]) -> None:
+    model = tiny_model("classifier", num_labels=3)
+    right = json.loads((model / "config.json").read_text())
+    for names, fits in (({"0": "a", "1": "b", "2": "c"}, True), ({"0": "a", "1": "b", "01": "c"}, False)):
+        (model / "config.json").write_text(json.dumps({**right, "id2label": names}))
+        said = outcome(model)
+        assert not said if fits else "id2label is" in said
+
+
 @pytest.mark.parametrize("text", ["", "[1]", "{", "\x00", "[" * 5000, '{"hidden_size": 1e999}'])
 def test_files_that_are_no_objects(folder: Path, text: str) -> None:
     for file in FILES:
