@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
 from .errors import CheckpointError
-from .schema import CONFIG, DVAE_CONFIG, check
+from .schema import CONFIG, DVAE_CONFIG, check, shown
 
 Semantics = Literal["hf", "original"]
 BiasResampling = Literal["bilinear", "geometric", "linear"]
@@ -129,7 +129,11 @@ class DvaeConfig(Patched):
     def from_hf(cls, raw: Mapping[str, Any], *, where: object = "config.json") -> Self:
         """Read the `config.json` of a converted tokenizer. Raises CheckpointError for invalid values."""
         check(raw, DVAE_CONFIG, where)
-        return cls(**_same_fields(cls, raw), image_size=pair(raw.get("image_size", 112)))
+        config = cls(**_same_fields(cls, raw), image_size=pair(raw.get("image_size", 112)))
+        if any(side % config.patch_size for side in config.image_size):
+            advice = f"a tokenizer takes sides divisible by {config.patch_size}"
+            raise CheckpointError(f"{where}: image_size is {shown(raw['image_size'])}, but {advice}")
+        return config
 
 
 def _same_fields(cls: type[BeitConfig | DvaeConfig], raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -94,3 +94,10 @@ def test_other_pictures_are_refused(shape: tuple[int, ...]) -> None:
 def test_decoding_without_a_decoder_says_what_to_do() -> None:
     with pytest.raises(CheckpointError, match="has no decoder: convert"):
         seeded(decoder=False).decode(torch.zeros(1, 2, 2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("size", [100, 4, [112, 60]])
+def test_sides_that_are_no_whole_tokens_are_refused(size: object) -> None:
+    with pytest.raises(CheckpointError, match=r"there: image_size is .*, but a tokenizer takes sides divisible by 8$"):
+        DvaeConfig.from_hf({"image_size": size}, where="there")
+    assert DvaeConfig.from_hf({"image_size": [112, 64]}).grid == (14, 8)
