@@ -101,15 +101,24 @@ def connect(ray: Any, address: str | None, *, verbose: bool) -> None:
 
 
 def check_folder(root: str) -> None:
-    """Raise ConfigError where Ray's workers would take code of this folder for ours: they look there first."""
+    """Raise ConfigError where Ray's workers would take other code of this folder for ours: they look there first."""
     for name in ("beit_core", "pipeline"):
         found = PathFinder.find_spec(name, [os.getcwd()])
         origin = found.origin if found is not None else None
-        if origin is not None and not os.path.samefile(origin, Path(root, name, "__init__.py")):
+        if origin is not None and not _is_same_code(Path(origin).parent, Path(root, name)):
             raise ConfigError(
                 f"this folder has a {name} of its own ({origin}), which Ray's workers would take for that of {root}: "
                 "give the command in another folder, or --local"
             )
+
+
+def _is_same_code(here: Path, there: Path) -> bool:
+    """Whether two packages are one, or copies of each other: installed from the checkout that one is in, say."""
+    return here.samefile(there) or _code(here) == _code(there)
+
+
+def _code(package: Path) -> dict[Path, bytes]:
+    return {file.relative_to(package): file.read_bytes() for file in package.rglob("*.py")}
 
 
 def _init(ray: Any, address: str | None, options: dict[str, Any], *, verbose: bool) -> None:

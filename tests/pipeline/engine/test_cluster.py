@@ -1,5 +1,6 @@
 """What is looked at before a cluster is joined."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,18 @@ def test_a_folder_whose_code_workers_would_take_for_ours_is_refused(
     (tmp_path / name / "__init__.py").touch()
     with pytest.raises(ConfigError, match=f"this folder has a {name} of its own .*/{name}/__init__.py"):
         cluster.connect(None, None, verbose=False)
+
+
+def test_a_copy_of_the_same_code_is_fine_until_it_is_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the package was installed from a checkout, and the command is given there."""
+    for name in ("pipeline", "beit_core"):
+        shutil.copytree(Path(ROOT, name), tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    cluster.check_folder(str(ROOT))
+    with (tmp_path / "pipeline/run.py").open("a") as file:
+        file.write("# changed\n")
+    with pytest.raises(ConfigError, match="this folder has a pipeline of its own"):
+        cluster.check_folder(str(ROOT))
 
 
 def test_other_folders_are_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
