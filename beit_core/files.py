@@ -76,7 +76,7 @@ def read_json(path: Path, absent: dict[str, Any] | None = None) -> dict[str, Any
     if absent is not None and not path.is_file():
         return absent
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows begin with a mark
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
     except OSError as error:

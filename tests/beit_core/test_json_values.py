@@ -125,6 +125,12 @@ def test_a_class_has_one_name(tiny_model: Callable[..., Path]) -> None:
         assert not said if fits else "id2label is" in said
 
 
+def test_files_with_a_byte_order_mark(folder: Path) -> None:
+    for file in FILES:
+        (folder / file).write_text((folder / file).read_text(), encoding="utf-8-sig")
+    assert not outcome(folder)
+
+
 @pytest.mark.parametrize("text", ["", "[1]", "{", "\x00", "[" * 5000, '{"hidden_size": 1e999}'])
 def test_files_that_are_no_objects(folder: Path, text: str) -> None:
     for file in FILES:
