@@ -45,7 +45,7 @@ def test_no_schedule_breaks_a_promise() -> None:
 
 
 @pytest.mark.torture
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 def test_none_of_thousands_does() -> None:
     played(MANY)
 
@@ -70,7 +70,7 @@ def test_nothing_rests_on_the_lease() -> None:
 
 
 @pytest.mark.torture
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1800)
 def test_nothing_rests_on_the_lease_in_hundreds() -> None:
     played(MANY_FREE, free_lease)
 
@@ -82,7 +82,7 @@ def test_forgotten_rows_go_and_stay_away_and_all_others_stay() -> None:
 
 
 @pytest.mark.torture
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_so_they_do_in_a_thousand_schedules_and_without_a_lease() -> None:
     played(MANY_FORGETTING, forgets=True)
     played(MANY_FORGETTING_FREE, free_lease, forgets=True)
@@ -96,7 +96,7 @@ def test_rough_sources_and_changing_flags_break_none_either() -> None:
 
 
 @pytest.mark.torture
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 def test_nor_do_they_in_thousands() -> None:
     played(MANY_ROUGH, rough=True)
     played(MANY_ROUGH_FORGETTING, forgets=True, rough=True)
