@@ -15,6 +15,7 @@ from .schema import INDEX, check
 WHOLE_FILES = ("model.safetensors", "pytorch_model.bin")
 WEIGHT_FILES = (*(file for name in WHOLE_FILES for file in (name, f"{name}.index.json")), "flax_model.msgpack")
 MOST_HEADER = 100_000_000  # bytes, the format's own limit
+NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 HALVES = ("encoder.pkl", "decoder.pkl")  # of the tokenizer, as DALL-E published it
 
 
@@ -73,13 +74,13 @@ def _shards(index: Path) -> list[Path]:
 
 def read_json(path: Path, absent: dict[str, Any] | None = None) -> dict[str, Any]:
     """A JSON object, `absent` if given where there is no such file. Raises CheckpointError for anything else."""
-    if absent is not None and not path.is_file():
-        return absent
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows begin with a mark
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist") from None
     except OSError as error:
+        if absent is not None and isinstance(error, NO_FILE):
+            return absent
+        if isinstance(error, FileNotFoundError):
+            raise CheckpointError(f"{path} does not exist") from None
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not readable as JSON: {error}") from error

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -116,8 +117,8 @@ def test_a_tokenizers_values_and_an_index(tmp_path: Path, folder: Path) -> None:
     assert INDEX["weight_map"].holds({"a": "b"})
 
 
-def test_a_class_has_one_name(tiny_model: Callable[..., Path]) -> None:
-    model = tiny_model("classifier", num_labels=3)
+def test_a_class_has_one_name(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    model = shutil.copytree(tiny_model("classifier", num_labels=3), tmp_path / "model")
     right = json.loads((model / "config.json").read_text())
     for names, fits in (({"0": "a", "1": "b", "2": "c"}, True), ({"0": "a", "1": "b", "01": "c"}, False)):
         (model / "config.json").write_text(json.dumps({**right, "id2label": names}))

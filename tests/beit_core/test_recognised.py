@@ -1,6 +1,7 @@
 """Which folders and files are taken for published checkpoints, and which are somebody's own under such a name."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,8 +73,8 @@ def test_the_shifted_names_of_22k_are_as_many_as_published(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("kind", "least"), [("classifier", 8), ("masked", 8), ("segmenter", 16)])
-def test_pictures_that_hold_no_patch(kind: str, least: int, tiny_model: Callable[..., Path]) -> None:
-    folder = tiny_model(kind)
+def test_pictures_that_hold_no_patch(kind: str, least: int, tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model(kind), tmp_path / "model")
     for size in (least - 1, {"height": 64, "width": least - 1}):
         edit(folder, "preprocessor_config.json", size=size)
         with pytest.raises(CheckpointError, match=rf"pixels, but the model takes at least {least} each way: correct"):
