@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline import storage
@@ -25,6 +26,16 @@ Group = list[tuple[int, str]]  # rows of the plan by their numbers, as JSON
 DONE: Group = [(-1, "")]  # stands for a group whose rows are all done
 
 
+@dataclass
+class _Planned:
+    """A group on the board, until all of its rows are done."""
+
+    rows: Group
+    open: int  # rows that are not done
+    blocks: int = 0  # of reports that its workers have begun
+    begun: int = 0  # workers that have begun it since one last gave a block
+
+
 class RowBoard:
     """An actor. Group i of rows is the same whenever it is asked for, as long as any of its rows is not done.
 
@@ -32,12 +43,8 @@ class RowBoard:
     """
 
     def __init__(self) -> None:
-        self.groups: list[Group | None] = []
-        self.open: list[int] = []  # rows of each group that are not done
+        self.groups: list[_Planned | None] = []  # None where all rows are done
         self.group_of: dict[int, int] = {}
-        # By a group's first row: blocks of reports that its workers have begun, and workers since one gave the last.
-        self.turns: dict[int, int] = {}
-        self.begun: dict[int, int] = {}
         self.total: int | None = None  # groups in all, once they are planned
         self.failed: set[str] = set()  # processes whose device has failed
         self.said = ""
@@ -48,8 +55,7 @@ class RowBoard:
         """Add a group."""
         async with self.changed:
             self.group_of.update({number: len(self.groups) for number, _ in group})
-            self.groups.append(group)
-            self.open.append(len(group))
+            self.groups.append(_Planned(group, len(group)))
             self.changed.notify_all()
 
     async def complete(self, total: int) -> None:
@@ -62,36 +68,44 @@ class RowBoard:
         """A group; waits until it is planned. None behind the last one."""
         async with self.changed:
             await self.changed.wait_for(lambda: index < len(self.groups) or len(self.groups) == self.total)
-            return (self.groups[index] or DONE) if index < len(self.groups) else None
+            if index >= len(self.groups):
+                return None
+            group = self.groups[index]
+            return group.rows if group is not None else DONE
 
     async def done(self, numbers: list[int]) -> None:
         """These rows have reported and are not needed again."""
         for number in numbers:
             index = self.group_of.pop(number, None)
-            if index is not None:
-                self.open[index] -= 1
-                group = self.groups[index]
-                if not self.open[index] and group is not None:
-                    self.turns.pop(group[0][0], None)
-                    self.begun.pop(group[0][0], None)
+            group = self.groups[index] if index is not None else None
+            if index is not None and group is not None:
+                group.open -= 1
+                if not group.open:
                     self.groups[index] = None
 
-    async def begin(self, first: int) -> tuple[int, bool]:
-        """`turn` for who begins a group, and whether BEGINNINGS in a row have died of it without a report."""
-        begun = self.begun.get(first, 0)
-        self.begun[first] = begun + 1
-        return await self.turn(first), begun >= BEGINNINGS
+    async def begin(self, numbers: list[int]) -> tuple[int, bool]:
+        """A worker begins a group of these rows, and with it a block of reports.
 
-    async def report(self, first: int) -> int:
-        """`turn` for who has given a block of reports and goes on."""
-        self.begun[first] = 1
-        return await self.turn(first)
+        How many blocks others may have given before it, and whether BEGINNINGS in a row have died of the group.
+        """
+        group = self._group_with(numbers)
+        if group is None:
+            return 0, False
+        group.blocks += 1
+        group.begun += 1
+        return group.blocks - 1, group.begun > BEGINNINGS
 
-    async def turn(self, first: int) -> int:
-        """How many blocks of reports the group with this first row may have given before the next one."""
-        before = self.turns.get(first, 0)
-        self.turns[first] = before + 1
-        return before
+    async def report(self, numbers: list[int]) -> None:
+        """A worker has given a block of reports of a group of these rows, and begins the next one."""
+        group = self._group_with(numbers)
+        if group is not None:
+            group.blocks += 1
+            group.begun = 1
+
+    def _group_with(self, numbers: list[int]) -> _Planned | None:
+        """The group of these rows, None where all of them are done."""
+        index = next((self.group_of[number] for number in numbers if number in self.group_of), None)
+        return self.groups[index] if index is not None else None
 
     async def say(self, text: str) -> None:
         """A worker has something to tell the user; a later line takes the place of one that nobody has heard."""

@@ -87,7 +87,8 @@ class Fused:
         """
         reports: list[tuple[int, Receipt | None]] = []
         told, given = time.monotonic(), rows_from_table(rows)
-        before, is_hopeless = self._begin(given)
+        numbers = [number for number, _ in given]
+        before, is_hopeless = self.ray.get(self.board.begin.remote(numbers))
         for _ in range(before):
             yield reports_to_table([])
         if is_hopeless:
@@ -99,19 +100,12 @@ class Fused:
                     reports.append((number, receipt))
                     if time.monotonic() - told > REPORT_S:
                         yield reports_to_table(reports)
-                        self.ray.get(self.board.report.remote(given[0][0]))
+                        self.ray.get(self.board.report.remote(numbers))
                         reports, told = [], time.monotonic()
                 reports.append((number, None))
         except DeviceFailed as error:
             self.start_again(error)
         yield reports_to_table(reports)
-
-    def _begin(self, given: list[tuple[int, Row]]) -> tuple[int, bool]:
-        """How many blocks of reports these rows may have had, and whether every process dies of them."""
-        if not given:
-            return 0, False
-        before, is_hopeless = self.ray.get(self.board.begin.remote(given[0][0]))
-        return int(before), bool(is_hopeless)
 
 
 def _hopeless(rows: list[Row]) -> str:

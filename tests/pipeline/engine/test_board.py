@@ -90,15 +90,16 @@ def test_who_begins_a_group_again_is_told_how_many_blocks_it_may_have_given() ->
     async def work() -> list[int]:
         board = RowBoard()
         await board.put(GROUPS[1])
-        turns = [(await board.begin(1))[0], await board.report(1), (await board.begin(1))[0]]
+        before = [(await board.begin([1, 2]))[0]]
+        await board.report([1, 2])
+        before.append((await board.begin([1, 2]))[0])
         await board.done([1])
-        turns.append((await board.begin(1))[0])
+        before.append((await board.begin([1, 2]))[0])
         await board.done([2])
-        assert not board.turns
-        assert not board.begun
-        return turns
+        before.append((await board.begin([1, 2]))[0])
+        return before
 
-    assert asyncio.run(work()) == [0, 1, 2, 3]
+    assert asyncio.run(work()) == [0, 2, 3, 0]
 
 
 def test_rows_that_nobody_survives_are_given_up_but_not_those_that_go_on() -> None:
@@ -106,9 +107,9 @@ def test_rows_that_nobody_survives_are_given_up_but_not_those_that_go_on() -> No
         board = RowBoard()
         await board.put(GROUPS[1])
         for _ in range(BEGINNINGS - 1):
-            await board.begin(1)
-        await board.report(1)
-        return [await board.begin(1) for _ in range(BEGINNINGS)]
+            await board.begin([1, 2])
+        await board.report([1, 2])
+        return [await board.begin([1, 2]) for _ in range(BEGINNINGS)]
 
     assert asyncio.run(work()) == [(BEGINNINGS + number, number == BEGINNINGS - 1) for number in range(BEGINNINGS)]
 
