@@ -20,7 +20,7 @@ from pipeline import storage
 from pipeline.decode.decode import endings, open_upright
 from pipeline.errors import ConfigError, ObjectUnreadable
 from pipeline.output.bound import Bound
-from pipeline.source.format import FORMATS, format_at
+from pipeline.source.format import shard_at
 from pipeline.source.item import Wanted
 from pipeline.storage.ranged import Meter
 
@@ -47,10 +47,9 @@ def read_image(uri: str, image_column: str | None = None) -> bytes:
         return storage.read(uri)
     wanted = Wanted(endings(), image_column)
     for shard, name in _cuts(uri):
-        entry = storage.stat(shard)
-        form = format_at(entry) if entry is not None else None
-        if entry is not None and form is not None:
-            for _, data in FORMATS[form].pick(entry, wanted, {name}, Meter(sys.maxsize)):
+        if (found := shard_at(shard)) is not None:
+            entry, form = found
+            for _, data in form.pick(entry, wanted, {name}, Meter(sys.maxsize)):
                 return data
     raise FileNotFoundError(f"{uri}: no such image")
 

@@ -17,7 +17,7 @@ from pipeline.images import UNREADABLE
 from pipeline.output.columns import OK
 from pipeline.output.span_file import SpanFacts, as_it_is, facts_and_rows
 from pipeline.source.fetch import fetched
-from pipeline.source.format import FORMATS, format_at
+from pipeline.source.format import shard_at
 from pipeline.source.item import Item, Position, Unfetched, Wanted
 from pipeline.storage.ranged import Meter
 
@@ -86,12 +86,11 @@ class Pictured:
 
     def _in_shard(self, uris: list[str], facts: SpanFacts) -> Found:
         try:
-            entry = storage.stat(facts.source)
-            form = format_at(entry) if entry is not None else None
-            if entry is None or form is None:
+            if (found := shard_at(facts.source)) is None:
                 return
+            entry, form = found
             if entry.version == facts.version and not facts.repeated:
-                items = FORMATS[form].items(entry, self.wanted, Position(facts.offset, facts.skip))
+                items = form.items(entry, self.wanted, Position(facts.offset, facts.skip))
                 known = frozenset(uris)
                 for item in fetched(itertools.islice(items, facts.images)):
                     if item.uri in known:
@@ -99,7 +98,7 @@ class Pictured:
                 return
             # Another version, or names that depend on all before them: what has these names now, from the beginning.
             names = {uri.removeprefix(f"{facts.source}#"): uri for uri in uris}
-            for name, data in FORMATS[form].pick(entry, self.wanted, set(names), Meter(1 << 62)):
+            for name, data in form.pick(entry, self.wanted, set(names), Meter(1 << 62)):
                 yield names[name], data
         except UNREADABLE:
             return

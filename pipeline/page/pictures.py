@@ -17,7 +17,7 @@ from pipeline.decode.decode import MAX_PIXELS, formats, to_rgb, upright
 from pipeline.errors import StorageError
 from pipeline.images import UNREADABLE
 from pipeline.page.reader import grouped
-from pipeline.source.format import FORMATS, format_at
+from pipeline.source.format import shard_at
 from pipeline.source.item import Wanted
 from pipeline.storage.ranged import Meter
 
@@ -65,12 +65,11 @@ def _images(shard: str, images: list[Pictured], wanted: Wanted, meter: Meter) ->
         if not shard:
             yield from _loose([image.uri for image in images], meter)
             return
-        entry = storage.stat(shard)
-        form = format_at(entry) if entry is not None else None
-        if entry is None or form is None:
+        if (found := shard_at(shard)) is None:
             return
+        entry, form = found
         uris = {image.name: image.uri for image in images}
-        for name, data in FORMATS[form].pick(entry, wanted, set(uris), meter):
+        for name, data in form.pick(entry, wanted, set(uris), meter):
             yield uris[name], data
     except (*UNREADABLE, StorageError):  # of the source: the output can be read
         return

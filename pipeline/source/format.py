@@ -76,15 +76,18 @@ def format_within(entry: Entry) -> str | None:
     return format_by_content(storage.read(entry.uri, 0, BEGINNING))
 
 
-def format_at(entry: Entry) -> str | None:
-    """The format of a shard of which only the uri was kept: what its content says, else its ending, if either does.
+def shard_at(uri: str) -> tuple[Entry, ShardFormat] | None:
+    """A shard of which only the uri was kept, and its format; None where there is none.
 
-    It may have been read as what `--input-format` says, whatever its ending.
+    Its content says the format, else its ending: it may have been read as what `--input-format` says.
     """
+    entry, found = storage.stat(uri), None
+    if entry is None:
+        return None
     with suppress(OSError, ObjectUnreadable):
-        if found := format_within(entry):
-            return found
-    return format_of(entry.uri)
+        found = format_within(entry)
+    found = found or format_of(uri)
+    return (entry, FORMATS[found]) if found else None
 
 
 def format_of(uri: str) -> str | None:

@@ -35,9 +35,8 @@ from pipeline.storage.uris import SCHEME, absolute, as_text, followed, is_relati
 __all__ = [
     "MISSING", "SCHEME", "Entry", "Store", "TooLarge", "absolute", "as_text", "be_patient", "cause", "cause_and_file",
     "check_access", "check_put", "checking", "create", "delete", "delete_below", "followed", "half_written",
-    "in_parallel",
-    "is_below", "is_folder", "is_half_written", "is_local", "is_relative", "join", "listing", "mistaken",
-    "named_in", "open_stream", "patient", "put", "quick", "read", "read_many", "reason", "replace", "stat",
+    "in_parallel", "is_below", "is_folder", "is_half_written", "is_local", "is_relative", "join", "listing",
+    "mistaken", "named_in", "open_stream", "patient", "put", "quick", "read", "read_many", "reason", "replace", "stat",
     "store_for", "sweep", "try_read", "unfit",
 ]  # fmt: skip
 
