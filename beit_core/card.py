@@ -10,7 +10,7 @@ import beit_core
 
 from .config import DVAE, PREFIXES, BeitConfig, BiasResampling, DvaeConfig, PoolOf, Semantics
 from .errors import CheckpointError
-from .files import digest, find_weights, is_timms, reaching, read_json, tensor_names
+from .files import digest, find_weights, is_timms, own_config, reaching, read_json, tensor_names
 from .pixels import LANCZOS, PixelSpec
 from .published import TRAINED_EPS, Color, Preset, find_preset, name_of
 from .schema import CARD, CONFIG, NEEDED_OF_CARD, check
@@ -137,7 +137,7 @@ def describe(source: Path, raw: Mapping[str, Any], known: Known) -> ModelCard:
     own = {} if known.preset else _own_words(source)
     card = _card_from_hf(source, raw, where, known)
     preset = known.preset or (None if own else _preset_by_name(card, known.semantics))
-    by_hf = known.by_hf or _is_hf_folder(source)
+    by_hf = known.by_hf or own_config(source) is not None
     _check_pixels(card, source, known, preset, by_hf=by_hf)
     meant = _semantics(known, own, trained=preset is not None or not by_hf)
     if preset:
@@ -146,10 +146,6 @@ def describe(source: Path, raw: Mapping[str, Any], known: Known) -> ModelCard:
         card = _as_converted(card, own, source / CARD_FILE)
     card.pixels.check_least(card.beit.least_side(card.head, meant), source)
     return with_semantics(_as_asked(card, known, meant), meant)
-
-
-def _is_hf_folder(source: Path) -> bool:
-    return (source / CONFIG_FILE).is_file() and not is_timms(source)
 
 
 def _semantics(known: Known, own: Mapping[str, Any], *, trained: bool) -> Semantics:
@@ -206,7 +202,7 @@ def _pixels(source: Path, raw: Mapping[str, Any], known: Known) -> PixelSpec:
 
 def _preset_by_name(card: ModelCard, semantics: Semantics | None) -> Preset | None:
     """The published checkpoint that the path names, if the shapes agree; an `hf` folder speaks for itself."""
-    named = None if semantics == "hf" and _is_hf_folder(card.path) else find_preset(card.path)
+    named = None if semantics == "hf" and own_config(Path(card.path)) else find_preset(card.path)
     return named if named and named.fits(card.head, card.beit) else None
 
 

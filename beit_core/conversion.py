@@ -21,7 +21,7 @@ from .card import CARD_FILE, CONFIG_FILE, PROCESSOR_FILE, Known, ModelCard, desc
 from .checkpoint import BUILDERS, fitting
 from .config import BiasResampling, PoolOf, Semantics
 from .errors import CheckpointError
-from .files import is_timms, reaching, read_json
+from .files import own_config, reaching, read_json
 from .names import for_transformers
 from .published import TRAINED_EPS, find_preset, preset_named, presets
 from .shapes import infer_config
@@ -98,20 +98,14 @@ def _config(path: Path, weights: Weights, known: Known, choices: Choices) -> dic
     """The `config.json` to use: the one given, else the folder's, else one inferred from the tensors' shapes."""
     file = _config_file(path, choices)
     raw = read_json(file) if file else infer_config(weights, path, known.preset or find_preset(path), choices.pool_of)
-    if weights.origin == "unilm" and not _own_config(path) and choices.semantics != "hf":
+    if weights.origin == "unilm" and not own_config(path) and choices.semantics != "hf":
         raw["layer_norm_eps"] = TRAINED_EPS  # set in unilm's and timm's code, not in a config.json
     return raw
 
 
 def _config_file(path: Path, choices: Choices) -> Path | None:
     """The `config.json` to read, None where nobody gave one."""
-    return Path(choices.config) if choices.config else _own_config(path)
-
-
-def _own_config(path: Path) -> Path | None:
-    """A folder's own `config.json`, None where it has none or timm's."""
-    own = path / CONFIG_FILE
-    return own if own.is_file() and not is_timms(path) else None
+    return Path(choices.config) if choices.config else own_config(path)
 
 
 def _check_no_choice(path: Path, choices: Choices) -> None:

@@ -95,6 +95,12 @@ def is_timms(folder: Path) -> bool:
     return "architecture" in raw and not {"architectures", "model_type"} & raw.keys()
 
 
+def own_config(folder: Path) -> Path | None:
+    """A folder's `config.json` of transformers, None where it has none or timm's. Raises CheckpointError."""
+    own = folder / "config.json"
+    return own if own.is_file() and not is_timms(folder) else None
+
+
 def digest(paths: list[Path], meaning: str) -> str:
     """sha256 (hex) of the content of these files and of `meaning`; independent of where the files lie."""
     total = hashlib.sha256(meaning.encode())
