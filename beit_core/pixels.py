@@ -167,6 +167,7 @@ def _known_kind(raw: Mapping[str, Any], where: object) -> str:
 
 def _check_steps(raw: Mapping[str, Any], kind: str, where: object) -> None:
     """Raise CheckpointError for a class that makes pixels in other steps than a PixelSpec's."""
+    # A number of 1, such as a size_divisor's, changes nothing.
     steps = [name for name in STEPS if raw.get(name) and (raw[name] is True or raw[name] != 1)]
     if steps or kind.startswith(OTHERS):
         named = f" ({', '.join(steps)})" if steps else ""

@@ -3,8 +3,8 @@
 A child that dies, or is silent for PATIENCE_S, makes the image it was working on suspect: it is
 tried again alone in a fresh child, and only if it kills two of those is it `quarantined`. Images that merely waited in
 the same child are decoded by another and never suspected. Nor is any where a child dies while it imports torch: others
-import it before they take an image. When the whole worker is killed, nothing is recorded and no
-image is quarantined. A child that dies before it is ready has seen no image: the fault is the machine's, and repeated
+import it before they take an image. When the whole worker is killed, nothing is recorded and no image is
+quarantined. A child that dies before it is ready has seen no image: the fault is the machine's, and repeated
 deaths of this kind end the pool.
 
 Images travel in packets: the threads of one process share one lock (the GIL), and a message for each image would hold
@@ -227,12 +227,12 @@ class _Keeper(threading.Thread):
         try:
             answers = child.receive()
         except (ChildDied, TimeoutError):
-            return self._could_not_load(child) or self._clear_up(child)
+            return self._replaced_while_loading(child) or self._clear_up(child)
         self.pool.answer(self._sent.popleft(), answers)
         return child
 
-    def _could_not_load(self, child: Child) -> Child | None:
-        """The child after one that died while it imported torch, None after another: no image was at fault."""
+    def _replaced_while_loading(self, child: Child) -> Child | None:
+        """Begin another child where this one died while it imported torch, which is no image's fault; else None."""
         if not child.is_loading:
             return None
         self._loads_first = True
@@ -260,7 +260,7 @@ class _Keeper(threading.Thread):
             try:
                 return child.receive()[0], child
             except (ChildDied, TimeoutError) as error:
-                if (after := self._could_not_load(child)) is not None:
+                if (after := self._replaced_while_loading(child)) is not None:
                     child = after
                     continue
                 hung, deaths = isinstance(error, TimeoutError), deaths + 1
