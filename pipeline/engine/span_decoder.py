@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import queue
 import time
@@ -11,7 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from pipeline.decode.decode import Decoded
-from pipeline.decode.pool import DecodePool
+from pipeline.decode.pool import Answers, DecodePool, Packet
+from pipeline.decode.process import Undecoded
 from pipeline.engine.open_span import OpenSpan
 from pipeline.engine.reader import Reader
 from pipeline.engine.spans import UNDONE, DecodedSpan, undecodable
@@ -22,15 +22,16 @@ from pipeline.source.kinds import Source
 from pipeline.spec import JobSpec
 
 Pixels = list[list[np.ndarray]]  # per view an (H, W, 3) uint8 array for every image, black where there is none
+AnswersOrError = queue.SimpleQueue[Answers | Exception]
 
 
 class SpanDecoder:
     """Reads rows and decodes their images, a span at a time."""
 
-    def __init__(self, spec: JobSpec, children: int = 1) -> None:
+    def __init__(self, spec: JobSpec) -> None:
         self.spec, self.reader = spec, Reader(spec)
-        self.answers: queue.SimpleQueue[tuple[int, Decoded] | Exception] = queue.SimpleQueue()
-        self.pool = DecodePool(spec.decode, children, None, self.answers.put)
+        self._answers: AnswersOrError = queue.SimpleQueue()  # of the span that is being decoded
+        self.pool = DecodePool(spec.decode, 1, None, lambda error: self._answers.put(error))
 
     def spans(self, row: Row) -> Iterator[SpanFacts | tuple[DecodedSpan, Pixels]]:
         """The spans of a row: the facts of one that was finished already, or the decoded span with its pixels."""
@@ -43,34 +44,34 @@ class SpanDecoder:
         return self._decoded(OpenSpan(SpanFacts("sample", "", "", 0, 0, 0), itertools.islice(items, count), None))
 
     def _decoded(self, source: OpenSpan) -> tuple[DecodedSpan, Pixels]:
+        # A queue for each span: one that could not be read to its end leaves answers that nobody takes.
+        answers: AnswersOrError = queue.SimpleQueue()
+        self._answers = answers
         seconds = {"read": 0.0, "decode": 0.0}
-        images: list[tuple[Item, Decoded]] = []
-        due, began = 0, time.perf_counter()
+        items: list[Item] = []
+        decoded: dict[int, Decoded] = {}
+        began = time.perf_counter()
         for index, item in enumerate(source.items):
             seconds["read"] += time.perf_counter() - began
-            began = time.perf_counter()
-            data, item.data = item.data, b""
+            items.append(item)
             if item.uri in source.undone:
-                images.append((item, UNDONE))
-            elif isinstance(data, bytes):
-                images.append((item, UNDONE))  # until the answer comes
-                self.pool.submit(data, None, functools.partial(self._answer, index))
-                due += 1
+                decoded[index], item.data = UNDONE, b""
+            elif isinstance(item.data, bytes):
+                data, item.data = item.data, b""
+                self.pool.submit_packet(Packet([Undecoded(data, None, index)], answers.put))
             else:
-                item.data = data
-                images.append((item, undecodable(item)))
+                decoded[index] = undecodable(item)
             began = time.perf_counter()
-        for _ in range(due):
-            answer = self.answers.get()
+        while len(decoded) < len(items):
+            answer = answers.get()
             if isinstance(answer, Exception):
                 raise answer
-            images[answer[0]] = images[answer[0]][0], answer[1]
-        seconds["decode"] = sum(answer.seconds for _, answer in images)
+            decoded.update(answer)
+        in_order = [decoded[index] for index in range(len(items))]
+        seconds["decode"] = sum(answer.seconds for answer in in_order)
+        images = list(zip(items, in_order, strict=True))
         span = DecodedSpan.of(self.spec, source.close(), images, source.before, seconds)
-        return span, _pixels(self.spec, [answer for _, answer in images])
-
-    def _answer(self, index: int, answer: Decoded) -> None:
-        self.answers.put((index, answer))
+        return span, _pixels(self.spec, in_order)
 
     def close(self) -> None:
         """End the children."""

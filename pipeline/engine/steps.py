@@ -132,15 +132,21 @@ def _start_again(board: Any, error: DeviceFailed) -> NoReturn:
     raise error
 
 
-_decoders: dict[str, SpanDecoder] = {}  # decoding children are kept between the Ray tasks of a process, for each job
+_decoders: dict[str, SpanDecoder] = {}  # one at most, by its output: the next Ray task of this process finds its child
+
+
+def _decoder(spec: JobSpec) -> SpanDecoder:
+    """The one that the last Ray task has left, where it was of the same output."""
+    for other in _decoders.keys() - {spec.place.root}:
+        _decoders.pop(other).close()
+    return _decoders.get(spec.place.root) or _decoders.setdefault(spec.place.root, SpanDecoder(spec))
 
 
 def read_step(rows: pa.Table, spec: JobSpec, board: Any) -> Iterator[pa.Table]:
     """Read and decode, a Ray task."""
     wait_as_the_run(spec, board)
     _check_place(spec.place)
-    key = spec.place.root
-    decoder = _decoders.get(key) or _decoders.setdefault(key, SpanDecoder(spec))
+    decoder = _decoder(spec)
     for number, row in rows_from_table(rows):
         for span in decoder.spans(row):
             if isinstance(span, SpanFacts):
