@@ -63,9 +63,10 @@ class LateEngine:
         return "" if self.running is None or busy is None else fed(busy, self.running.decoders)
 
     def close(self) -> None:
-        """Leave it if it was started."""
-        if self.running is not None:
-            self.running.close()
+        """Leave it if it was started and has not been left."""
+        running, self.running = self.running, None
+        if running is not None:
+            running.close()
 
 
 def _on_ray(config: RunConfig) -> Engine:
