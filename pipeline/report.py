@@ -8,13 +8,13 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from pipeline.identity import identity
 from pipeline.log import warn
 from pipeline.metrics import Metrics
 from pipeline.output.columns import OK
-from pipeline.output.receipts import Receipt
+from pipeline.output.receipts import FailedRow, Receipt
 from pipeline.output.span_file import SpanFacts
 from pipeline.source.passed import PassedBy
 
@@ -22,15 +22,6 @@ SCHEMA = 1  # of the report; docs/run-report.md says what it holds
 EXAMPLES = 5  # failed rows shown per kind of error
 FED = 0.95  # busy share above which an accelerator is not waiting for images
 POINTS = 240  # of the throughput curve
-
-
-@dataclass(frozen=True)
-class FailedRow:
-    """A row shown as an example of its status."""
-
-    uri: str
-    status: str
-    error: str
 
 
 @dataclass(frozen=True)
@@ -50,15 +41,15 @@ class RunReport:
     ) -> None:
         self.run, self.task, self.tags, self.model = run, task, dict(tags or {}), model
         self.metrics = Metrics(task)
-        self.began = time.time()
-        self._began = self._ended = time.monotonic()  # clocks are set back, too
+        self.started_at = time.time()
+        self._started = self._ended = time.monotonic()  # clocks are set back, too
         self.facts: dict[str, SpanFacts] = {}
         self.images = 0
         self.statuses: Counter[str] = Counter()
         self.steps: Counter[str] = Counter()  # seconds by step, over all workers
         self.first_labels: Counter[str] = Counter()  # images by their first label
         self.devices: set[str] = set()  # by name, of the predictors
-        self.at_once = 0  # images of a batch for which the memory of a device was enough, if not for all
+        self.at_once: int | None = None  # least images of a batch for which a device had memory, if not for all
         self.workers: Counter[str] = Counter()  # images by worker
         self.passed = PassedBy()  # what the listing passed by
         self.unreadable: Counter[str] = Counter()  # photos in the shards read, by ending
@@ -87,17 +78,19 @@ class RunReport:
         self.unreadable.update(receipt.facts.unreadable)
         self.metrics.receipt(receipt)
         for example in receipt.examples:
-            shown = self.examples.setdefault(example[1], [])
+            shown = self.examples.setdefault(example.status, [])
             if len(shown) < EXAMPLES:
-                shown.append(FailedRow(*example))
-        self.curve.append((round(time.monotonic() - self._began, 2), self.images))
+                shown.append(example)
+        self.curve.append((round(time.monotonic() - self._started, 2), self.images))
         if len(self.curve) > 2 * POINTS:
             self.curve = self.curve[::2]  # an odd number: the last one stays
 
-    def _note_memory(self, at_once: int) -> None:
-        if at_once and not self.at_once:
+    def _note_memory(self, at_once: int | None) -> None:
+        if at_once is None:
+            return
+        if self.at_once is None:
             warn(f"a device had too little memory for a batch, and computes it in parts: {at_once} images at once")
-        self.at_once = min(self.at_once or at_once, at_once or self.at_once)
+        self.at_once = min(self.at_once or at_once, at_once)
 
     def finish(self) -> None:
         """Stop the clock of the run."""
@@ -106,7 +99,7 @@ class RunReport:
     @property
     def seconds(self) -> float:
         """From the start to `finish`."""
-        return self._ended - self._began
+        return self._ended - self._started
 
     @property
     def rate(self) -> float:
@@ -139,17 +132,17 @@ class RunReport:
             "model_fingerprint": self.model and self.model.fingerprint,
             "model_revision": self.model and self.model.revision,
             **identity(),
-            "started": _iso(self.began),
-            "finished": _iso(self.began + self.seconds),
+            "started": _iso(self.started_at),
+            "finished": _iso(self.started_at + self.seconds),
             "seconds": round(self.seconds, 2),
             "images_per_second": round(self.rate, 2),
             "images": images if planned is None else {**images, "planned": planned},
             "tags": self.tags,
             "device": ", ".join(sorted(self.devices)) or None,
-            "images_at_once": self.at_once or None,
+            "images_at_once": self.at_once,
             "images_by_worker": dict(self.workers),
             "errors": self.errors,
-            "examples": [asdict(row) for shown in self.examples.values() for row in shown],
+            "examples": [row._asdict() for shown in self.examples.values() for row in shown],
             "steps": {f"{step}_s": round(spent, 3) for step, spent in self.steps.items()},
             "first_labels": dict(self.first_labels.most_common()),
             "throughput": self.curve,

@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -53,19 +53,9 @@ class Answered:
 class Asked:
     """One batch for the model: uint8 (B, H, W, 3) per view, and what a task may use of its images."""
 
-    views: tuple[np.ndarray, ...]
+    views: tuple[Tensor, ...]
     uris: Sequence[str]
     sizes: Sequence[tuple[int, int]]  # (height, width) of the upright original, (0, 0) for what is not to be answered
-    prepared: Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class _There:
-    """A batch where the model is: uint8 (B, H, W, 3) per view."""
-
-    uris: Sequence[str]
-    sizes: Sequence[tuple[int, int]]
-    views: Sequence[Tensor]
     prepared: Mapping[str, Tensor]
 
 
@@ -87,16 +77,16 @@ class Step:
 
     def answers(self) -> Columns:
         """The answers on the CPU, without bfloat16, which numpy does not know."""
-        there = self._on_device
-        if there is None:
+        events = self._on_device
+        if events is None:
             return {name: to_host(values) for name, values in self.columns.items()}
         # Copies on the model's stream would wait for the next batch.
-        with device_failures(), torch.cuda.stream(there.returning):
-            there.computed.synchronize()
-            self.seconds = there.begun.elapsed_time(there.computed) / 1000
+        with device_failures(), torch.cuda.stream(events.returning):
+            events.computed.synchronize()
+            self.seconds = events.begun.elapsed_time(events.computed) / 1000
             answers = {name: to_host(values) for name, values in self.columns.items()}
-            there.returned.record()
-            there.returned.synchronize()
+            events.returned.record()
+            events.returned.synchronize()
             return answers
 
 
@@ -142,15 +132,15 @@ class Predictor:
     def used(self) -> DeviceUsed:
         """What receipts say of the device."""
         worker = f"{socket.gethostname()}:{os.getpid()}"
-        return DeviceUsed(self.name, worker, 0 if self.at_once == self.batch_size else self.at_once)
+        return DeviceUsed(self.name, worker, self.at_once if self.at_once < self.batch_size else None)
 
     def prepare(self, views: tuple[np.ndarray, ...], uris: Sequence[str], sizes: Sequence[tuple[int, int]]) -> Asked:
-        """A batch as `step` takes it; by any thread, while the device works on others."""
+        """A batch as `step` takes it, in the memory of these views; by any thread, while the device works on others."""
         prepared = {name: torch.from_numpy(values) for name, values in self.task.prepare(self.card, uris).items()}
         if self.copying is not None:
             with device_failures():
                 prepared = {name: values.pin_memory() for name, values in prepared.items()}
-        return Asked(views, uris, sizes, prepared)
+        return Asked(tuple(map(torch.from_numpy, views)), uris, sizes, prepared)
 
     def step(self, asked: Asked) -> Step:
         """Run the model on a batch; if it fails, the step holds the reason.
@@ -163,22 +153,21 @@ class Predictor:
         with torch.inference_mode(), kernels:
             if self.device.type == "cpu":
                 torch.set_num_threads(1)  # one predictor per core; a fixed number keeps answers bit-identical
-            there, on_device = self._copy(asked)
-            columns, reason = self._answer(there)
+            moved, on_device = self._copy(asked)
+            columns, reason = self._answer(moved)
             if on_device is not None:
                 with device_failures():
                     on_device.computed.record()
         return Step(columns, reason, on_device, time.perf_counter() - began)
 
-    def _copy(self, asked: Asked) -> tuple[_There, Events | None]:
-        """The batch where the model is, without a copy on the CPU."""
-        views = [torch.from_numpy(view) for view in asked.views]
+    def _copy(self, asked: Asked) -> tuple[Asked, Events | None]:
+        """The batch where the model is: on a CPU the same."""
         if self.copying is None or self.returning is None:
-            return _There(asked.uris, asked.sizes, views, dict(asked.prepared)), None
+            return asked, None
         on_device = Events(self.returning)
         # What the batch before did wrong may come to light here.
         with device_failures(), torch.cuda.stream(self.copying):
-            views = self._moved(views)
+            views = self._moved(asked.views)
             prepared = {name: values.to(self.device, non_blocking=True) for name, values in asked.prepared.items()}
             on_device.copied.record()
         here = torch.cuda.current_stream()
@@ -186,22 +175,22 @@ class Predictor:
         on_device.begun.record()
         for tensor in (*views, *prepared.values()):
             tensor.record_stream(here)
-        return _There(asked.uris, asked.sizes, views, prepared), on_device
+        return replace(asked, views=views, prepared=prepared), on_device
 
-    def _moved(self, views: Sequence[Tensor]) -> list[Tensor]:
+    def _moved(self, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The pixels on the device; what torch has kept there of other batches makes room where they do not fit."""
         try:
-            return [view.to(self.device, non_blocking=True) for view in views]
+            return tuple(view.to(self.device, non_blocking=True) for view in views)
         except torch.OutOfMemoryError:
             when_done()
             free_memory(self.device.type)
-        return [view.to(self.device, non_blocking=True) for view in views]
+        return tuple(view.to(self.device, non_blocking=True) for view in views)
 
-    def _answer(self, there: _There) -> tuple[Columns, str | None]:
+    def _answer(self, asked: Asked) -> tuple[Columns, str | None]:
         """The answers for the whole batch, in pieces where the device has too little memory for it."""
         while True:
             try:
-                pieces = [self._ask(there, start) for start in range(0, len(there.uris), self.at_once)]
+                pieces = [self._ask(asked, start) for start in range(0, len(asked.uris), self.at_once)]
                 return _joined(pieces), None
             except (RuntimeError, ValueError, MemoryError) as error:
                 short = is_short_of_memory(error)
@@ -214,11 +203,11 @@ class Predictor:
             self.at_once = -(-self.at_once // 2)
             free_memory(self.device.type)  # libraries take theirs beside what torch has
 
-    def _ask(self, there: _There, start: int) -> Columns:
+    def _ask(self, asked: Asked, start: int) -> Columns:
         piece = slice(start, start + self.at_once)
-        views = tuple(spec.normalize(view[piece]) for view, spec in zip(there.views, self.specs, strict=True))
-        prepared = {name: values[piece] for name, values in there.prepared.items()}
-        batch = Batch(there.uris[piece], there.sizes[piece], views, self.dtype, prepared)
+        views = tuple(spec.normalize(view[piece]) for view, spec in zip(asked.views, self.specs, strict=True))
+        prepared = {name: values[piece] for name, values in asked.prepared.items()}
+        batch = Batch(asked.uris[piece], asked.sizes[piece], views, self.dtype, prepared)
         return self.task.predict(self.model, batch)
 
     def encode(self, answers: Columns, reason: str | None) -> Answered:

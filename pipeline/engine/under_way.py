@@ -16,11 +16,11 @@ from pipeline.decode.process import Undecoded
 from pipeline.decode.ring import Buffer
 from pipeline.engine.gate import Gate
 from pipeline.engine.open_span import OpenSpan
-from pipeline.engine.predictor import Answered, Predictor, joined
+from pipeline.engine.predictor import Answered, joined
 from pipeline.engine.spans import UNDONE, AnsweredSpan, DecodedSpan, undecodable
 from pipeline.errors import PipelineError
 from pipeline.output.columns import OK
-from pipeline.output.receipts import Receipt
+from pipeline.output.receipts import DeviceUsed, Receipt
 from pipeline.source.item import Item
 from pipeline.spec import JobSpec
 
@@ -32,9 +32,12 @@ class SpanWorker(Protocol):
 
     spec: JobSpec
     pool: DecodePool
-    predictor: Predictor
     spans: Gate
     batches: Gate
+
+    @property
+    def used(self) -> DeviceUsed:
+        """What receipts say of the device."""
 
     def decoded(self, batch: BatchUnderWay) -> None:
         """All images of a batch are decoded."""
@@ -80,7 +83,7 @@ class SpanUnderWay:
         images = [(item, _known(item, answer)) for item, answer in zip(self.items, self.decoded, strict=True)]
         span = DecodedSpan.of(spec, self.facts, images, self.source.before, self.seconds)
         answered = joined(self.answered, len(images), spec.bound.batch_size)
-        done = AnsweredSpan.of(spec, span, answered, self.seconds["predict"], self.worker.predictor.used)
+        done = AnsweredSpan.of(spec, span, answered, self.seconds["predict"], self.worker.used)
         receipt = done.receipt(done.write(spec), time.perf_counter() - began)
         self.worker.spans.leave()
         self.receipts.put(receipt)

@@ -29,7 +29,7 @@ from pipeline.engine.predictor import Asked, Predictor, Step
 from pipeline.engine.reader import Reader
 from pipeline.engine.under_way import BatchUnderWay, Receipts, SpanUnderWay
 from pipeline.errors import DeviceFailed, PipelineError
-from pipeline.output.receipts import Receipt
+from pipeline.output.receipts import DeviceUsed, Receipt
 from pipeline.output.span_file import SpanFacts
 from pipeline.plan.rows import Row
 from pipeline.spec import JobSpec
@@ -79,7 +79,7 @@ class Worker:
         self._ended = threading.Event()
         self.pool = DecodePool(spec.decode, children, self.ring, self.fail)
         try:
-            self.predictor = load(spec)
+            self.predictors = [load(spec)]
             if self.ring is not None:
                 self.is_locked = lock_pages(self.ring.memory, self.predictor.device.type)
         except BaseException as error:
@@ -89,6 +89,16 @@ class Worker:
         for known in (self.predictor, *[None] * more):
             threading.Thread(target=self._ask_model, args=(known,), name="device", daemon=True).start()
         threading.Thread(target=self._watch, args=(hung or self.fail,), name="watch", daemon=True).start()
+
+    @property
+    def predictor(self) -> Predictor:
+        """The first one; what all do alike is asked of it."""
+        return self.predictors[0]
+
+    @property
+    def used(self) -> DeviceUsed:
+        """What receipts say of the device, by the predictor that has the least memory."""
+        return min(self.predictors, key=lambda predictor: predictor.at_once).used
 
     def work(self, row: Row) -> Iterator[Receipt]:
         """Finish every span of a row; receipts come as files are written. Raises what ended the worker."""
@@ -157,7 +167,9 @@ class Worker:
         """A predictor's thread: batches in the order in which they are ready."""
         try:
             while (turn := self.ready.get()) is not None:
-                predictor = predictor or self.load(self.spec)
+                if predictor is None:
+                    predictor = self.load(self.spec)
+                    self.predictors.append(predictor)
                 batch, asked = turn
                 self.ahead.enter()
                 self.first_asked = self.first_asked or time.perf_counter()

@@ -18,11 +18,19 @@ EXAMPLES = 5  # failed rows of a status reported per span
 
 
 class DeviceUsed(NamedTuple):
-    """A predictor's device, and its process; `at_once` images fit into the device's memory (0: whole batches)."""
+    """A predictor's device, its process, and how many images are computed at a time where no batch fits its memory."""
 
     name: str = ""
     worker: str = ""
-    at_once: int = 0
+    at_once: int | None = None
+
+
+class FailedRow(NamedTuple):
+    """A row shown as an example of its status."""
+
+    uri: str
+    status: str
+    error: str
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,7 @@ class Receipt:
 
     facts: SpanFacts
     images: int
-    examples: tuple[tuple[str, str, str], ...] = ()  # (uri, status, error)
+    examples: tuple[FailedRow, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     device: DeviceUsed = field(default_factory=DeviceUsed)
     first_labels: dict[str, int] = field(default_factory=dict)  # images by their first label, where the task has labels
@@ -49,19 +57,19 @@ class Receipt:
     def from_json(text: str) -> Receipt:
         """The inverse of `to_json`."""
         raw = json.loads(text)
-        examples = tuple((uri, status, error) for uri, status, error in raw["examples"])
+        examples = tuple(FailedRow(*row) for row in raw["examples"])
         facts, device = SpanFacts.of(raw["facts"]), DeviceUsed(*raw["device"])
         return Receipt(facts, raw["images"], examples, raw["seconds"], device, raw["first_labels"])
 
 
-def examples(rows: pa.Table) -> tuple[tuple[str, str, str], ...]:
+def examples(rows: pa.Table) -> tuple[FailedRow, ...]:
     """The first failed rows of every status."""
-    rows = rows.select(["uri", "status", "error"])
+    rows = rows.select(list(FailedRow._fields))
     failed = rows.filter(pc.not_equal(rows["status"], OK))
-    found: list[tuple[str, str, str]] = []
+    found: list[FailedRow] = []
     for status in sorted(set(failed["status"].to_pylist())):
         some = failed.filter(pc.equal(failed["status"], status)).slice(0, EXAMPLES)
-        found += zip(*(some[name].to_pylist() for name in ("uri", "status", "error")), strict=True)
+        found += [FailedRow(**row) for row in some.to_pylist()]
     return tuple(found)
 
 
