@@ -145,7 +145,10 @@ def describe(source: Path, raw: Mapping[str, Any], known: Known) -> ModelCard:
     if own:
         card = _as_converted(card, own, source / CARD_FILE)
     card.pixels.check_least(card.beit.least_side(card.head, meant), source)
-    return with_semantics(_as_asked(card, known, meant), meant)
+    resampling = _resampling(card, known, meant)
+    if known.pool_of:
+        card = replace(card, config=_pooling(card, known.pool_of))
+    return replace(card, semantics=meant, config=replace(card.beit, bias_resampling=resampling))
 
 
 def _semantics(known: Known, own: Mapping[str, Any], *, trained: bool) -> Semantics:
@@ -162,23 +165,14 @@ def _check_pixels(card: ModelCard, source: Path, known: Known, preset: Preset | 
         raise CheckpointError(f"{source} is not for {preset.name}'s {preset.image} pixels: give its --processor too")
 
 
-def _as_asked(card: ModelCard, known: Known, meant: Semantics) -> ModelCard:
-    """The card with the caller's choice of pooling and resampling. Raises CheckpointError where it has no effect."""
-    if known.resampling and meant == "hf":
+def _resampling(card: ModelCard, known: Known, meant: Semantics) -> BiasResampling:
+    """How position bias is resampled. Raises CheckpointError where the caller's choice has no effect."""
+    if meant == "original":
+        return known.resampling or ("linear" if card.beit.bias_resampling == "linear" else "geometric")
+    if known.resampling:
         fault = f"--resampling {known.resampling}, but hf semantics resample as transformers does"
         raise CheckpointError(f"{card.path}: {fault}: leave it out, or add --semantics original")
-    if known.pool_of:
-        card = replace(card, config=_pooling(card, known.pool_of))
-    if known.resampling:
-        card = replace(card, config=replace(card.beit, bias_resampling=known.resampling))
-    return card
-
-
-def with_semantics(card: ModelCard, semantics: Semantics) -> ModelCard:
-    """The card under these semantics, which decide how position bias is resampled."""
-    trained: BiasResampling = "linear" if card.beit.bias_resampling == "linear" else "geometric"
-    resampling: BiasResampling = trained if semantics == "original" else "bilinear"
-    return replace(card, semantics=semantics, config=replace(card.beit, bias_resampling=resampling))
+    return "bilinear"
 
 
 def _own_words(source: Path) -> dict[str, Any]:

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .card import Head, ModelCard, load_card, with_semantics
-from .config import Semantics
+from .card import Head, ModelCard, load_card
 from .dvae import Dvae
 from .errors import CheckpointError, CheckpointMismatch
 from .heads import Classifier, Embedder, Encoder, MaskedTokenPredictor, Pool
@@ -72,11 +71,9 @@ def load_classifier(card: ModelCard) -> Classifier:
     return load_model(card, "classifier")
 
 
-def load_segmenter(
-    card: ModelCard, semantics: Semantics | None = None, inference: Inference | None = None
-) -> Segmenter:
-    """A segmentation checkpoint; `semantics` overrides the card's, `inference` the default of these semantics."""
-    model: Segmenter = load_model(with_semantics(card, semantics) if semantics else card, "segmenter")
+def load_segmenter(card: ModelCard, inference: Inference | None = None) -> Segmenter:
+    """A segmentation checkpoint; `inference` overrides the default of the card's semantics."""
+    model: Segmenter = load_model(card, "segmenter")
     model.inference = inference or model.inference
     return model
 

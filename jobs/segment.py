@@ -54,7 +54,7 @@ class Segment(Task["Segmenter"]):
         return {"mask": pa.binary(), "classes": CLASSES}
 
     def load(self, card: beit_core.ModelCard) -> Segmenter:
-        return beit_core.load_segmenter(self._meant(card), inference=self._inference(card))
+        return beit_core.load_segmenter(self._meant(card), self._inference(card))
 
     def predict(self, model: Segmenter, batch: Batch) -> Columns:
         at_once = (model.semantics, model.inference) == ("hf", "whole")  # others pad or window each image by itself

@@ -33,8 +33,8 @@ def scenes(shards: Path) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def mean_iou_and_accuracy(bundle: Bundle, semantics: Semantics) -> tuple[float, float]:
-    card = load_card(bundle.model)
-    model = load_segmenter(card, semantics)
+    card = load_card(bundle.model, semantics)
+    model = load_segmenter(card)
     pictures, masks = zip(*scenes(bundle.shards), strict=True)
     logits = torch.cat([model(card.pixels.normalize(torch.stack(pictures[i : i + 40]))) for i in (0, 40, 80)])
     counts = torch.zeros(11, 11)
@@ -82,7 +82,7 @@ def pair(tiny_model: Callable[..., Path]) -> tuple[Path, transformers.BeitForSem
 @torch.inference_mode()
 def test_original_semantics_reads_the_trained_layers(pair: Pair) -> None:
     folder, reference = pair
-    model = load_segmenter(load_card(folder), "original")
+    model = load_segmenter(load_card(folder, "original"))
     pixels = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(model(pixels), reference_logits(reference, pixels), rtol=1e-5, atol=1e-5)
     model, reference, pixels = model.double(), reference.double(), pixels.double()
@@ -108,14 +108,14 @@ def slid(model: transformers.BeitForSemanticSegmentation, pixels: Tensor, height
 def test_sliding_windows_are_those_of_training(pair: Pair, size: tuple[int, int]) -> None:
     folder, reference = pair
     pixels = torch.randn(3, *size)
-    ours = load_segmenter(load_card(folder), "original").segment(pixels, 91, 203)
+    ours = load_segmenter(load_card(folder, "original")).segment(pixels, 91, 203)
     assert (ours == slid(reference, pixels[None], 91, 203)).float().mean() > 0.9999
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("inference", ["slide", "whole"])
 def test_pictures_shorter_than_a_window_are_padded(pair: Pair, inference: str) -> None:
-    model = load_segmenter(load_card(pair[0]), "original", inference)
+    model = load_segmenter(load_card(pair[0], "original"), inference)
     pixels = torch.randn(3, 30, 150)
     padded = F.pad(pixels, (0, 0 if inference == "slide" else 2, 0, 34 if inference == "slide" else 2))
     found = model.segment(pixels, 30, 150)
