@@ -121,14 +121,18 @@ def work_under_lease(
         found = audit(planner, ledger)
         if found.green and not found.incomplete:
             break
-    code = _exit_code(found, config)
+    fault = _fault(found, config)
     report.finish()
-    body = report.as_dict(found.planned, **engine.about(), audit=found.to_json(), exit=code)
-    _save(spec.place, report, ledger, body, cleared, success=code == 0)
+    body = report.as_dict(
+        found.planned, **engine.about(), audit=found.to_json(), exit=0 if fault is None else fault.exit_code
+    )
+    _save(spec.place, report, ledger, body, cleared, success=fault is None)
     _say_result(spec.place, report, found)
     if verdict := engine.verdict():
         answer(verdict)
-    return _conclude(code, found, config)
+    if fault is not None:
+        raise fault
+    return 0
 
 
 def _work(
@@ -179,10 +183,20 @@ def _watched(rows: Iterator[Row], progress: Progress) -> Iterator[Row]:
     progress.planning = False
 
 
-def _exit_code(found: Audit, config: RunConfig) -> int:
-    if not found.green or not found.planned:
-        return 1
-    return 3 if found.failed_share > config.max_failed else 0
+def _fault(found: Audit, config: RunConfig) -> PipelineError | None:
+    """Why the output is not as it should be, as an error that has the exit code; None where it is."""
+    if not found.planned:
+        where = f"{found.empty_shards:,} shards" if found.empty_shards > 1 else "the shard"
+        return PipelineError(f"no image was found in {where}: is --image-column right?")
+    if not found.green:
+        lacks = f"; images of {found.lacking_shard} are missing: can it be read?" if found.lacking_shard else ""
+        return PipelineError(f"the audit is not green ({found.line}): the same command continues{lacks}")
+    if found.failed_share > config.max_failed:
+        return TooManyFailures(
+            f"{found.failed:,} of {found.remembered:,} images failed ({found.failed_share:.2%}), more than "
+            f"--max-failed {config.max_failed:g}; their rows say why, --retry-failed does them again"
+        )
+    return None
 
 
 def _save(
@@ -226,22 +240,6 @@ def _say_result(place: Place, report: RunReport, found: Audit) -> None:
     answer(f"output: {place.data}")
     drawn = f"{place.page_file}, drawn again by " if storage.stat(place.page_file) is not None else ""
     answer(f"report: {drawn}{job('report')} {shlex.quote(place.root)}")
-
-
-def _conclude(code: int, found: Audit, config: RunConfig) -> int:
-    """The exit code, or the error that has it."""
-    if code == 3:
-        raise TooManyFailures(
-            f"{found.failed:,} of {found.remembered:,} images failed ({found.failed_share:.2%}), more than "
-            f"--max-failed {config.max_failed:g}; their rows say why, --retry-failed does them again"
-        )
-    if not found.planned:
-        where = f"{found.empty_shards:,} shards" if found.empty_shards > 1 else "the shard"
-        raise PipelineError(f"no image was found in {where}: is --image-column right?")
-    if code == 1:
-        lacks = f"; images of {found.lacking_shard} are missing: can it be read?" if found.lacking_shard else ""
-        raise PipelineError(f"the audit is not green ({found.line}): the same command continues{lacks}")
-    return code
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from markupsafe import Markup
 
+from pipeline.errors import TooManyFailures
 from pipeline.page.parts import html, joined, plural
 from pipeline.page.sample import Account, Report
 
@@ -57,7 +58,9 @@ def state_of(account: Account, verified: Verification | None) -> tuple[Kind, str
     planned, failed = int(found.get("planned", 0)), int(found.get("failed", 0))
     if verified is not None and not verified.green:
         return "bad", f"Not complete: {harm(verified)}."
-    if account.last.get("exit") == 3 and failed:  # they may be forgotten since; then the next run succeeds
+    if (
+        account.last.get("exit") == TooManyFailures.exit_code and failed
+    ):  # they may be forgotten since; then the next run succeeds
         return "warn", f"Finished, but {failed:,} of {plural(planned, 'image')} failed, more than allowed."
     if account.complete:
         return ("warn", f"Complete, {failed:,} failed.") if failed else ("good", COMPLETE)
