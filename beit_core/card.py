@@ -196,7 +196,7 @@ def _pixels(source: Path, raw: Mapping[str, Any], known: Known) -> PixelSpec:
 
 def _preset_by_name(card: ModelCard, semantics: Semantics | None) -> Preset | None:
     """The published checkpoint that the path names, if the shapes agree; an `hf` folder speaks for itself."""
-    named = None if semantics == "hf" and own_config(Path(card.path)) else find_preset(card.path)
+    named = None if semantics == "hf" and own_config(card.path) else find_preset(card.path)
     return named if named and named.fits(card.head, card.beit) else None
 
 

@@ -49,7 +49,7 @@ class Parser(argparse.ArgumentParser):
     """Argparse without abbreviations, whose errors are one sentence and name the flag that was meant."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**{"prog": program(), **options})
+        super().__init__(**{"prog": program(), "allow_abbrev": False, **options})
         self.add_argument("--version", action="version", version=version(), help="show the version and exit")
 
     def error(self, message: str) -> NoReturn:
@@ -98,7 +98,6 @@ def run_simple(main: Callable[[argparse.Namespace], int], parser: argparse.Argum
 
     With `--verbose` its traceback comes first.
     """
-    parser.allow_abbrev = False
     _open_closed()
     flags = _parse(parser)
     called_by_command()
@@ -208,7 +207,7 @@ def _words(action: argparse.Action, flag: str, value: object) -> list[str]:
 def _parser(task: type[AnyTask], doc: str) -> Parser:
     usage = "%(prog)s --input URI [URI ...] --output URI --model MODEL [flags]"
     form = argparse.RawDescriptionHelpFormatter
-    parser = Parser(usage=usage, description=doc, formatter_class=form, allow_abbrev=False)
+    parser = Parser(usage=usage, description=doc, formatter_class=form)
     parser.add_argument("--config", metavar="FILE", help="JSON file with any of these flags (none)")
     own = {field.name: (field, task) for field in dataclasses.fields(task)}
     shared = {field.name: (field, RunConfig) for field in dataclasses.fields(RunConfig)}

@@ -25,7 +25,7 @@ from pipeline.page.state import verified_line
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
     form = argparse.RawDescriptionHelpFormatter
-    parser = Parser(description=__doc__, formatter_class=form, allow_abbrev=False)
+    parser = Parser(description=__doc__, formatter_class=form)
     parser.add_argument("output", metavar="OUTPUT", help="the --output of a job: a path or s3://bucket/prefix")
     parser.add_argument("--verify", action="store_true", help="read every row; check that each image has just one")
     parser.add_argument(

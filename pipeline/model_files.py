@@ -15,7 +15,7 @@ from typing import Literal
 
 from beit_core import CheckpointError, ModelCard, load_card
 from pipeline import hub, storage
-from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
+from pipeline.errors import ConfigError, ObjectUnreadable
 from pipeline.plan.names import digest
 
 COPIED = 1 << 20  # bytes at a time
@@ -75,8 +75,6 @@ def _fetch_remote(uri: str) -> Path:
     try:
         single = None if uri.endswith("/") else storage.stat(uri)
         entries = [single] if single else list(storage.listing(uri))
-    except CredentialsLost:
-        raise
     except (ObjectUnreadable, OSError) as error:
         raise ConfigError(storage.cause(error)) from error
     if not entries:

@@ -88,7 +88,7 @@ class Feed:
         return max(1, round(self.rate / (self.through / cores())) - cores())
 
 
-def feed(inputs: Sequence[str], rate: float = 0.0, turns: int = TURNS, ray_address: str | None = None) -> Feed:
+def feed(inputs: Sequence[str], rate: float = 0.0, ray_address: str | None = None) -> Feed:
     """Measure with these inputs, or with JPEGs made for it, in this process or with the workers of a Ray cluster.
 
     `rate` is that of the accelerator to simulate, 0 for none. Raises ConfigError where there is no image.
@@ -105,7 +105,7 @@ def feed(inputs: Sequence[str], rate: float = 0.0, turns: int = TURNS, ray_addre
             with ProcessPoolExecutor(cores(), spawn, _hold, (images.files, [PixelSpec()])) as pool:
                 _bare(pool)  # starting is not measured
                 bare.append(_bare(pool))
-                for turn in range(turns):
+                for turn in range(TURNS):
                     through.append(way.run(images, Place(f"{folder}/out{turn}"), 0.0))
                     time.sleep(way.settle_s)
                     bare.append(_bare(pool))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
+from pipeline.errors import ConfigError, ObjectUnreadable
 from pipeline.source.columns import IMAGE_NAMES, KEY_NAMES, URI_NAMES, known_column
 from pipeline.source.item import LARGEST, Item, NoImage, Position, Unfetched, Wanted
 from pipeline.source.values import as_keys, as_values, readable, unencoded, without_views
@@ -126,8 +126,6 @@ class Parquet:
                 for batch in _batches(file, stream, [name, *wanted.keep], AT_ONCE[kind], row):
                     yield from _items(batch, shard.uri, (name, kind), wanted, row)
                     row += len(batch)
-        except (ConfigError, CredentialsLost):
-            raise
         except (pa.ArrowException, UnicodeDecodeError, OSError, ObjectUnreadable) as error:
             damaged = isinstance(error, pa.ArrowException | UnicodeDecodeError)
             reason = "it is damaged or no Parquet file" if damaged else storage.reason(error)

@@ -213,7 +213,7 @@ def _look_up_credentials(before: object) -> None:
 
 
 def _attempted(request: Callable[[], T]) -> T:
-    """A request made once; raises Fault for what may pass, else what `_explain` makes of the error."""
+    """A request made once; raises Fault for what may pass, else what `explained` makes of the error."""
     try:
         return request()
     except Exception as error:
