@@ -168,8 +168,8 @@ class ShardWalk:
 
     def _reopen(self) -> None:
         """Have the plan say that its shard is read on, where the next span may do so."""
-        known = self.known
-        if known is None or not known.ends_early or self.row.is_reopened:
+        known, entered = self.known, self.row.entered
+        if known is None or not known.ends_early or (entered is not None and entered.is_reopened):
             return
         if self.start + self.most_images >= known.images:
             self.row = entry_file.reopen_shard(self.place, self.row, known)

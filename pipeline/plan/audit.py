@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from pipeline import storage
 from pipeline.output.ledger import Ledger, Seen
 from pipeline.plan import files
-from pipeline.plan.entry_file import ShardEntry, whence
+from pipeline.plan.entry_file import ShardEntry, shard_at
 from pipeline.plan.expected import Expected, expected_spans, surplus_spans
 from pipeline.plan.names import shard_of, short_version
 from pipeline.plan.planner import Planner
+from pipeline.plan.rows import ShardState
 
 Shards = Mapping[str, ShardEntry]  # by name
+Stops = Mapping[str, ShardState]  # shards as --limit lets them in, by name
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ class Held:
     unplanned: list[Seen]
 
     @staticmethod
-    def of(planner: Planner, ledger: Ledger, shards: Shards, stopped: Shards) -> Held:
-        """`stopped` are shards as --limit lets them in."""
+    def of(planner: Planner, ledger: Ledger, shards: Shards, stopped: Stops) -> Held:
+        """Of these shards, and of those that --limit stops, which count as far as it lets them in."""
         expected = expected_spans(planner.loose.spans, {**shards, **stopped}.values(), planner.settings.span_size.shard)
         return Held(expected, *_found(ledger, expected, surplus_spans(ledger.files, expected, shards)))
 
@@ -123,7 +125,7 @@ def _lacking_shard(planner: Planner, held: Held, shards: Shards, unfinished: tup
     """The URI of a shard that has an entry and lacks a span, or that was not read to its end; empty: there is none."""
     entry = next(filter(None, (shards.get(shard_of(name)) for name in held.lacking)), None)
     if entry is not None:
-        return whence(entry).uri
+        return shard_at(entry).uri
     return planner.shards.due[unfinished[0]] if unfinished else ""
 
 
@@ -148,14 +150,14 @@ def gone_shards(spans: Iterable[str], shards: Shards, ledger: Ledger, uris: Mapp
             lost.add(shard)
     gone: dict[str, str] = {}
     for shard in sorted(lacking - lost - {""}):
-        uri = whence(shards[shard]).uri if shard in shards else uris.get(shard)
+        uri = shard_at(shards[shard]).uri if shard in shards else uris.get(shard)
         with suppress(PermissionError):
             if uri is not None and storage.stat(uri) is None:
                 gone[shard] = uri
     return gone
 
 
-def _is_read(entry: ShardEntry | None, stop: ShardEntry) -> bool:
+def _is_read(entry: ShardEntry | None, stop: ShardState) -> bool:
     """Whether a shard that --limit might have stopped was read to its end after all."""
     return entry is not None and entry.version == stop.version
 

@@ -16,36 +16,39 @@ from pipeline.errors import StorageError
 from pipeline.output.place import Place
 from pipeline.output.span_file import SpanFacts
 from pipeline.plan.names import short_version
-from pipeline.plan.rows import REOPENED, ShardRef, UnreadShard
+from pipeline.plan.rows import REOPENED, ShardState, UnreadShard
+from pipeline.storage import Entry
 
 T = TypeVar("T")
 SHARD = re.compile(r"shard-(.+)\.(\d+)-([0-9a-f]{8})-(\d+)\.json")
 
 
 @dataclass(frozen=True)
-class ShardEntry:
-    """What an entry's name says: how many images a version of the shard holds; `version` is its 8-character digest."""
+class ShardEntry(ShardState):
+    """What the name of an entry's file says, and the file's URI; of a shard's entries the latest number counts."""
 
-    name: str
     number: int
-    version: str
-    images: int
-    uri: str
+    file_uri: str
 
     @property
-    def is_reopened(self) -> bool:
-        """Whether it stands for no version, as the shard is being read again."""
-        return self.version == REOPENED
+    def state(self) -> ShardState:
+        """What it says of its shard."""
+        return ShardState(self.name, self.version, self.images)
 
-    @property
-    def says(self) -> str:
-        """Version and images, as they stand in the name."""
-        return f"{self.version}-{self.images}"
+    @staticmethod
+    def of(place: Place, state: ShardState, number: int) -> ShardEntry:
+        """The entry that says so, whether it is there or not."""
+        file = f"shard-{state.name}.{number}-{state.version}-{state.images}.json"
+        return ShardEntry(state.name, state.version, state.images, number, place.plan_file(file))
 
-    @property
-    def file(self) -> str:
-        """Its file below `plan/`."""
-        return f"shard-{self.name}.{self.number}-{self.says}.json"
+    @staticmethod
+    def found(file: Entry) -> ShardEntry | None:
+        """The one whose file this is, None for another file of the plan."""
+        match = SHARD.fullmatch(file.uri.rpartition("/")[2])  # the folder above may have any name, `shard-1` too
+        if match is None:
+            return None
+        name, number, version, images = match.groups()
+        return ShardEntry(name, version, int(images), int(number), file.uri)
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,8 @@ class Known(NamedTuple):
     reopened: bool
 
 
-class Whence(NamedTuple):
-    """What an entry was made of: the uri of the shard, and the name of its format."""
+class ShardAt(NamedTuple):
+    """Where a shard was, and the name of its format."""
 
     uri: str
     format: str
@@ -95,18 +98,16 @@ class Whence(NamedTuple):
 
 def write_shard_entry(place: Place, row: UnreadShard, content: ShardContent) -> None:
     """Add the entry of a shard that was read to its end."""
-    shard, images = row.shard, sum(span.images for span in content.spans)
-    entry = ShardEntry(shard.name, row.number, short_version(shard.version), images, "")
-    _write_entry(place, shard, entry, content)
+    images = sum(span.images for span in content.spans)
+    _write_entry(place, row, short_version(row.shard.version), images, content)
 
 
 def known_before(place: Place, row: UnreadShard) -> Known | None:
     """What the plan has of this very version of a shard that is read again; None where it has nothing."""
-    version, _, images = row.entry_says.rpartition("-")
-    if version not in (short_version(row.shard.version), REOPENED):
+    state = row.entered
+    if state is None or state.version not in (short_version(row.shard.version), REOPENED):
         return None
-    entry = ShardEntry(row.shard.name, row.number - 1, version, int(images), "")
-    entry = replace(entry, uri=place.plan_file(entry.file))
+    entry = ShardEntry.of(place, state, row.number - 1)
     of, content = _read_entry(entry, lambda body: (body["version"], _content(body)))
     if of != row.shard.version:
         return None
@@ -119,24 +120,27 @@ def reopen_shard(place: Place, row: UnreadShard, known: Known) -> UnreadShard:
     Should the run die before the next entry, the shard would seem finished without the images that are found there by
     now, and their spans surplus. So an entry that stands for no version takes the place of the one before.
     """
-    entry = ShardEntry(row.shard.name, row.number, REOPENED, known.images, "")
-    _write_entry(place, row.shard, entry, ShardContent((), repeated_names=False, ends_early=known.ends_early))
-    return replace(row, number=row.number + 1, entry_says=entry.says)
+    content = ShardContent((), repeated_names=False, ends_early=known.ends_early)
+    entry = _write_entry(place, row, REOPENED, known.images, content)
+    return replace(row, number=row.number + 1, entered=entry.state)
 
 
-def _write_entry(place: Place, shard: ShardRef, entry: ShardEntry, content: ShardContent) -> None:
+def _write_entry(place: Place, row: UnreadShard, version: str, images: int, content: ShardContent) -> ShardEntry:
+    shard = row.shard
+    entry = ShardEntry.of(place, ShardState(shard.name, version, images), row.number)
     body = {
         "uri": shard.uri,
         "format": shard.format,
         "version": shard.version,
         "size": shard.size,
-        "images": entry.images,
+        "images": images,
         "repeated_names": content.repeated_names,
         "ends_early": content.ends_early,
         "spans": [asdict(span) for span in content.spans],
     }
     with place.writing():
-        storage.create(place.plan_file(entry.file), json.dumps(body).encode())
+        storage.create(entry.file_uri, json.dumps(body).encode())
+    return entry
 
 
 def read_shard_entry(entry: ShardEntry) -> ShardContent:
@@ -144,9 +148,9 @@ def read_shard_entry(entry: ShardEntry) -> ShardContent:
     return _read_entry(entry, _content)
 
 
-def whence(entry: ShardEntry) -> Whence:
-    """Where the shard of an entry was, and its format; raises StorageError where the entry is damaged."""
-    return _read_entry(entry, lambda body: Whence(body["uri"], body["format"]))
+def shard_at(entry: ShardEntry) -> ShardAt:
+    """The shard that an entry was made of; raises StorageError where the entry is damaged."""
+    return _read_entry(entry, lambda body: ShardAt(body["uri"], body["format"]))
 
 
 def _content(body: Mapping[str, Any]) -> ShardContent:
@@ -156,6 +160,6 @@ def _content(body: Mapping[str, Any]) -> ShardContent:
 
 def _read_entry(entry: ShardEntry, told: Callable[[Mapping[str, Any]], T]) -> T:
     try:
-        return told(json.loads(storage.read(entry.uri)))
+        return told(json.loads(storage.read(entry.file_uri)))
     except (ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"{entry.uri} is damaged: remove it, and the shard is read again") from error
+        raise StorageError(f"{entry.file_uri} is damaged: remove it, and the shard is read again") from error

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from pipeline.output.ledger import Seen
-from pipeline.plan.entry_file import ShardEntry
 from pipeline.plan.loose import PlannedSpan
 from pipeline.plan.names import shard_of, short_version, span_name
+from pipeline.plan.rows import ShardState
 
 
 @dataclass(frozen=True)
@@ -25,19 +25,19 @@ class Expected:
         return (version, found.images) == (self.version, self.images)
 
 
-def spans_of(entry: ShardEntry, size: int) -> dict[str, Expected]:
-    """The spans of a shard of which this is the entry, in their order, with `size` images each at most."""
+def spans_of(shard: ShardState, size: int) -> dict[str, Expected]:
+    """The spans of a shard, in their order, with `size` images each at most."""
     return {
-        span_name(entry.name, start): Expected(min(size, entry.images - start), entry.version, is_of_shard=True)
-        for start in range(0, entry.images, size)
+        span_name(shard.name, start): Expected(min(size, shard.images - start), shard.version, is_of_shard=True)
+        for start in range(0, shard.images, size)
     }
 
 
-def expected_spans(loose: Mapping[str, PlannedSpan], shards: Iterable[ShardEntry], size: int) -> dict[str, Expected]:
+def expected_spans(loose: Mapping[str, PlannedSpan], shards: Iterable[ShardState], size: int) -> dict[str, Expected]:
     """Every span that the plan wants."""
     expected = {name: Expected(p.span.images, p.version, is_of_shard=False) for name, p in loose.items()}
-    for entry in shards:
-        expected |= spans_of(entry, size)
+    for shard in shards:
+        expected |= spans_of(shard, size)
     return expected
 
 

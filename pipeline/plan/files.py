@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from pipeline import storage
 from pipeline.output.place import Place
-from pipeline.plan.entry_file import SHARD, ShardEntry
+from pipeline.plan.entry_file import ShardEntry
 from pipeline.plan.forgotten import FORGOTTEN
 from pipeline.plan.part_file import PART
 from pipeline.storage import Entry
@@ -39,10 +39,9 @@ def listing(place: Place) -> PlanListing:
             parts.append(entry)
         elif FORGOTTEN.fullmatch(file):
             forgotten.append(entry)
-        elif match := SHARD.fullmatch(file):
-            name, number, version, images = match.groups()
-            found = ShardEntry(name, int(number), version, int(images), entry.uri)
-            if name not in shards or (shards[name].number, shards[name].images) < (found.number, found.images):
-                shards[name] = found
+        elif found := ShardEntry.found(entry):
+            before = shards.get(found.name)
+            if before is None or (before.number, before.images) < (found.number, found.images):
+                shards[found.name] = found
     numbered = operator.attrgetter("uri")
     return PlanListing(sorted(parts, key=numbered), shards, sorted(forgotten, key=numbered))

@@ -69,27 +69,36 @@ class ShardSpan:
 
 
 @dataclass(frozen=True)
+class ShardState:
+    """How many images a version of a shard holds; `name` is the shard's, `version` an 8-character digest."""
+
+    name: str
+    version: str
+    images: int
+
+    @property
+    def is_reopened(self) -> bool:
+        """Whether it stands for no version, as the shard is being read again."""
+        return self.version == REOPENED
+
+
+@dataclass(frozen=True)
 class UnreadShard:
     """A shard, or the rest of one, that its reader cuts into spans as it passes.
 
     At most `most` images of it are wanted (None: all). The plan entry that it gets at its end has this `number`;
-    `entry_says` is what the latest one does (see `ShardEntry.says`), so that a second look adds no second entry.
+    `entered` is what the latest one says, if there is one, so that a second look adds no second entry.
     `retry_failed` does the failed rows of its finished spans again. Files of it are finished up to some image below
     `finished`, of whatever version.
     """
 
     shard: ShardRef
     number: int = 0
-    entry_says: str = ""
+    entered: ShardState | None = None
     most: int | None = None
     retry_failed: bool = False
     forgotten: tuple[str, ...] = ()
     finished: int = 0
-
-    @property
-    def is_reopened(self) -> bool:
-        """Whether its entry stands for no version."""
-        return self.entry_says.startswith(REOPENED)
 
 
 Row = LooseSpan | ShardSpan | UnreadShard
@@ -115,5 +124,11 @@ def _shard(raw: Mapping[str, Any]) -> ShardRef:
     return ShardRef(**raw)
 
 
+def _state(raw: Mapping[str, Any] | None) -> ShardState | None:
+    return ShardState(**raw) if raw is not None else None
+
+
 KINDS: dict[str, Callable[..., Row]] = {kind.__name__: kind for kind in (LooseSpan, ShardSpan, UnreadShard)}
-NESTED: dict[str, Callable[[Any], object]] = {"redo": _redo, "shard": _shard, "forgotten": tuple}  # not JSON's types
+NESTED: dict[str, Callable[[Any], object]] = {  # of types that are not JSON's
+    "redo": _redo, "shard": _shard, "entered": _state, "forgotten": tuple,
+}  # fmt: skip

@@ -12,7 +12,7 @@ from pipeline.plan.entry_file import ShardEntry
 from pipeline.plan.expected import spans_of
 from pipeline.plan.forgotten import Forgotten
 from pipeline.plan.names import last_spans, shard_name, short_version, span_name
-from pipeline.plan.rows import Row, ShardRef, ShardSpan, UnreadShard
+from pipeline.plan.rows import Row, ShardRef, ShardSpan, ShardState, UnreadShard
 from pipeline.source.kinds import Shard
 
 
@@ -28,7 +28,7 @@ class ShardPlan:
         self.met: set[str] = set()  # shards of this listing
         self.due: dict[str, str] = {}  # URIs of those that the output should hold (with --limit not all), by name
         self.planned: dict[str, int] = {}  # images of every shard that earlier runs have planned, once they are counted
-        self.stopped: dict[str, ShardEntry] = {}  # what --limit lets in of shards that have no entry, as one would say
+        self.stopped: dict[str, ShardState] = {}  # what --limit lets in of shards that have no entry
 
     @functools.cached_property
     def last(self) -> dict[str, int]:
@@ -69,7 +69,7 @@ class ShardPlan:
     def first_rows(self, shard: ShardRef, most: int) -> Iterator[Row]:
         """The first `most` images of a shard of which this version was not read to its end, if any is not finished."""
         self.due[shard.name] = shard.uri
-        stop = ShardEntry(shard.name, 0, short_version(shard.version), most, "")
+        stop = ShardState(shard.name, short_version(shard.version), most)
         self.stopped[shard.name] = stop
         names = spans_of(stop, self.span_size)
         if all(name in self.ledger.files for name in names):
@@ -83,22 +83,22 @@ class ShardPlan:
         """What is missing of shards that the listing did not have and that are there: they were another run's input."""
         for entry in list(self.entries.values()):
             if entry.name not in self.met and self._lacking(entry):
-                uri, format_ = entry_file.whence(entry)
+                uri, format_ = entry_file.shard_at(entry)
                 found = storage.stat(uri)
                 if found is not None:
                     yield from self.rows(ShardRef(uri, found.size, found.version, format_, entry.name))
 
     def _unread(self, shard: ShardRef, most: int | None = None) -> UnreadShard:
         entry = self.entries.get(shard.name)
-        number, says = (entry.number + 1, entry.says) if entry is not None else (0, "")
+        number, entered = (entry.number + 1, entry.state) if entry is not None else (0, None)
         finished = self.last[shard.name] + 1 if shard.name in self.last else 0
-        return UnreadShard(shard, number, says, most, self.retry_failed, self._forgotten(shard), finished)
+        return UnreadShard(shard, number, entered, most, self.retry_failed, self._forgotten(shard), finished)
 
     def _forgotten(self, shard: ShardRef) -> tuple[str, ...]:
         return self.forgotten.of(shard.name, {shard.uri: shard.version})
 
-    def _has_failed(self, entry: ShardEntry) -> bool:
-        finished = [name for name in spans_of(entry, self.span_size) if name in self.ledger.files]
+    def _has_failed(self, state: ShardState) -> bool:
+        finished = [name for name in spans_of(state, self.span_size) if name in self.ledger.files]
         return any(seen.failed for seen in self.ledger.seen_of(finished).values())
 
     def _lacking(self, entry: ShardEntry) -> set[str]:

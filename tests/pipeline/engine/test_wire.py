@@ -18,17 +18,18 @@ from pipeline.engine.wire import (
 )
 from pipeline.output.receipts import DeviceUsed, Receipt
 from pipeline.output.span_file import SpanFacts
-from pipeline.plan.rows import LooseSpan, Redo, Row, ShardRef, ShardSpan, UnreadShard, to_json
+from pipeline.plan.rows import LooseSpan, Redo, Row, ShardRef, ShardSpan, ShardState, UnreadShard, to_json
 
 TEXT = st.text(max_size=8)
 NUMBER = st.integers(0, 1 << 40)
 URIS = st.lists(TEXT, max_size=3).map(tuple)
 REDO = st.one_of(st.none(), st.builds(Redo, st.booleans(), URIS))
 SHARD = st.builds(ShardRef, TEXT, NUMBER, TEXT, st.sampled_from(["tar", "zip"]), TEXT)
+STATE = st.builds(ShardState, TEXT, TEXT, NUMBER)
 ROWS = st.one_of(
     st.builds(LooseSpan, TEXT, TEXT, TEXT, NUMBER, NUMBER, REDO, URIS),
     st.builds(ShardSpan, SHARD, NUMBER, NUMBER, NUMBER, NUMBER, URIS),
-    st.builds(UnreadShard, SHARD, NUMBER, TEXT, st.none() | NUMBER, st.booleans(), URIS),
+    st.builds(UnreadShard, SHARD, NUMBER, st.none() | STATE, st.none() | NUMBER, st.booleans(), URIS),
 )
 STATUSES = st.dictionaries(TEXT, NUMBER, max_size=3)
 FACTS = st.builds(SpanFacts, TEXT, TEXT, TEXT, NUMBER, NUMBER, NUMBER, STATUSES, forgotten=URIS)
