@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -36,26 +37,33 @@ class OpenSpan:
         return self.facts
 
 
+class FinishedSpan(NamedTuple):
+    """What is in the file of a span that is to be written again."""
+
+    facts: SpanFacts
+    rows: pa.Table
+
+
 class OpenShardSpan(OpenSpan):
     """The next `size` images of a shard, which may be fewer."""
 
     def __init__(
         self, stream: ShardStream, start: int, size: int, *, takes_own_row: Callable[[], bool],
-        found: SpanFacts | None = None, again: pa.Table | None = None,
+        earlier: FinishedSpan | None = None,
     ) -> None:  # fmt: skip
-        """`found` and `again` are a finished file's facts and rows: the failed ones are done again, others added.
+        """Failed rows of `earlier`, its finished file, are done again, and images that are new behind them are added.
 
         `takes_own_row`: whether that of a shard that cannot be read on belongs to it; else what stops it now passes.
         """
         shard = stream.shard
         facts = SpanFacts(span_name(shard.name, start), shard.uri, shard.version, start, 0, 0)
         items = _up_to_own_row(stream, takes_own_row)
-        if found is not None and again is not None:
-            items = read_on(stream, items, again, found)
-        before = None if again is None else kept(again, Redo(failed=True))
+        if earlier is not None:
+            items = read_on(stream, items, earlier.rows, earlier.facts)
+        before = None if earlier is None else kept(earlier.rows, Redo(failed=True))
         super().__init__(facts, self._counted(itertools.islice(items, size)), before, stream.forgotten)
         self.stream, self.images, self.bytes = stream, 0, 0
-        self.is_new, self.told = stream.is_unread and again is None, stream.told
+        self.is_new, self.told = stream.is_unread and earlier is None, stream.told
         self.begin = stream.place(start)
 
     def _counted(self, items: Iterator[Item]) -> Iterator[Item]:

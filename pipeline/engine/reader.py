@@ -1,4 +1,4 @@
-"""Rows of the dataset become spans to be read: what is finished is jumped over, what fails becomes a row."""
+"""Rows of the dataset become spans to be read: what is finished is skipped, what fails becomes a row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A shard is cut into spans as it passes: what is finished is jumped over, and at its end its plan entry is added."""
+"""A shard is cut into spans as it passes: what is finished is skipped, and at its end its plan entry is added."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from pipeline.engine.open_span import OpenShardSpan, OpenSpan
+from pipeline.engine.open_span import FinishedSpan, OpenShardSpan, OpenSpan
 from pipeline.engine.redo import holds_own_row, kept, these
 from pipeline.engine.shard_stream import ShardStream
 from pipeline.output.span_file import SpanFacts, find, read_rows
@@ -34,8 +34,9 @@ class ShardWalk:
         self.known = entry_file.known_before(spec.place, row)
         self.done: list[PlacedSpan] = []
         self.start = 0  # the next image
-        self.at = Position()  # where it is, or where the stream was opened
+        self.names = Names()  # of members up to there; an open stream adds those that it has looked at
         self.stream: ShardStream | None = None
+        self.opens_at = (0, 0)  # offset and skip from which the stream reads, once it is opened
         self.has_ended = self.ends_early = False
 
     def spans(self) -> Iterator[SpanFacts | OpenSpan]:
@@ -45,9 +46,10 @@ class ShardWalk:
             again, goes_on = self._again(facts)
             if facts is not None and not goes_on:
                 yield facts if again is None else self._redone(facts, again)
-                self._pass_by(facts, size)
+                self._skip(facts, size)
             else:
-                span = self._next_span(size, facts, again)
+                earlier = FinishedSpan(facts, again) if facts is not None and again is not None else None
+                span = self._next_span(size, earlier)
                 if span is None:
                     break
                 yield span
@@ -66,24 +68,24 @@ class ShardWalk:
     def _opened(self) -> ShardStream:
         """The shard from the next image on."""
         if self.stream is None:
-            self.stream = ShardStream(self.spec, self.row, self.at)
+            self.stream = ShardStream(self.spec, self.row, Position(*self.opens_at, self.names))
         return self.stream
 
-    def _pass_by(self, facts: SpanFacts, size: int) -> None:
-        """A finished span is jumped over."""
+    def _skip(self, facts: SpanFacts, size: int) -> None:
+        """Skip a finished span."""
         self._learn_names(facts)
-        self.stream, self.at = None, Position(facts.next_offset, facts.next_skip, self.at.names)
+        self.stream, self.opens_at = None, (facts.next_offset, facts.next_skip)
         self.ends_early = self._has_own_row(facts)  # reading on would give it again
         self.has_ended = self.ends_early or facts.images < size
 
-    def _next_span(self, size: int, found: SpanFacts | None, again: pa.Table | None) -> OpenSpan | None:
+    def _next_span(self, size: int, earlier: FinishedSpan | None) -> OpenSpan | None:
         """The next span, to be read; None where there is none, or none that may be written."""
         stream = self._opened()
         first = stream.peek()
         if first is None or (first is stream.own and not self._takes_own_row()):
             return None
         self._reopen()
-        return OpenShardSpan(stream, self.start, size, takes_own_row=self._takes_own_row, found=found, again=again)
+        return OpenShardSpan(stream, self.start, size, takes_own_row=self._takes_own_row, earlier=earlier)
 
     def _find(self, start: int) -> SpanFacts | None:
         """The facts of the span that begins there, if it is finished in this version."""
@@ -137,20 +139,19 @@ class ShardWalk:
         return OpenSpan(facts, these(items, rows, facts), kept(rows, Redo(failed=True)), forgotten)
 
     def _names_before(self) -> Names:
-        """The names of members before the next image, which an open stream has looked at."""
-        found = self.at.names.copy()
-        if self.stream is not None:
-            found.used -= {item.uri.removeprefix(f"{self.shard.uri}#") for item in filter(None, self.stream.ahead)}
+        """The names of members before the next image, which an open stream may have looked at."""
+        found = self.names.copy()
+        if self.stream is not None and self.stream.looked_at is not None:
+            found.used.discard(self.stream.looked_at.uri.removeprefix(f"{self.shard.uri}#"))
         return found
 
     def _learn_names(self, facts: SpanFacts) -> None:
         """Names that finished spans have used count for `~2` of later ones."""
-        names = self.at.names
         rows = read_rows(self.place, facts.name, ["uri"]) if self.format.names_repeat else None
         if rows is not None:
             uris = [*rows["uri"].to_pylist(), *facts.forgotten]
-            names.used.update(uri.removeprefix(f"{self.shard.uri}#") for uri in uris)
-            names.repeated |= facts.repeated
+            self.names.used.update(uri.removeprefix(f"{self.shard.uri}#") for uri in uris)
+            self.names.repeated |= facts.repeated
 
     def _takes_own_row(self) -> bool:
         """Whether the shard's own row may end the next span, where it cannot be read on.
@@ -187,5 +188,5 @@ class ShardWalk:
             was_further = known is not None and images < known.images and not known.ends_early
         is_known = known is not None and not known.reopened and (images, ends_early) == (known.images, known.ends_early)
         if not (was_further or is_known):
-            content = ShardContent(tuple(self.done), self.at.names.repeated, ends_early)
+            content = ShardContent(tuple(self.done), self.names.repeated, ends_early)
             entry_file.write_shard_entry(self.place, self.row, content)

@@ -28,12 +28,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SpanFacts:
-    """What the metadata of a span's file holds: counts by status, and its position in which version of its source.
+    """What is known of a span: counts by status, and its position in which version of its source.
 
-    `images` is how many were cut for the span, which positions are counted in; `forgotten` are the uris of those that
-    have no row any more, sorted. `next_offset` and `next_skip` say where the following span of the shard begins,
-    `repeated` whether a member name had occurred twice by then. Receipts alone tell how many bytes of a shard were
-    read, `read_bytes`, and which photos between the images cannot be read here, `unreadable`, by ending.
+    The metadata of its file hold it, but for what only receipts tell: how many bytes of a shard were read,
+    `read_bytes`, and which photos between the images cannot be read here, `unreadable`, by ending. `images` is how many
+    were cut for the span, which positions are counted in; `forgotten` are the uris of those that have no row any more,
+    sorted. `next_offset` and `next_skip` say where the following span of the shard begins, `repeated` whether a member
+    name had occurred twice by then.
     """
 
     name: str
