@@ -137,4 +137,11 @@ def test_the_dashboard_and_the_alerts_ask_for_figures_that_are_recorded() -> Non
     assert used <= names
     assert {re.sub("_(total|bucket|sum|count)$", "", name) for name in used} == {f"ray_{m.name}" for m in METRICS}
     assert all(re.search(r"\b(sum|avg|max)\b", text) for text in asked)  # each worker and run has series of its own
+    day = {text for text in asked if "[1d]" in text}
+    assert len(day) == 2
+    for text in day:  # a cluster that stands shows what runs of other days have counted
+        for series in re.findall(r"max_over_time\((ray_beit_images_total\S*)\[1d\]\)", text):
+            assert f"max_over_time({series}[1d]) - {series} offset 1d or" in text
+    done = next(text for text in asked if "ray_beit_images_planned" in text)  # a gauge, which ends with its run
+    assert "ray_beit_images_total and on (SessionName, WorkerId) ray_beit_images_planned" in done
     assert {rule["alert"] for rule in rules} == {"BeitNoSuccess", "BeitFailedShare", "BeitAcceleratorStarved"}
