@@ -39,7 +39,9 @@ class Local(Store):
     is_local = True
 
     def unfit(self, output: str, *, shared: bool) -> str | None:
-        """Every path but one that was meant as a URI; whether it can be written shows at the first file."""
+        """Every path but one that is no text, or was meant as a URI; if it can be written shows at the first file."""
+        if as_text(output) != output:  # what is listed there would not begin with it
+            return f"the name has bytes that are not UTF-8, {as_text(output)}: choose another"
         return mistaken(output)
 
     def listing(self, prefix: str) -> Iterator[Entry]:

@@ -111,3 +111,10 @@ def test_a_parent_that_is_a_file_is_no_name_that_is_taken(tmp_path: Path) -> Non
     (tmp_path / "file").write_text("x")
     with pytest.raises(OSError, match="file"):
         storage.create(f"{tmp_path}/file/x", b"")
+
+
+def test_no_output_is_put_where_the_name_is_no_text(tmp_path: Path) -> None:
+    unfit = storage.unfit(f"{tmp_path}/\udcff", shared=False)
+    assert unfit is not None
+    assert f"{tmp_path}/\\xff" in unfit
+    assert storage.unfit(f"{tmp_path}/\xfc", shared=False) is None
