@@ -31,7 +31,8 @@ def main() -> NoReturn:
     if word == "--version":
         _end(command.version())
     if word in ("-h", "--help"):
-        _end(USAGE + "\njobs:\n" + "\n".join(f"  {name:<10}{line}" for name, line in jobs().items()))
+        width = max(map(len, jobs())) + 2
+        _end(USAGE + "\njobs:\n" + "\n".join(f"  {name:<{width}}{line}" for name, line in jobs().items()))
     own = word.endswith(".py")
     script = Path(word) if own else HERE / f"{word}.py"
     if not own and word not in jobs():

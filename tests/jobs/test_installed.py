@@ -4,6 +4,7 @@ import html
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -20,9 +21,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 JOBS = sorted(file.stem for file in (ROOT / "jobs").glob("[!_]*.py"))
 
 
-def beit(*words: object, code: int = 0, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """`beit WORDS`, as the installed script calls it, from any folder."""
-    start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from jobs.__main__ import main; main()"
+def beit(*words: object, code: int = 0, cwd: Path = ROOT, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """`beit WORDS`, as the installed script of a checkout calls it, from any folder."""
+    start = f"import sys; sys.path.insert(0, {str(root)!r}); from jobs.__main__ import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", start, *map(str, words)],
         cwd=cwd,
@@ -42,6 +43,13 @@ def test_help_has_a_line_for_every_job_and_the_version_is_the_projects() -> None
     assert [line.split()[0] for line in listed] == JOBS
     assert all(len(line.split()) > 3 for line in listed)
     assert beit("--version").stdout == f"beit-batch {PROJECT['project']['version']}\n"
+
+
+def test_help_parts_a_long_name_from_its_line(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "jobs", tmp_path / "jobs")
+    (tmp_path / "jobs/brightness.py").write_text('"""How bright images are."""\n')
+    listed = beit("--help", root=tmp_path).stdout.partition("jobs:\n")[2].splitlines()
+    assert ["brightness", "How", "bright", "images", "are."] in [line.split() for line in listed]
 
 
 @pytest.mark.parametrize(
