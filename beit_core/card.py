@@ -50,15 +50,15 @@ class ModelCard:
 
     @property
     def beit(self) -> BeitConfig:
-        """The encoder's configuration. Raises CheckpointError for a tokenizer, which has none."""
-        if isinstance(self.config, DvaeConfig):
-            raise CheckpointError(f"{self.name} is a tokenizer: it has no encoder")
+        """The encoder's configuration. Raises CheckpointError for a model that has none, such as a tokenizer."""
+        if not isinstance(self.config, BeitConfig):
+            raise CheckpointError(f"{self.name} has no encoder (it is a {self.head})")
         return self.config
 
     @property
     def dvae(self) -> DvaeConfig:
         """The tokenizer's configuration. Raises CheckpointError for everything else."""
-        if isinstance(self.config, BeitConfig):
+        if not isinstance(self.config, DvaeConfig):
             raise CheckpointError(f"{self.name} is a {self.head} checkpoint, not a tokenizer")
         return self.config
 
@@ -105,7 +105,7 @@ def _meaning(card: ModelCard) -> dict[str, Any]:
         )
         card = replace(card, config=spelt)
     meaning = {key: value for key, value in asdict(card).items() if key not in UNSAID}
-    if card.beit.pool_of is None:
+    if isinstance(card.config, BeitConfig) and card.config.pool_of is None:
         del meaning["config"]["pool_of"]
     return meaning
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .card import Head, ModelCard, load_card
+from .config import BeitConfig
 from .dvae import Dvae
 from .errors import CheckpointError, CheckpointMismatch
 from .heads import Classifier, Embedder, Encoder, MaskedTokenPredictor, Pool
@@ -60,8 +61,8 @@ def load_model(card: ModelCard, head: Head | None = None) -> Any:
 
 def load_embedder(card: ModelCard, pool: Pool | None = None, layer: int | None = None) -> Embedder:
     """Any checkpoint with an encoder -> one vector per picture; see Embedder for `pool` and `layer`."""
-    if card.head == "dvae":
-        raise CheckpointError(f"{card.name} is a tokenizer: it has no embeddings")
+    if not isinstance(card.config, BeitConfig):
+        raise CheckpointError(f"{card.name} has no embeddings (it is a {card.head})")
     model = load_model(card)
     return Embedder(model.trunk, getattr(model, "pooler", None), pool, layer).eval()
 

@@ -58,9 +58,10 @@ def shape(card: ModelCard) -> Shape:
     """How many tokens an image has and how many there are; raises ConfigError where no column can hold them."""
     if card.pixels.size is None:
         raise ConfigError(f"{card.name} keeps the aspect ratio of images, so their numbers of tokens would differ")
-    if card.config.vocab_size > INT16:
-        raise ConfigError(f"{card.name} has {card.config.vocab_size} tokens, the output's int16 holds {INT16}")
-    return Shape(*card.config.grid_of(*card.pixels.size), card.config.vocab_size)
+    config = card.dvae if card.head == "dvae" else card.beit
+    if config.vocab_size > INT16:
+        raise ConfigError(f"{card.name} has {config.vocab_size} tokens, the output's int16 holds {INT16}")
+    return Shape(*config.grid_of(*card.pixels.size), config.vocab_size)
 
 
 def masks(card: ModelCard, share: float, seed: int, uris: Sequence[str]) -> np.ndarray:

@@ -25,7 +25,9 @@ from beit_core import (
     load_segmenter,
     presets,
 )
+from beit_core.card import _meaning
 from beit_core.checkpoint import PUBLISHED_NAMES, published_name
+from beit_core.config import DvaeConfig, Grid, Patched
 from beit_core.published import TRAINED_EPS, class_names
 from tests.conftest import Bundle
 from tests.helpers import DATA
@@ -145,13 +147,36 @@ def test_every_rename_is_used_and_none_collides(tiny_model: Callable[..., Path])
     assert used == {pattern for pattern, _ in PUBLISHED_NAMES}
 
 
+@dataclasses.dataclass(frozen=True)
+class ColourConfig(Patched):
+    """Of another family of models, as somebody may add one."""
+
+    image_size: Grid = (8, 8)
+    patch_size: int = 8
+    colours: int = 3
+
+
+def test_a_card_may_have_the_configuration_of_another_family(folder: Path) -> None:
+    of_beit = load_card(folder)
+    card = dataclasses.replace(of_beit, config=ColourConfig())  # type: ignore[arg-type]
+    for unfit, said in [
+        (lambda: card.beit, "model has no encoder"),
+        (lambda: card.dvae, "not a tokenizer"),
+        (lambda: load_embedder(card), "model has no embeddings"),
+    ]:
+        with pytest.raises(CheckpointError, match=said):
+            unfit()
+    assert _meaning(card)["config"] == dataclasses.asdict(ColourConfig())
+    assert _meaning(card).keys() == _meaning(of_beit).keys()
+
+
 def test_the_wrong_head_is_refused(folder: Path) -> None:
     card = load_card(folder)
     for load in (partial(load_model, head="masked"), load_segmenter, load_dvae):
         with pytest.raises(CheckpointError, match="model is a classifier checkpoint"):
             load(card)
     with pytest.raises(CheckpointError, match="has no embeddings"):
-        load_embedder(dataclasses.replace(card, head="dvae"))
+        load_embedder(dataclasses.replace(card, head="dvae", config=DvaeConfig()))
     with pytest.raises(ValueError, match="pool 'max' is not one of mean, cls, cls"):
         load_embedder(card, "max")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="layer 3 does not exist: choose 1 to 2"):
