@@ -8,12 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.source.format import FORMATS
+from pipeline.source.format import FORMATS, format_of
 from pipeline.source.kinds import Shard
 from pipeline.source.naming import Sources, unbraced
 from tests.flow import make_tar, png, run_here
 from tests.helpers import rows
-from tests.pipeline.source.test_archives import make_tar_gz, make_zip
+from tests.pipeline.source.test_archives import MAKERS
 from tests.weed import Weed
 
 ODD = ["a b.png", "ü/é 漢.png", "c#d.png", "100%25.png", "dt=2024-01-01/x+y.png", "q?.png", "st*r[1].png", "n&m~2.png"]
@@ -238,7 +238,7 @@ def test_braces_name_many_shards(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_named_file_whose_name_tells_nothing_is_what_its_content_says(kind: str, tmp_path: Path) -> None:
-    makers = {"tar": make_tar, "tar.gz": make_tar_gz, "zip": make_zip}
+    makers = {"tar": make_tar} | {format_of(name): make for name, make in MAKERS.items()}
     if kind == "parquet":
         pq.write_table(pa.table({"image": [png(1), png(2)]}), tmp_path / "noext")
     else:
