@@ -24,10 +24,13 @@ IMAGES = Metric("beit_images", "counter", "Images whose span this run has finish
 STEP = Metric("beit_step_seconds", "histogram", "Seconds that a finished span has spent in a step.", ("step",))
 PLANNED = Metric("beit_images_planned", "gauge", "Images for this run to do, as far as they are planned.")
 BUSY = Metric("beit_accelerator_busy", "gauge", "Share of the time in which the accelerators of this run worked.")
-# Set once, when the run ends. It is a counter because Ray's nodes forget a gauge some 20 s after its process has ended,
-# which a scrape a minute may never see; what is counted they keep.
-SUCCESS = Metric("beit_last_success_timestamp_seconds", "counter", "When a run last ended with exit code 0.")
-METRICS = (IMAGES, STEP, PLANNED, BUSY, SUCCESS)
+SUCCESS = Metric("beit_last_success_timestamp_seconds", "gauge", "When a run last ended with exit code 0.")
+# The same moment. Ray's nodes forget a gauge some 20 s after its process has ended, and a scrape a minute may never see
+# it; what is counted they keep.
+SUCCEEDED = Metric(
+    "beit_success_timestamp_seconds", "counter", "When this run ended with exit code 0, kept as a count."
+)
+METRICS = (IMAGES, STEP, PLANNED, BUSY, SUCCESS, SUCCEEDED)
 BOUNDS_S = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)  # upper ends of a histogram's buckets
 
 
@@ -70,7 +73,9 @@ class Metrics:
 
     def succeeded(self) -> None:
         """The run ends with exit code 0."""
-        self._record(SUCCESS, time.time())
+        now = time.time()
+        self._record(SUCCESS, now)
+        self._record(SUCCEEDED, now)
 
     def text(self) -> str:
         """All of it in Prometheus' text format."""

@@ -94,7 +94,7 @@ def test_three_nights_lose_nothing_and_can_be_compared_and_forgotten(
     before = time.time()
     arrive(fs, 0)
     night(ray_head, 1, "a", OUT, env)
-    assert exported(ray_head, ("beit_last_success_timestamp_seconds_total", "")) > before - 1
+    assert exported(ray_head, ("beit_success_timestamp_seconds_total", "")) > before - 1
 
     arrive(fs, 1, 2)
     killed_night(ray_head, doomed, nightly(2, "a", OUT), env | doomed.env(weed.env))
