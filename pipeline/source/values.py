@@ -28,7 +28,9 @@ def without_views(type_: pa.DataType) -> pa.DataType:
 
 
 def _without_views(field: pa.Field) -> pa.Field:
-    return field.with_type(without_views(field.type))
+    """Of a categorical its values: the numbers of one in a list cannot be made wide enough for other shards' words."""
+    type_ = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    return field.with_type(without_views(type_))
 
 
 def as_keys(column: pa.Array) -> list[Any]:

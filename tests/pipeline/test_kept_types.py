@@ -64,6 +64,20 @@ def test_a_categorical_may_have_more_words_than_one_shards_numbers_can_tell(tmp_
     assert run_here(tmp_path / "one.parquet", tmp_path / "one", "brightness", **flags) == 0
 
 
+def test_a_categorical_in_lists_or_structs_may_have_more_words_than_its_numbers_can_tell(tmp_path: Path) -> None:
+    """Where shards meet in one span, and where a copy puts their spans into one file."""
+    for name, first in (("a", 0), ("b", 100)):
+        column = words(100, first, pa.int8())
+        parquet(tmp_path / f"struct/{name}.parquet", pa.StructArray.from_arrays([column], ["word"]))
+        parquet(tmp_path / f"list/{name}.parquet", pa.FixedSizeListArray.from_arrays(column, 1))
+    for kind in ("struct", "list"):
+        assert run_here(tmp_path / kind, tmp_path / f"{kind}-out", "brightness", keep=("cls",), span_size=400) == 0
+        compact(str(tmp_path / f"{kind}-out"), str(tmp_path / f"{kind}-copy"), rows_per_file=1000)
+        kept = pq.read_table(tmp_path / f"{kind}-copy")["cls"].to_pylist()
+        found = [one["word"] if kind == "struct" else one[0] for one in kept]
+        assert sorted(found) == sorted(f"w{number}" for number in range(200))
+
+
 VIEWS = {
     "text": (pa.string_view(), ["a", None, "b"]),
     "bytes": (pa.binary_view(), [b"a", None, b"b"]),
