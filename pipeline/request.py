@@ -19,7 +19,7 @@ from pipeline.decode.decode import DecodeSettings
 from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
 from pipeline.log import phase, warn
 from pipeline.look import LOOK, look, wanted_of
-from pipeline.output.bound import SCHEMA, Bound, BoundModel, SpanSize, bind, is_ours, read_bound
+from pipeline.output.bound import SCHEMA, Bound, BoundModel, SpanSize, bind, is_ours, output_above, read_bound
 from pipeline.output.columns import schema_of
 from pipeline.output.place import Place
 from pipeline.plan.span_size import LEAST, LEAST_ON_ACCELERATORS, auto_span_size, images_in
@@ -134,7 +134,8 @@ def _check_output(config: RunConfig, place: Place) -> None:
         return
     if read_bound(place) is not None:
         return
-    _check_lies_in_no_other(place)
+    if above := output_above(place):
+        raise ConfigError(f"--output {place.root} lies in another output, {above.root}: choose a place of its own")
     if storage.is_local(place.root) and storage.stat(place.root) is not None:
         raise ConfigError(f"--output {place.root} is a file: give a folder")
     try:
@@ -146,18 +147,6 @@ def _check_output(config: RunConfig, place: Place) -> None:
     if there is not None:
         advice = "nothing of it is deleted" if config.overwrite else "choose an empty place"
         raise ConfigError(f"--output {place.root} holds files that are not ours (such as {there.uri}): {advice}")
-
-
-def _check_lies_in_no_other(place: Place) -> None:
-    above = next(filter(_is_output, place.above()), None)
-    if above is not None:
-        raise ConfigError(f"--output {place.root} lies in another output, {above.root}: choose a place of its own")
-
-
-def _is_output(folder: Place) -> bool:
-    with suppress(ConfigError):  # what one may not look into is no output of this user's
-        return is_ours(folder)
-    return False
 
 
 def _check_holds_no_other(place: Place) -> None:

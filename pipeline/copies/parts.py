@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import ConfigError, ObjectUnreadable
+from pipeline.output.bound import output_above
+from pipeline.output.place import Place
 from pipeline.storage import Entry
 
 META = b"beit"
@@ -82,12 +84,17 @@ class Copy:
         )
 
     def begin(self) -> None:
-        """Mark the folder as this copy's. Raises ConfigError if it is another's, or holds Parquet files of others."""
+        """Mark the folder as this copy's. Raises ConfigError if it is another's, or holds Parquet files of others.
+
+        Also for a new one in another output, whose runs would find files that are not theirs.
+        """
         entry = next(self._entries(), None)  # before the mark, which another compaction may be making now
         there = Copy.at(self.root)
         if there is None:
             if entry is not None:
                 raise ConfigError(f"{self.root} is not empty ({entry.uri}): choose a folder of its own")
+            if above := output_above(Place(self.root)):
+                raise ConfigError(f"{self.root} lies in another output, {above.root}: choose a folder of its own")
             about = {"schema": MARK_SCHEMA, **asdict(self)}
             del about["root"]
             storage.create(storage.join(self.root, MARK), json.dumps(about).encode())

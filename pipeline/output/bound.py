@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 
 from pipeline import storage
@@ -204,6 +205,15 @@ def output_of(name: str) -> Place:
         if not is_ours(place):
             raise place.not_ours("it has no _run.json of theirs")
     return place
+
+
+def output_above(place: Place) -> Place | None:
+    """The nearest output in which a place lies, of whatever layout; None for none that this user may look into."""
+    for folder in place.above():
+        with suppress(ConfigError):
+            if is_ours(folder):
+                return folder
+    return None
 
 
 def kept_of(place: Place) -> frozenset[str]:

@@ -228,6 +228,7 @@ def test_what_cannot_work_is_refused(output: Path, tmp_path: Path) -> None:
     refused("plain has no pictures: leave out --images, or choose another", output, tmp_path / "plain", images=True)
     run_on(tmp_path / "in", tmp_path / "out2")
     refused(f"plain is a copy of {output}: choose another folder", tmp_path / "out2", tmp_path / "plain")
+    refused("big lies in another output, .*/out2: choose a folder", output, tmp_path / "out2/data/big")
 
 
 @pytest.mark.usefixtures("s3_env")
