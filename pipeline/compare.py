@@ -103,9 +103,12 @@ class Masks:
         self.pixels, self.resized = PixelPairs(), 0
 
     def add(self, new: pa.Table, old: pa.Table) -> None:
-        """See `Difference`."""
-        for mine, theirs in zip(new["mask"], old["mask"], strict=True):
-            found, wanted = masks.read_mask(mine.as_py()), masks.read_mask(theirs.as_py())
+        """See `Difference`; raises ConfigError for what is no PNG of class ids, as a task of one's own may have it."""
+        for uri, *both in zip(new["uri"], new["mask"], old["mask"], strict=True):
+            try:
+                found, wanted = (masks.read_mask(mask.as_py()) for mask in both)
+            except ValueError as error:
+                raise ConfigError(f"the masks of {uri} cannot be compared: {error}") from error
             if found.shape == wanted.shape:
                 self.pixels.add(found, wanted)
             else:

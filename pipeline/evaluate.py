@@ -15,7 +15,7 @@ from pipeline import masks
 from pipeline.classes import ClassNames, check_kind, id_of, word_of
 from pipeline.errors import ConfigError
 from pipeline.output.bound import kept_of, labels_of, output_of
-from pipeline.output.columns import OK
+from pipeline.output.columns import OK, answers_in
 from pipeline.output.place import Place
 from pipeline.output.span_file import as_it_is, read_columns
 
@@ -60,7 +60,7 @@ def evaluate(output: str, truth: str, ignore: int | None = None) -> Accuracy | O
     """
     place = output_of(output)
     schema = _schema_of(place, output)
-    answers = set(schema.names) - kept_of(place)
+    answers = answers_in(schema, kept_of(place))
     has_labels = {"labels", "label_ids"} <= answers
     if not has_labels and "mask" not in answers:
         raise ConfigError(f"{output} holds neither labels nor masks: evaluate takes outputs of label.py and segment.py")
@@ -78,9 +78,9 @@ def evaluate(output: str, truth: str, ignore: int | None = None) -> Accuracy | O
     return _overlap(_tables(place, "uri", "mask", truth), truth, VOID if ignore is None else ignore)
 
 
-def answer_columns(place: Place, output: str) -> set[str]:
-    """The columns of an output that it does not keep from its source; raises ConfigError where it has no rows."""
-    return set(_schema_of(place, output).names) - kept_of(place)
+def answer_columns(place: Place, output: str) -> frozenset[str]:
+    """The columns of an output that are answers of the known kinds; raises ConfigError where it has no rows."""
+    return answers_in(_schema_of(place, output), kept_of(place))
 
 
 def _schema_of(place: Place, output: str) -> pa.Schema:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.decode.decode import Decoded
-from pipeline.output.columns import BASE, OK, kept_array, to_array
+from pipeline.output.columns import BASE, OK, answers_in, kept_array, to_array
 from pipeline.output.receipts import DeviceUsed, Receipt, examples, first_labels
 from pipeline.output.span_file import SpanFacts, counted, write_span
 from pipeline.source.item import Item
@@ -83,7 +83,9 @@ class AnsweredSpan:
     def of(spec: JobSpec, span: DecodedSpan, answered: Answered, seconds: float, device: DeviceUsed) -> AnsweredSpan:
         """From the decoded span and the answers for all its images, which took that device so many seconds."""
         rows, facts = _filled(spec.schema, span, answered), span.facts
-        labels = first_labels(rows["labels"], ~span.kept) if "labels" in answered.columns else {}
+        labels = (
+            first_labels(rows["labels"], ~span.kept) if "labels" in answers_in(spec.schema, spec.bound.keep) else {}
+        )
         if span.kept.any():
             rows, forgotten = _with_kept(rows, span.kept, span.before)
             facts = replace(facts, forgotten=forgotten)

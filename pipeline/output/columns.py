@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,41 @@ BASE = [
     pa.field("height", pa.int32()),
 ]
 OK = "ok"
+
+
+def _list_of(fits: Callable[[pa.DataType], bool]) -> Callable[[pa.DataType], bool]:
+    return lambda type_: pa.types.is_list(type_) and fits(type_.value_type)
+
+
+def _each_of(fits: Callable[[pa.DataType], bool]) -> Callable[[pa.DataType], bool]:
+    return lambda type_: pa.types.is_fixed_size_list(type_) and fits(type_.value_type)
+
+
+def _is_share(type_: pa.DataType) -> bool:
+    return pa.types.is_struct(type_) and {"id", "label", "fraction"} <= {field.name for field in type_}
+
+
+# The answers that the page and comparisons know, by name and type. A task of one's own may call others so.
+ANSWERS: Mapping[str, Callable[[pa.DataType], bool]] = {
+    "labels": _list_of(pa.types.is_string),
+    "label_ids": _list_of(pa.types.is_integer),
+    "scores": _list_of(pa.types.is_floating),
+    "embedding": _each_of(pa.types.is_floating),
+    "mask": pa.types.is_binary,
+    "classes": _list_of(_is_share),
+    "tokens": _each_of(pa.types.is_integer),
+    "masked": _each_of(pa.types.is_boolean),
+    "predicted": _each_of(pa.types.is_integer),
+    "loss": pa.types.is_floating,
+}
+OF_TOKENS = {"masked", "predicted", "loss"}  # which tell nothing where there are none
+
+
+def answers_in(schema: pa.Schema, kept: Collection[str]) -> frozenset[str]:
+    """Which columns of an output, of which these are `kept` from its source, are answers of the known kinds."""
+    of_task = [field for field in schema if field.name not in kept]
+    found = {field.name for field in of_task if field.name in ANSWERS and ANSWERS[field.name](field.type)}
+    return frozenset(found if "tokens" in found else found - OF_TOKENS)
 
 
 def schema_of(task_columns: dict[str, pa.DataType], kept: dict[str, pa.DataType]) -> pa.Schema:

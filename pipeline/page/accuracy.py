@@ -13,6 +13,7 @@ from pipeline.page.sample import Sample
 from pipeline.page.truth import WRONG, Judged, Verdict, verdict, why
 
 COLUMNS = ("labels", "label_ids", "scores")
+NEEDED = 3
 MATRIX = 12  # classes up to which all pairs are shown
 CONFUSIONS = 16
 

@@ -19,6 +19,7 @@ from pipeline.page.reader import even
 from pipeline.page.sample import Sample
 
 COLUMNS = ("embedding",)
+NEEDED = 1
 QUERIES, NEAREST = 8, 5
 ALIKE, GROUPS, IN_GROUP = 0.98, 8, 6  # the cosine from which images are near-duplicates; groups shown; of each
 CLASSES = 12  # with a colour on the map

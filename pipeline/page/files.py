@@ -10,16 +10,13 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.images import UNREADABLE
-from pipeline.output.columns import BASE
+from pipeline.output.columns import ANSWERS, BASE, answers_in
 from pipeline.output.span_file import META
 from pipeline.storage.ranged import Meter, Ranges
 
 BUFFER = 1 << 18  # bytes per request inside a data file
 SOURCE = "source"  # the page's own column: what the span of a row is a part of
-TASKS = {  # the columns by which sections know answers
-    *("labels", "label_ids", "scores", "embedding", "mask", "classes"),
-    *("tokens", "masked", "predicted", "loss"),
-}
+TASKS = frozenset(ANSWERS)  # the columns by which sections know answers
 RENAMED = " (column)"  # behind the name of a column that is not what the page would take it for
 
 
@@ -41,18 +38,24 @@ def facts_of(file: pq.ParquetFile) -> Mapping[str, object]:
     return facts if isinstance(facts, dict) else {}
 
 
-def page_name(name: str, kept: Collection[str]) -> str:
+def page_name(name: str, others: Collection[str]) -> str:
     """What the page calls a file's column; no two have the same name, and none has that of its own column.
 
-    A kept one may be called as answers of a task are, and is none: it has another name here.
+    One of the `others`, which are no answers that it knows, may be called as these are: it has another name here.
     """
-    is_other = name == SOURCE or (name in kept and name in TASKS)
+    is_other = name == SOURCE or (name in others and name in TASKS)
     return f"{name}{RENAMED}" if is_other or name.endswith(RENAMED) else name
+
+
+def other_columns(schema: pa.Schema, kept: Collection[str]) -> frozenset[str]:
+    """The columns that are no answers that the page knows, by name or by type."""
+    return frozenset(schema.names) - answers_in(schema, kept)
 
 
 def page_schema(file: pq.ParquetFile, kept: Collection[str]) -> pa.Schema:
     """The columns of a file as the page calls them, in order."""
-    return pa.schema([field.with_name(page_name(field.name, kept)) for field in file.schema_arrow])
+    others = other_columns(file.schema_arrow, kept)
+    return pa.schema([field.with_name(page_name(field.name, others)) for field in file.schema_arrow])
 
 
 def scalars(schema: pa.Schema, *, text: bool) -> list[str]:
@@ -66,7 +69,8 @@ def scalars(schema: pa.Schema, *, text: bool) -> list[str]:
 
 def first_rows(file: pq.ParquetFile, rows: int, wanted: Collection[str], kept: Collection[str]) -> pa.Table | None:
     """The first rows of a file: the columns that are wanted, as the page calls them, and the `source` of its span."""
-    names = {name: page_name(name, kept) for name in file.schema_arrow.names}
+    others = other_columns(file.schema_arrow, kept)
+    names = {name: page_name(name, others) for name in file.schema_arrow.names}
     columns = [name for name, called in names.items() if called in wanted]
     batches: list[pa.RecordBatch] = []
     try:

@@ -29,6 +29,7 @@ from pipeline.page.sample import Sample
 from pipeline.page.truth import verdict
 
 COLUMNS = ("labels", "label_ids", "scores")
+NEEDED = 3
 SHEET, UNSURE, CLASSES, NEXT, FEW = 56, 8, 24, 2, 4
 THRESHOLDS = [place / 10 for place in range(9, -1, -1)]
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 WEIGHT = 2_800_000  # characters that large pictures may fill up a page to
 # How the answers of tasks are shown: modules with `COLUMNS`, which the sample reads, and `sections(sample)`, which is
-# called for outputs that have the first of them.
+# called for outputs that have the first `NEEDED` of them.
 SECTIONS = (accuracy, label, embed, segment, tokens)
 SAMPLED = tuple(dict.fromkeys(name for module in SECTIONS for name in module.COLUMNS))
 NO_PICTURES = "The images themselves cannot be read from here, so they are not shown."
@@ -80,7 +80,7 @@ def _pictures(sample: Sample) -> list[Markup]:
     if sample.good() and not sample.thumbnails:
         drawn.append(html('<p class="notice">{}</p>', NO_PICTURES))
     for module in SECTIONS:
-        if module.COLUMNS[0] in sample.columns:
+        if sample.columns.issuperset(module.COLUMNS[: module.NEEDED]):
             drawn += module.sections(sample)
     return drawn if any("<section" in part for part in drawn) else [*drawn, images(sample)]
 

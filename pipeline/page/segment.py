@@ -35,6 +35,7 @@ from pipeline.page.reader import even
 from pipeline.page.sample import THUMBNAIL, Sample
 
 COLUMNS = ("mask", "classes")
+NEEDED = 1
 CARDS, CHIPS, CLASSES = 24, 5, 24
 OPACITY = 0.6  # of the mask over the image
 BACKGROUND, UNNAMED = {"background", "__background__", "bg"}, {"", "0", "label_0", "class_0", "none"}

@@ -17,7 +17,7 @@ from pipeline.errors import ConfigError
 from pipeline.output.bound import Bound
 from pipeline.output.columns import BASE, OK
 from pipeline.output.place import Place
-from pipeline.page.files import first_rows, open_file, page_name, page_schema, scalars
+from pipeline.page.files import first_rows, open_file, other_columns, page_name, page_schema, scalars
 from pipeline.page.parts import Row, plural
 from pipeline.page.reader import fair_shares, spread
 from pipeline.storage.ranged import Meter
@@ -80,11 +80,12 @@ def _truth_column(place: Place, files: list[pq.ParquetFile], truth: str | None, 
     if truth not in kinds:
         has = ", ".join(kinds) or "no rows yet"
         raise ConfigError(f"{place.root} has no column {truth}: run the job with --keep {truth}; it has {has}")
-    if "mask" in (page_name(name, kept) for name in kinds):
+    others = other_columns(pa.schema(list(kinds.items())), kept)
+    if "mask" in (page_name(name, others) for name in kinds):
         compared = f"{job('evaluate')} {shlex.quote(place.root)} --truth {shlex.quote(truth)}"
         raise ConfigError(f"--truth {truth}: the page compares labels; of masks `{compared}` says how right they are")
     check_kind(truth, kinds[truth])
-    return page_name(truth, kept)
+    return page_name(truth, others)
 
 
 def _read(file: pq.ParquetFile, rows: int, truth: str | None, kept: Collection[str]) -> pa.Table | None:

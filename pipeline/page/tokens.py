@@ -34,6 +34,7 @@ CELL, RIM, DOT = 12, 3, 4  # pixels of a cell, of a hollow cell's rim, and aroun
 FADED = np.array([128, 132, 138], dtype=np.float64)
 HOLLOW = 28.0
 COLUMNS = ("tokens", "masked", "predicted", "loss")
+NEEDED = 1
 
 
 class Tokenised(Row, total=False):
