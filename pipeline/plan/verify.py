@@ -24,6 +24,7 @@ from pipeline.plan.names import images_name, last_spans, shard_of, span_name
 from pipeline.storage import Entry
 
 AT_ONCE = 8  # files held in memory
+AGAIN = "remove it and run again"
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def verify(place: Place) -> Verification:
         if why := planned.contradicts(name, facts, uris):
             damaged.append(f"{entry.uri}: {why}")
         if (facts.rows, facts.ok) != (len(uris), good):
-            damaged.append(f"{entry.uri}: says {facts.rows} rows, {facts.ok} ok; has {len(uris)}, {good}")
+            damaged.append(f"{entry.uri}: says {facts.rows} rows, {facts.ok} ok; has {len(uris)}, {good}: {AGAIN}")
         wanted = planned.forgotten_of(facts)
         digests.append(_digests(uris))
         planned.found(facts, len(uris) + len(wanted.intersection(facts.forgotten)))
@@ -128,14 +129,14 @@ class _Planned:
     def contradicts(self, name: str, facts: SpanFacts, uris: list[str]) -> str | None:
         """Why a file is not what its name says, or holds images of others; None where all is well."""
         if facts.name != name:
-            return f"is a copy of {facts.name}"
+            return f"is a copy of {facts.name}: {AGAIN}"
         if not shard_of(name):
             if name not in self.images:
-                return "is in no part of the plan"
+                return f"is in no part of the plan: restore that part, or {AGAIN}"
             is_own = bool(facts.forgotten) or images_name(uris) == name
         else:
             is_own = all(uri == facts.source or uri.startswith(f"{facts.source}#") for uri in uris)
-        return None if is_own else "holds other images than it was planned with"
+        return None if is_own else f"holds other images than it was planned with: {AGAIN}"
 
     def found(self, facts: SpanFacts, images: int) -> None:
         """So many images of a span have a row, or have none as the plan wants it."""

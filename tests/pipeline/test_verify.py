@@ -45,10 +45,13 @@ def lost_part(output: Path) -> None:
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "copy": (lambda to: shutil.copy(span(to, "a"), to / "data/copy.parquet"), "is a copy of a-"),
+    "copy": (lambda to: shutil.copy(span(to, "a"), to / "data/copy.parquet"), ": remove it and run again"),
     "another": (lambda to: shutil.copy(span(to, "a"), span(to, "b")), "is a copy of a-"),
-    "lost part": (lost_part, "is in no part of the plan"),
-    "loose uri": (lambda to: renamed(span(to, "images"), "/x.png"), "holds other images than it was planned with"),
+    "lost part": (lost_part, "is in no part of the plan: restore that part, or remove it"),
+    "loose uri": (
+        lambda to: renamed(span(to, "images"), "/x.png"),
+        "holds other images than it was planned with: remove it",
+    ),
     "uri": (lambda to: renamed(span(to, "a"), "/x.tar#0.png"), "holds other images than it was planned with"),
 }
 
