@@ -14,9 +14,9 @@ import traceback
 import types
 import typing
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 if str(Path(__file__).resolve().parent.parent) not in sys.path:  # an uninstalled checkout, also under `ray job submit`
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -43,6 +43,7 @@ GROUPS = {
     ),
 }
 REST = "how the run goes"
+FLAG_TYPES = "make it an int, float, str or bool, a Literal, tuple[int, ...] (or float, str), or one of these | None"
 
 
 class Parser(argparse.ArgumentParser):
@@ -211,8 +212,9 @@ def _parser(task: type[AnyTask], doc: str) -> Parser:
     parser.add_argument("--config", metavar="FILE", help="JSON file with any of these flags (none)")
     own = {field.name: (field, task) for field in dataclasses.fields(task)}
     shared = {field.name: (field, RunConfig) for field in dataclasses.fields(RunConfig)}
-    if taken := own.keys() & (shared.keys() | {"config", "version", "help"}):
-        parser.error(f"task {task.name}: its field {min(taken)} is a flag of all tasks: call it otherwise")
+    for name in own:
+        if wrong := _unfit(name, typing.get_type_hints(task)[name], shared.keys()):
+            parser.error(f"task {task.name}: its field {name} {wrong}")
     _add_group(parser, MOST_USED[0], [shared[name] for name in MOST_USED[1]])
     _add_group(parser, f"{task.name} flags", own.values())
     for title, names in GROUPS.items():
@@ -241,32 +243,45 @@ class Form(typing.TypedDict, total=False):
 
 
 def _add(group: argparse._ArgumentGroup, field: dataclasses.Field[object], hint: object) -> None:
-    """One field as one flag; its type decides the form, its metadata the help."""
+    """One field as one flag; its type decides the form, its metadata the help. `_pick` fills the default in."""
     help_: str = field.metadata.get("help", "")
     needed = field.default is dataclasses.MISSING
     if not help_.endswith(")"):
         help_ = f"{help_} ({'required' if needed else _said(field.default)})".lstrip()
-    flag, default = "--" + field.name.replace("_", "-"), None if needed or field.default == () else field.default
-    group.add_argument(flag, dest=field.name, help=help_, required=needed, default=default, **_form(field, hint))
+    flag, form = "--" + field.name.replace("_", "-"), _form(field, hint)
+    group.add_argument(flag, dest=field.name, help=help_.replace("%", "%%"), required=needed, default=None, **form)
 
 
 def _said(default: object) -> str:
     if isinstance(default, bool):
         return "on" if default else "off"
+    if isinstance(default, tuple):
+        return " ".join(map(str, default)) or "none"
     return f"{default:,}" if isinstance(default, int) else str(default)
 
 
 def _form(field: dataclasses.Field[object], hint: object) -> Form:
     kind = _without_none(hint)
     if typing.get_origin(kind) is tuple:
-        return {"nargs": "+", "action": "extend", "metavar": field.metadata.get("metavar", "COLUMN")}
+        metavar, one = field.metadata.get("metavar", "COLUMN"), typing.get_args(kind)[0]
+        return {"nargs": "+", "action": "extend", "metavar": metavar, "type": one}
     if kind is bool:
-        return {"action": argparse.BooleanOptionalAction if field.default is None else "store_true"}
+        return {"action": "store_true" if field.default is False else argparse.BooleanOptionalAction}
     if choices := field.metadata.get("choices") or typing.get_args(kind):
-        return {"choices": choices}
+        return {"choices": choices, "type": type(next(iter(choices)))}
     if kind is int or kind is float:
         return {"type": kind, "metavar": field.metadata.get("metavar", "N" if kind is int else "X")}
     return {"type": str, "metavar": field.metadata.get("metavar", "TEXT")}
+
+
+def _unfit(name: str, hint: object, shared: Collection[str]) -> str:
+    """Why a field cannot be a flag, if so: its name is taken, or words of a command line cannot be turned into it."""
+    if name in {*shared, "config", "version", "help"}:
+        return "is a flag of all tasks: call it otherwise"
+    kind = _without_none(hint)
+    one = typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else kind
+    can = one in (int, float, str) or kind is bool or typing.get_origin(kind) is Literal
+    return "" if can else f"cannot be a flag: {FLAG_TYPES}"
 
 
 def _without_none(hint: object) -> object:
@@ -277,8 +292,7 @@ def _without_none(hint: object) -> object:
 
 
 def _pick(owner: type, given: dict[str, Any]) -> dict[str, Any]:
-    """The flags of this dataclass; those that were not given and take several values come as its defaults."""
-    several = {field.name: field.default for field in dataclasses.fields(owner) if field.default == ()}
-    values = {field.name: given[field.name] for field in dataclasses.fields(owner)}
-    values = {name: several.get(name) if value is None else value for name, value in values.items()}
+    """The flags of this dataclass; those that were not given come as its defaults."""
+    defaults = {field.name: field.default for field in dataclasses.fields(owner)}
+    values = {name: default if given[name] is None else given[name] for name, default in defaults.items()}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
