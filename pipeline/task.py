@@ -91,7 +91,7 @@ class Task(Generic[Model]):
         raise NotImplementedError
 
     def encode(self, card: ModelCard, columns: Columns) -> Encoded:
-        """Device answers, moved to the CPU, as column values; runs in parallel with the next batch.
+        """Device answers, as NumPy's arrays by now, as column values; runs in parallel with the next batch.
 
         They are those that `columns` names, no more and no fewer; `predict` may answer whatever this takes.
         """

@@ -215,7 +215,7 @@ class Predictor:
         errors: list[str | None] = [reason] * self.batch_size
         if reason is not None:
             return Answered({}, errors)
-        encoded = self.task.encode(self.card, answers)
+        encoded = self.task.encode(self.card, {name: _to_values(values) for name, values in answers.items()})
         self._check_columns(encoded)
         columns = {name: _to_values(values) for name, values in encoded.columns.items()}
         for index, error in enumerate(encoded.errors):
@@ -250,10 +250,13 @@ def _one_column(pieces: Sequence[Column]) -> Column:
 
 
 def _to_values(values: Column) -> Values:
+    """Without torch: an array for a tensor, for those in a list too."""
+    if isinstance(values, np.ndarray):
+        return values
     if isinstance(values, Tensor):
         array: np.ndarray = values.numpy()
         return array
-    return values
+    return [value.numpy() if isinstance(value, Tensor) else value for value in values]
 
 
 def joined(batches: Mapping[int, Answered], count: int, batch_size: int) -> Answered:

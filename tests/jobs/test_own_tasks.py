@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.flow import DIGITS, png
+from tests.helpers import rows
 from tests.jobs.test_installed import beit
 from tests.jobs.test_recipes import README, the_one
 
@@ -52,3 +53,25 @@ def test_fields_of_every_kind_are_flags_with_defaults(tmp_path: Path) -> None:
 def test_a_field_that_no_flag_can_say_is_refused(kind: str, tmp_path: Path) -> None:
     said = beit(own_task(tmp_path, f"\n    sides: {kind} = ()\n"), "--help", code=2).stderr
     assert "task brightness: its field sides cannot be a flag: make it an int, float, str" in said
+
+
+def test_answers_are_numpys_when_they_are_encoded(tmp_path: Path) -> None:
+    own = own_task(tmp_path, "\n")
+    text = (
+        own.read_text()
+        .replace("import Task\n", "import Encoded, Task\n")
+        .replace("pa.float32()}", "pa.list_(pa.int8())}")
+    )
+    means = "batch.pixels.float().mean((2, 3))"
+    encode = """
+    def encode(self, card, columns):
+        halves = columns["mean"].astype("float16")
+        return Encoded({"brightness": [row.astype("int8")[:2] for row in halves + columns["means"]]})
+"""
+    text = text.replace(
+        '{"brightness": batch.pixels.float().mean((1, 2, 3))}', f'{{"mean": {means}, "means": [*{means}]}}'
+    )
+    own.write_text(text.replace("\n\nif __name__", f"{encode}\n\nif __name__"))
+    flags = ["--local", "--input", tmp_path / "in", "--model", DIGITS / "model", "--output", tmp_path / "out"]
+    beit(own, *flags)
+    assert rows(tmp_path / "out")["brightness"].to_pylist() == [[2, 2]]
