@@ -36,7 +36,7 @@ from pipeline.engine.device import (
 )
 from pipeline.errors import ConfigError, DeviceFailed, PipelineError
 from pipeline.output.receipts import DeviceUsed
-from pipeline.task import AnyTask, Batch, Column, Columns, Encoded
+from pipeline.task import AnyTask, Batch, Column, Columns
 
 Values = np.ndarray | Sequence[object]
 
@@ -216,8 +216,8 @@ class Predictor:
         if reason is not None:
             return Answered({}, errors)
         encoded = self.task.encode(self.card, {name: _to_values(values) for name, values in answers.items()})
-        self._check_columns(encoded)
         columns = {name: _to_values(values) for name, values in encoded.columns.items()}
+        self._check_columns(columns)
         for index, error in enumerate(encoded.errors):
             errors[index] = error
         for name, values in columns.items():
@@ -227,14 +227,20 @@ class Predictor:
                     errors[bad] = errors[bad] or f"the model's {name} is not finite; try --dtype float32"
         return Answered(columns, errors)
 
-    def _check_columns(self, encoded: Encoded) -> None:
-        """Raise PipelineError where they are not those of the task: they would be null, or be lost, without a word."""
-        given = encoded.columns.keys()
-        if given != self.columns:
+    def _check_columns(self, columns: Mapping[str, Values]) -> None:
+        """Raise PipelineError where they are not the task's, or have not one entry per image, which mixes images up."""
+        if columns.keys() != self.columns:
             raise PipelineError(
                 f"task {self.task.name} says that its columns are {', '.join(self.columns)}, and answers "
-                f"{', '.join(given)}: `predict` and `encode` have to name the columns as `columns` does"
+                f"{', '.join(columns)}: `predict` and `encode` have to name the columns as `columns` does"
             )
+        for name, values in columns.items():
+            count = values.shape[:1] if isinstance(values, np.ndarray) else (len(values),)
+            if count != (self.batch_size,):
+                raise PipelineError(
+                    f"task {self.task.name} answers {count[0] if count else 'no'} entries as {name} of a batch of "
+                    f"{self.batch_size} images: `predict` and `encode` have to give one entry per image"
+                )
 
 
 def _joined(pieces: Sequence[Columns]) -> Columns:

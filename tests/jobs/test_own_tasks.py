@@ -75,3 +75,16 @@ def test_answers_are_numpys_when_they_are_encoded(tmp_path: Path) -> None:
     flags = ["--local", "--input", tmp_path / "in", "--model", DIGITS / "model", "--output", tmp_path / "out"]
     beit(own, *flags)
     assert rows(tmp_path / "out")["brightness"].to_pylist() == [[2, 2]]
+
+
+@pytest.mark.parametrize(
+    ("answer", "count"),
+    [("mean((2, 3)).flatten()", "48"), ("mean((1, 2, 3))[1:]", "15"), ("mean()", "no")],
+)
+def test_a_column_without_one_entry_per_image_is_refused(answer: str, count: str, tmp_path: Path) -> None:
+    """Images would have got the answers of others."""
+    own = own_task(tmp_path, "\n")
+    own.write_text(own.read_text().replace("mean((1, 2, 3))", answer))
+    flags = ["--local", "--input", tmp_path / "in", "--model", DIGITS / "model", "--output", tmp_path / "out"]
+    said = beit(own, *flags, "--batch-size", 16, code=1).stderr
+    assert f"task brightness answers {count} entries as brightness of a batch of 16 images" in said
