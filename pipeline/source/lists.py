@@ -46,7 +46,7 @@ def listed(
 ) -> Iterator[Listed]:
     """The images of a list, in order. Raises ConfigError if the image column is ambiguous or a wanted one is missing.
 
-    `endings` are those of image files, with the dot. Comments are counted in `passed`.
+    `endings` are those of image files, with the dot. Comments, and rows that name no image, are counted in `passed`.
     """
     if ending == PLAIN:
         return map(Listed, _uncommented(lines, passed))
@@ -58,14 +58,16 @@ def listed(
     form = form_of(seen, wanted.image_column, lambda cell: _names_an_image(cell, endings))
     kept = _places(form.header, wanted.keep)
     rows = _filled(_closed(itertools.chain(head, lines), delimiter))
-    return _read(itertools.islice(rows, 1 if form.header else 0, None), form.column, kept)
+    return _read(itertools.islice(rows, 1 if form.header else 0, None), form.column, kept, passed)
 
 
-def _read(rows: Iterator[list[str]], column: int, kept: Mapping[str, int]) -> Iterator[Listed]:
+def _read(rows: Iterator[list[str]], column: int, kept: Mapping[str, int], passed: PassedBy) -> Iterator[Listed]:
     for row in rows:
         if len(row) > column and row[column]:
             values = {name: row[place] for name, place in kept.items() if place < len(row)}
             yield Listed(row[column], json.dumps(values) if values else "")
+        else:
+            passed.note("row without an image")
 
 
 def _closed(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:

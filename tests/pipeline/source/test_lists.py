@@ -70,6 +70,13 @@ def test_names_of_a_plain_list_are_verbatim_and_its_comments_are_told(
     assert "not images, passed by: 2 x comment\n" in capsys.readouterr().out
 
 
+def test_rows_without_an_image_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.png").write_bytes(png(255))
+    (tmp_path / "list.csv").write_text("cls,path\n1,a.png\n2,\n3\n\n")
+    assert run_here(tmp_path / "list.csv", tmp_path / "out", "brightness") == 0
+    assert "not images, passed by: 2 x row without an image\n" in capsys.readouterr().out
+
+
 def test_the_flag_names_the_column_and_others_are_kept() -> None:
     text = "path;mask;cls\na.png;m.png;3\nb.png;n.png\n"
     assert read(text, column="mask", keep=("cls", "path")) == [
