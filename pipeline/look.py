@@ -52,6 +52,7 @@ def look(config: RunConfig, place: Place) -> FirstLook:
         only = f", only other files ({passed})" if passed else ""
         photos = f"; {HOW_TO_READ}" if listing.passed.photos else ""
         raise ConfigError(f"--input: {'; '.join(listing.empty)}{only}{photos}")
+    _check_no_output(config, first)
     for why in listing.empty:
         warn(f"--input: {why}")
     _check_listed(first)
@@ -120,6 +121,15 @@ def _check_no_columns(config: RunConfig) -> None:
     if config.keep or config.image_column:
         flag = f"--keep {' '.join(config.keep)}" if config.keep else f"--image-column {config.image_column}"
         raise ConfigError(f"{flag}: loose images carry no columns; tars, Parquet and .csv lists do")
+
+
+def _check_no_output(config: RunConfig, first: list[Source]) -> None:
+    """Refuse an output: its plan names the same images as its rows, and those that were forgotten."""
+    for given in config.input:
+        named = Place.of(given)
+        looks_so = any(named.keeps(source.entry.uri) for source in first)  # asked of none that does not
+        if looks_so and storage.stat(named.bound_file) is not None:
+            raise ConfigError(f"--input {given} is an output of these jobs: name what it was made from, or its data/")
 
 
 def _check_listed(first: list[Source]) -> None:

@@ -259,3 +259,14 @@ def test_bytes_and_paths_may_take_turns(tmp_path: Path) -> None:
     assert run_here(tmp_path / "a.parquet", tmp_path / "out", "brightness", max_failed=1.0) == 0
     failed = {int(row["key"]): row["status"] == "fetch_error" for row in rows(tmp_path / "out").to_pylist()}
     assert failed == {n: n % 2 == 1 and n % 3 == 0 for n in range(40)}
+
+
+def test_an_output_is_no_input_and_its_rows_are(tmp_path: Path) -> None:
+    """Its plan would name every image once more, and forgotten ones."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.png").write_bytes(png(255))
+    first, output = tmp_path / "first", tmp_path / "out"
+    assert run_here(tmp_path / "in", first, "brightness") == 0
+    refused("^--input .*/first/ is an output of these jobs: .* data/$", [tmp_path / "in", f"{first}/"], output)
+    assert run_here(first / "data", output, "brightness") == 0
+    assert rows(output)["key"].to_pylist() == ["a.png"]
