@@ -83,9 +83,8 @@ class AnsweredSpan:
     def of(spec: JobSpec, span: DecodedSpan, answered: Answered, seconds: float, device: DeviceUsed) -> AnsweredSpan:
         """From the decoded span and the answers for all its images, which took that device so many seconds."""
         rows, facts = _filled(spec.schema, span, answered), span.facts
-        labels = (
-            first_labels(rows["labels"], ~span.kept) if "labels" in answers_in(spec.schema, spec.bound.keep) else {}
-        )
+        has_labels = "labels" in answers_in(spec.schema, spec.bound.keep)
+        labels = first_labels(rows["labels"], ~span.kept) if has_labels else {}
         if span.kept.any():
             rows, forgotten = _with_kept(rows, span.kept, span.before)
             facts = replace(facts, forgotten=forgotten)
