@@ -107,8 +107,8 @@ def _begun(place: Place, dest: str, *, images: bool, most: int) -> tuple[Bound, 
     bound, copy = bound_of(place), Copy(root, place.root, images)
     if images and IMAGE in bound.keep:
         raise ConfigError(f"--images: {place.root} has a column {IMAGE} already, from --keep {IMAGE}")
-    copy.begin()
     storage.check_put(copy.file(0))
+    copy.begin()
     storage.sweep(root)
     return bound, copy
 

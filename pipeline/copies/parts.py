@@ -15,6 +15,7 @@ from pipeline import storage
 from pipeline.errors import ConfigError, ObjectUnreadable
 from pipeline.output.bound import output_above
 from pipeline.output.place import Place
+from pipeline.output.span_file import is_pyarrows
 from pipeline.storage import Entry
 
 META = b"beit"
@@ -134,7 +135,7 @@ def _read(entry: Entry) -> Part:
     except (KeyError, TypeError, ValueError, OSError, ObjectUnreadable, pa.ArrowException) as error:
         if storage.stat(entry.uri) != entry:
             raise ChangedError(f"{entry.uri} was written by another") from error
-        if isinstance(error, OSError | ObjectUnreadable):
+        if isinstance(error, ObjectUnreadable) or (isinstance(error, OSError) and not is_pyarrows(error)):
             raise
         raise ConfigError(f"{entry.uri} is no file of this copy, or damaged: remove it") from error
     raise ConfigError(f"{entry.uri} is no file of this copy: remove it")
