@@ -178,8 +178,8 @@ def _check_empty(target: Path, draft: Path | None = None) -> None:
     """Raise CheckpointError unless it is absent, or a folder with nothing but the draft in it."""
     others = sorted(entry.name for entry in target.iterdir() if entry != draft) if target.is_dir() else []
     if others or (target.exists() and not target.is_dir()):
-        there = f" (it has {others[0]})" if others else ""
-        raise CheckpointError(f"{target} is not an empty folder{there}: choose another destination")
+        such = f" (it has {others[0]})" if others else ""
+        raise CheckpointError(f"{target} is not an empty folder{such}: choose another destination")
 
 
 def _write(target: Path, tensors: dict[str, Tensor], files: Mapping[str, Any]) -> None:

@@ -22,17 +22,17 @@ CHUNK = 10_000  # listed objects taken in at a time
 WAY_OUT = "nothing is forgotten; --uris FILE names images without a look at where they were"
 
 
-def gone(there: Inventory) -> list[Forgetting]:
+def gone(inventory: Inventory) -> list[Forgetting]:
     """The images that are gone and not forgotten yet; raises ConfigError where that cannot be told.
 
     Memory: 16 bytes for every object below the roots, and the images that are gone.
     """
-    shards = {uri: name for name, uri in there.sources()}
+    shards = {uri: name for name, uri in inventory.sources()}
     roots = set(map(_folder, shards))
-    for table in _parts(there, ["uri", "key"]):
+    for table in _parts(inventory, ["uri", "key"]):
         roots.update(map(_root, table["uri"].to_pylist(), table["key"].to_pylist()))
     try:
-        found = _absent(there, shards, _present(sorted(roots)))
+        found = _absent(inventory, shards, _present(sorted(roots)))
         for root in roots if found else ():
             _first(root)  # it might have been unmounted meanwhile
     except (OSError, ObjectUnreadable) as error:
@@ -40,9 +40,9 @@ def gone(there: Inventory) -> list[Forgetting]:
     return found
 
 
-def _parts(there: Inventory, columns: list[str]) -> Iterator[pa.Table]:
+def _parts(inventory: Inventory, columns: list[str]) -> Iterator[pa.Table]:
     """The loose images of the plan, part by part."""
-    for part in there.planner.loose.parts:
+    for part in inventory.planner.loose.parts:
         if not part_file.read_part(part)[1]:
             yield part_file.read_images(part, columns)
 
@@ -84,15 +84,15 @@ def _first(root: str) -> tuple[storage.Entry, Iterator[storage.Entry]]:
     raise ConfigError(f"{root} is not there or empty, as a disk that is not mounted: {WAY_OUT}")
 
 
-def _absent(there: Inventory, shards: dict[str, str], present: Digests) -> list[Forgetting]:
+def _absent(inventory: Inventory, shards: dict[str, str], present: Digests) -> list[Forgetting]:
     """Images that were not listed and are not found either; `shards` are names by uri."""
     uris = list(shards)
     lost = _not_found([uri for uri, is_there in zip(uris, present.hold(uris), strict=True) if not is_there])
-    found = [image for image in there.rows({shards[uri] for uri in lost}) if not there.is_forgotten(image)]
-    for table in _parts(there, ["uri", "version", "span"]):
+    found = [image for image in inventory.rows({shards[uri] for uri in lost}) if not inventory.is_forgotten(image)]
+    for table in _parts(inventory, ["uri", "version", "span"]):
         absent = table.filter(pa.array(~present.hold(table["uri"].to_pylist()))).to_pylist()
-        images = [there.as_planned(row["uri"], row["version"], row["span"]) for row in absent]
-        images = [image for image in images if not there.is_forgotten(image)]
+        images = [inventory.as_planned(row["uri"], row["version"], row["span"]) for row in absent]
+        images = [image for image in images if not inventory.is_forgotten(image)]
         lost = _not_found([image.uri for image in images])
         found += [image for image in images if image.uri in lost]
     return found

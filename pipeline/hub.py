@@ -66,12 +66,12 @@ def fetch(model: HubModel) -> Path:
             weights = _ask(model)
         except Exception as error:  # of whichever HTTP library the hub's client is made with
             why = _reason(model, error)
-            there = None if isinstance(error, RevisionNotFoundError) else _cached(model)
-            if there is None:
+            cached = None if isinstance(error, RevisionNotFoundError) else _cached(model)
+            if cached is None:
                 raise ConfigError(why) from error
             if not isinstance(error, OfflineModeIsEnabled):
-                warn(f"{model}: {why}; taken as it is in the hub's cache, {commit_of(there)}")
-            return there
+                warn(f"{model}: {why}; taken as it is in the hub's cache, {commit_of(cached)}")
+            return cached
     try:
         with phase(f"fetching {model} from the hub"):
             return _snapshot(model, weights, local=False)

@@ -80,15 +80,15 @@ def wanted_of(config: RunConfig, seen: FirstLook, place: Place, *, fresh: bool) 
 
 def _types(config: RunConfig, seen: FirstLook, wanted: Wanted, shards: list[Shard]) -> Mapping[str, pa.DataType]:
     """The types that `wanted` has, if it has any, held against the first shard's; else those of what decides."""
-    there = wanted.types
+    kept_before = wanted.types
     if shards:
-        types = _kept_types(shards, wanted, alone=len(shards) == len(seen.first) and not there)
-        return there or types
+        types = _kept_types(shards, wanted, alone=len(shards) == len(seen.first) and not kept_before)
+        return kept_before or types
     if seen.listing.tables:
-        return there or dict.fromkeys(wanted.keep, pa.string())
-    if not there:
+        return kept_before or dict.fromkeys(wanted.keep, pa.string())
+    if not kept_before:
         _check_no_columns(config)
-    return there
+    return kept_before
 
 
 def _check_kind(shard: Shard) -> None:

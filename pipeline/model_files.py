@@ -29,8 +29,8 @@ def fetch(model: str, flag: str = "--model") -> Path:
             return _fetch_remote(uri)
         if os.path.exists(uri):
             return Path(uri)
-        if there := hub.HubModel.named(model):
-            return hub.fetch(there)
+        if from_hub := hub.HubModel.named(model):
+            return hub.fetch(from_hub)
     except ConfigError as error:
         raise ConfigError(f"{flag} {model}: {error}") from error
     except (OSError, ObjectUnreadable) as error:
@@ -63,8 +63,8 @@ def name_for_workers(model: str, path: Path | None = None) -> str:
     """
     if os.path.exists(model):
         return os.path.abspath(model)
-    there = hub.HubModel.named(model)
-    return str(there.at(path)) if there and path else model
+    from_hub = hub.HubModel.named(model)
+    return str(from_hub.at(path)) if from_hub and path else model
 
 
 def _cache() -> Path:

@@ -114,6 +114,6 @@ def zipped(new: Iterable[pa.Table], old: Iterable[pa.Table], counts: Counter[str
 def _matched(new: pa.Table, old: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table]:
     """The rows of both, in the same order, and what only the new and only the old table has."""
     place = pc.index_in(new["uri"], value_set=old["uri"].combine_chunks())
-    there = pc.is_valid(place)
+    has_partner = pc.is_valid(place)
     missed = pc.invert(pc.is_in(old["uri"], value_set=new["uri"].combine_chunks()))
-    return new.filter(there), old.take(place.drop_null()), new.filter(pc.invert(there)), old.filter(missed)
+    return new.filter(has_partner), old.take(place.drop_null()), new.filter(pc.invert(has_partner)), old.filter(missed)

@@ -89,11 +89,11 @@ def _published(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in module.state_dict().items():
         if name.endswith(("relative_position_index", "num_batches_tracked")):
             continue
-        there = published_name(name)
-        if "{}" not in there:
-            yield there, tensor.contiguous()
+        published = published_name(name)
+        if "{}" not in published:
+            yield published, tensor.contiguous()
             continue
         parts = dict(zip(("query", "key", "value"), tensor.chunk(3), strict=True))
-        if there.endswith("bias"):
+        if published.endswith("bias"):
             del parts["key"]  # it has none
-        yield from ((there.format(part), value.contiguous()) for part, value in parts.items())
+        yield from ((published.format(part), value.contiguous()) for part, value in parts.items())

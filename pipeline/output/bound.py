@@ -131,24 +131,24 @@ class Bound:
         model = {name: value for name, value in asdict(self.model).items() if name != "name"}
         return {name: value for name, value in content.items() if name not in (*UNBOUND, OWN_SCHEMA)} | {"model": model}
 
-    def check_same(self, there: Bound, place: Place) -> None:
+    def check_same(self, existing: Bound, place: Place) -> None:
         """Raise ConfigError for the first difference to what an output is bound to already."""
-        if self.model.fingerprint != there.model.fingerprint and self.task == there.task:
-            raise ConfigError(self._another_model(there, place))
-        ours, theirs = self.compared(), there.compared()
+        if self.model.fingerprint != existing.model.fingerprint and self.task == existing.task:
+            raise ConfigError(self._another_model(existing, place))
+        ours, theirs = self.compared(), existing.compared()
         for name in ours | theirs:
             if ours.get(name) != theirs.get(name):
                 had, has = (_shortened(one[name]) if name in one else "nothing" for one in (theirs, ours))
                 raise ConfigError(
                     f"--output {place.root} belongs to a run with {name} = {had}, this command has {has}: {NEW_OUTPUT}"
                 )
-        if list(self.columns) != list(there.columns):
-            had, has = (", ".join(columns) for columns in (there.columns, self.columns))
+        if list(self.columns) != list(existing.columns):
+            had, has = (", ".join(columns) for columns in (existing.columns, self.columns))
             raise ConfigError(f"--output {place.root} has the columns {had}, this command {has}: {NEW_OUTPUT}")
 
-    def _another_model(self, there: Bound, place: Place) -> str:
+    def _another_model(self, existing: Bound, place: Place) -> str:
         """Why this model cannot go on here, and the command that starts an output of its own."""
-        ours, theirs = self.model.label, there.model.label
+        ours, theirs = self.model.label, existing.model.label
         command = again("--output", place.beside(f"model={ours}"))
         return (
             f"--output {place.root} belongs to another model ({theirs}, this command has {ours}): give it an output of "
@@ -263,7 +263,7 @@ def bind(place: Place, resolve: Callable[[Bound | None], Bound]) -> Bound:
     `resolve` gives what this command wants, taking from an existing Bound what the command leaves open. Raises
     ConfigError that names the first setting that differs, or says why the output cannot be written.
     """
-    while (there := read_bound(place)) is None:
+    while (existing := read_bound(place)) is None:
         wanted = resolve(None)
         data = json.dumps(wanted.to_json(), indent=1, ensure_ascii=False).encode()
         try:
@@ -272,8 +272,8 @@ def bind(place: Place, resolve: Callable[[Bound | None], Bound]) -> Bound:
                 return wanted
         except (OSError, ObjectUnreadable) as error:
             raise ConfigError(f"--output {place.root}: cannot be written ({storage.cause(error)})") from error
-    resolve(there).check_same(there, place)
-    return there
+    resolve(existing).check_same(existing, place)
+    return existing
 
 
 def _take_back_unless_exclusive(place: Place, data: bytes) -> None:
