@@ -14,7 +14,7 @@ import typing
 from _cli import Parser, run_simple
 
 from pipeline.errors import ConfigError
-from pipeline.forget import Wish, forget
+from pipeline.forget import Forget, forget
 from pipeline.output.lease import IfRunning
 
 
@@ -27,11 +27,11 @@ def arguments() -> Parser:
     which.add_argument("--gone", action="store_true", help="images whose file, object or shard is not found")
     parser.add_argument(
         "--max-gone", type=float, metavar="X",
-        help=f"share of all images above which --gone forgets none and exits 2 ({Wish.max_gone})",
+        help=f"share of all images above which --gone forgets none and exits 2 ({Forget.max_gone})",
     )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="count them, and change nothing")
     parser.add_argument(
-        "--if-running", choices=typing.get_args(IfRunning), default=Wish.if_running,
+        "--if-running", choices=typing.get_args(IfRunning), default=Forget.if_running,
         help="when a run works on the output: go on beside it, wait for it, or leave (%(default)s)",
     )  # fmt: skip
     return parser
@@ -41,8 +41,8 @@ def main(flags: argparse.Namespace) -> int:
     """Forget, and print the audit."""
     if flags.uris is not None and flags.max_gone is not None:
         raise ConfigError("--max-gone is for --gone; --uris forgets what the file names: leave out either of them")
-    max_gone = Wish.max_gone if flags.max_gone is None else flags.max_gone
-    return forget(Wish(flags.output, flags.uris, max_gone, flags.dry_run, flags.if_running))
+    max_gone = Forget.max_gone if flags.max_gone is None else flags.max_gone
+    return forget(Forget(flags.output, flags.uris, max_gone, flags.dry_run, flags.if_running))
 
 
 if __name__ == "__main__":

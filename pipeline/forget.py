@@ -28,17 +28,23 @@ COPIES = "copies that jobs/compact.py has made hold these rows still: give its c
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What is to be forgotten: the images that a file names, a URI a line; without a file those that are gone.
+class Forget:
+    """What a command asks for: the images that a file names, a URI a line; without a file those that are gone.
 
     More than the share `max_gone` of all images, 0 to 1, is not taken for gone.
     """
 
     output: str
-    uris: str | None
+    uris_file: str | None
     max_gone: float = 0.1
     dry_run: bool = False
     if_running: IfRunning = "wait"
+
+    def selection(self) -> Selection:
+        """Which images these are. Raises ConfigError where that cannot be told."""
+        if not 0 <= self.max_gone <= 1:
+            raise ConfigError(f"--max-gone {self.max_gone:g}: give a share from 0 to 1")
+        return Gone(self.max_gone) if self.uris_file is None else Named(_read_uris(self.uris_file))
 
 
 @dataclass(frozen=True)
@@ -50,15 +56,54 @@ class Found:
     unknown: tuple[str, ...] = ()  # no image of the output
 
 
-def forget(wish: Wish) -> int:
+@dataclass(frozen=True)
+class Named:
+    """The images of these uris."""
+
+    uris: frozenset[str]
+
+    def find(self, inventory: Inventory) -> Found:
+        """Those in the output."""
+        images = [*inventory.loose(self.uris), *inventory.in_shards(self.uris)]
+        left = [image for image in images if not inventory.is_forgotten(image)]
+        names = {image.uri for image in images}
+        forgotten = {uri for uri in self.uris if uri in inventory.planner.forgotten.versions}
+        before = forgotten - {image.uri for image in left}
+        return Found(left, len(before), tuple(sorted(self.uris - names - before)))
+
+
+@dataclass(frozen=True)
+class Gone:
+    """The images that are gone, if these are no more than the share `most` of all, 0 to 1."""
+
+    most: float
+
+    def find(self, inventory: Inventory) -> Found:
+        """Those in the output. Raises ConfigError where too many are gone for that to be meant."""
+        found = gone(inventory)
+        images = audit(inventory.planner, inventory.ledger).remembered
+        if len(found) > self.most * images:
+            raise ConfigError(
+                f"{len(found):,} of {images:,} images are gone, more than --max-gone {self.most:g}: nothing is "
+                "forgotten; raise it if that is meant"
+            )
+        return Found(found)
+
+
+Selection = Named | Gone
+
+
+def forget(command: Forget) -> int:
     """Do it; returns the exit code. Raises ConfigError, with nothing forgotten, or StorageError."""
-    place = Place.of(wish.output)
-    with storage.checking(wish.output):
-        named = _named(wish)
+    place = Place.of(command.output)
+    with storage.checking(command.output):
+        selection = command.selection()
         bound_of(place)
     try:
         with storage.patient(RunConfig.patience, say):
-            return _would_forget(wish, place, named) if wish.dry_run else _forget(wish, place, named)
+            if command.dry_run:
+                return _would_forget(selection, place)
+            return _forget(selection, place, command.if_running)
     except KeyboardInterrupt:
         say("interrupted: the same command continues")
         return 1
@@ -66,81 +111,54 @@ def forget(wish: Wish) -> int:
         raise StorageError(f"{place.root}: {storage.cause_and_file(error)}; the same command continues") from error
 
 
-def _would_forget(wish: Wish, place: Place, named: frozenset[str] | None) -> int:
-    found = _find(wish, Inventory.of(place), named)
+def _read_uris(file: str) -> frozenset[str]:
+    try:
+        lines = storage.read(storage.absolute(file)).decode("utf-8-sig").split("\n")
+    except (OSError, ObjectUnreadable) as error:
+        raise ConfigError(f"--uris {file}: {storage.cause(error)}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--uris {file}: it is no UTF-8 text with a URI a line") from error
+    uris = frozenset(line.removesuffix("\r") for line in lines) - {""}
+    if not uris:
+        raise ConfigError(f"--uris {file} names no image: give a URI a line, as in the column `uri`")
+    return uris
+
+
+def _would_forget(selection: Selection, place: Place) -> int:
+    found = selection.find(Inventory.of(place))
     answer(f"images that would be forgotten: {len(found.images):,} (--dry-run)")
     _say_others(found)
     return 0
 
 
-def _forget(wish: Wish, place: Place, named: frozenset[str] | None) -> int:
+def _forget(selection: Selection, place: Place, if_running: IfRunning) -> int:
     run = run_id()
-    with lease(place, run, wish.if_running) as held:
+    with lease(place, run, if_running) as held:
         if held is not None:
-            return forget_under_lease(wish, place, named, run)
+            return forget_under_lease(selection, place, run)
     answer(f"another run works on {place.root}: left to it (--if-running exit)")
     return 0
 
 
-def _named(wish: Wish) -> frozenset[str] | None:
-    """The uris of the file; None for those that are gone."""
-    if not 0 <= wish.max_gone <= 1:
-        raise ConfigError(f"--max-gone {wish.max_gone:g}: give a share from 0 to 1")
-    if wish.uris is None:
-        return None
-    try:
-        lines = storage.read(storage.absolute(wish.uris)).decode("utf-8-sig").split("\n")
-    except (OSError, ObjectUnreadable) as error:
-        raise ConfigError(f"--uris {wish.uris}: {storage.cause(error)}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"--uris {wish.uris}: it is no UTF-8 text with a URI a line") from error
-    named = frozenset(line.removesuffix("\r") for line in lines) - {""}
-    if not named:
-        raise ConfigError(f"--uris {wish.uris} names no image: give a URI a line, as in the column `uri`")
-    return named
-
-
-def _find(wish: Wish, there: Inventory, named: frozenset[str] | None) -> Found:
-    if named is None:
-        found = Found(gone(there))
-        _check_share(wish, there, len(found.images))
-        return found
-    images = [*there.loose(named), *there.in_shards(named)]
-    left = [image for image in images if not there.is_forgotten(image)]
-    names = {image.uri for image in images}
-    before = {uri for uri in named if uri in there.planner.forgotten.versions} - {image.uri for image in left}
-    return Found(left, len(before), tuple(sorted(named - names - before)))
-
-
-def _check_share(wish: Wish, there: Inventory, count: int) -> None:
-    """Raise ConfigError where too many images are gone for that to be meant."""
-    images = audit(there.planner, there.ledger).remembered
-    if count > wish.max_gone * images:
-        raise ConfigError(
-            f"{count:,} of {images:,} images are gone, more than --max-gone {wish.max_gone:g}: nothing is forgotten; "
-            "raise it if that is meant"
-        )
-
-
-def forget_under_lease(wish: Wish, place: Place, named: frozenset[str] | None, run: str) -> int:
-    """Forget the images of these uris (None: those that are gone) in a bound output, audit and report.
+def forget_under_lease(selection: Selection, place: Place, run: str) -> int:
+    """Forget these images of a bound output, audit and report.
 
     Returns the exit code or raises as `forget` does.
     """
     storage.sweep(place.root)
-    there = Inventory.of(place)
-    bound, found = there.bound, _find(wish, there, named)
+    inventory = Inventory.of(place)
+    bound, found = inventory.bound, selection.find(inventory)
     report = RunReport(run, bound.task, model=ReportedModel(bound.model.name, bound.model.fingerprint))
-    _plan(there, found.images)
+    _plan(inventory, found.images)
     cleared: set[str] = set()
     for _ in range(ROUNDS):
-        there.planner.learn()
-        cleared.update(drop(there.planner, there.ledger, there.bound))
-        audited = audit(there.planner, there.ledger)
-        is_done = not any(there.planner.forgotten.uncleared(there.ledger))
+        inventory.planner.learn()
+        cleared.update(drop(inventory.planner, inventory.ledger, inventory.bound))
+        audited = audit(inventory.planner, inventory.ledger)
+        is_done = not any(inventory.planner.forgotten.uncleared(inventory.ledger))
         if is_done:
             break
-    _save(there, report, found, audited, cleared, code=0 if is_done else 1)
+    _save(inventory, report, found, audited, cleared, code=0 if is_done else 1)
     answer(f"images forgotten: {len(found.images):,}")
     _say_others(found)
     answer(f"audit: {audited.line}")
@@ -151,15 +169,15 @@ def forget_under_lease(wish: Wish, place: Place, named: frozenset[str] | None, r
     return 0
 
 
-def _plan(there: Inventory, images: list[Forgetting]) -> None:
+def _plan(inventory: Inventory, images: list[Forgetting]) -> None:
     """Name the images in the next part of the plan. Where that number is taken, by us it may be, look what it says.
 
     No number comes twice, though somebody has removed parts: files are known to be cleared of those up to some number.
     """
-    least = there.ledger.most_cleared
-    while images and not write_part(there.place, max(least, there.planner.forgotten.next_number), images):
-        there.planner.learn()
-        images = [image for image in images if not there.is_forgotten(image)]
+    least = inventory.ledger.most_cleared
+    while images and not write_part(inventory.place, max(least, inventory.planner.forgotten.next_number), images):
+        inventory.planner.learn()
+        images = [image for image in images if not inventory.is_forgotten(image)]
 
 
 def _say_others(found: Found) -> None:
@@ -169,11 +187,13 @@ def _say_others(found: Found) -> None:
         answer(f"  not in this output: {len(found.unknown):,}, such as {', '.join(found.unknown[:EXAMPLES])}")
 
 
-def _save(there: Inventory, report: RunReport, found: Found, audited: Audit, cleared: set[str], *, code: int) -> None:
+def _save(
+    inventory: Inventory, report: RunReport, found: Found, audited: Audit, cleared: set[str], *, code: int
+) -> None:
     """Leave which files were seen, and the report."""
     report.finish()
     about = {"mode": MODE, "workers": 0, "decoders": 0, "forgotten": len(found.images)}
     body = report.as_dict(audited.planned, **about, audit=audited.to_json(), exit=code)
-    with there.place.writing():
-        there.ledger.save(report.run, [name for name in cleared if name in there.ledger.seen])
-        storage.put(there.place.report_file(report.run), json.dumps(body, indent=1).encode())
+    with inventory.place.writing():
+        inventory.ledger.save(report.run, [name for name in cleared if name in inventory.ledger.seen])
+        storage.put(inventory.place.report_file(report.run), json.dumps(body, indent=1).encode())

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.compact import compact
-from pipeline.forget import Wish, forget
+from pipeline.forget import Forget, forget
 from pipeline.output.place import Place
 from pipeline.page import page
 from pipeline.page.state import verified_line
@@ -33,7 +33,7 @@ def forget_uris(output: object, *uris: str, **more: Any) -> None:
     file = Path(str(more.pop("beside", output)) + ".txt")
     file.parent.mkdir(exist_ok=True, parents=True)
     file.write_text("\n".join(uris) + "\n")
-    assert forget(Wish(str(output), str(file), **more)) == 0
+    assert forget(Forget(str(output), str(file), **more)) == 0
 
 
 def uris_of(output: Path) -> set[str]:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.forget import Wish, forget
+from pipeline.forget import Forget, forget
 from tests.flow import DIGITS, png
 from tests.helpers import rows, run_job, tree_bytes
 from tests.jobs.test_forget import audit_of, make_source, run_on, uris_of, verified
@@ -30,15 +30,15 @@ def test_gone_forgets_what_is_not_there(source: Path, tmp_path: Path, capsys: py
     for name in ("2.png", "t.parquet"):
         (source / name).unlink()
     with pytest.raises(ConfigError, match="7 of 27 images are gone, more than --max-gone"):
-        forget(Wish(str(output), None))
+        forget(Forget(str(output), None))
     assert not list((output / "plan").glob("forgotten-*"))
     before = tree_bytes(output)
-    assert forget(Wish(str(output), None, max_gone=0.5, dry_run=True)) == 0
+    assert forget(Forget(str(output), None, max_gone=0.5, dry_run=True)) == 0
     assert "images that would be forgotten: 7" in capsys.readouterr().out
     assert tree_bytes(output) == before
-    assert forget(Wish(str(output), None, max_gone=0.5)) == 0
+    assert forget(Forget(str(output), None, max_gone=0.5)) == 0
     assert len(uris_of(output)) == 20
-    assert forget(Wish(str(output), None)) == 0
+    assert forget(Forget(str(output), None)) == 0
     assert run_on(source, output) == 0
     assert "planned 27 = ok 20 + failed 0 + forgotten 7" in audit_of(output)
     verified(output, forgotten=7)
@@ -49,7 +49,7 @@ def test_a_list_that_names_a_forgotten_image_still(source: Path, tmp_path: Path)
     listed.write_text("".join(f"in/{n}.png\n" for n in range(10)))
     assert run_on(listed, output) == 0
     (source / "2.png").unlink()
-    assert forget(Wish(str(output), None)) == 0
+    assert forget(Forget(str(output), None)) == 0
     assert run_on(listed, output) == 0
     assert "ok 9 + failed 0 + forgotten 1" in audit_of(output)
 
@@ -61,13 +61,13 @@ def test_an_unmounted_disk_forgets_nothing(source: Path, tmp_path: Path) -> None
     assert run_on(source, output) == 0
     os.unlink(source / "disk/x.png")
     with pytest.raises(ConfigError, match="disk is not there or empty"):
-        forget(Wish(str(output), None))
+        forget(Forget(str(output), None))
     for gone in ("moved", "empty"):
         shutil.move(source, tmp_path / gone)
         if gone == "empty":
             source.mkdir()
         with pytest.raises(ConfigError, match="in is not there or empty"):
-            forget(Wish(str(output), None, max_gone=1))
+            forget(Forget(str(output), None, max_gone=1))
         shutil.rmtree(source, ignore_errors=True)
         shutil.move(tmp_path / gone, source)
     assert len(rows(output)) == 28
@@ -86,7 +86,7 @@ def test_gone_in_a_bucket_and_a_bucket_that_is_gone(bucket: Weed, tmp_path: Path
     output = tmp_path / "out"
     assert run_on("s3://inb/forget/", output) == 0
     bucket.fs().rm_file("inb/forget/7.png")
-    assert forget(Wish(str(output), None)) == 0
+    assert forget(Forget(str(output), None)) == 0
     assert len(rows(output)) == 9
     part = next((output / "plan").glob("part-*"))
     named = pq.read_table(part)
@@ -96,7 +96,7 @@ def test_gone_in_a_bucket_and_a_bucket_that_is_gone(bucket: Weed, tmp_path: Path
     pq.write_table(kept, sink)
     part.write_bytes(sink.getvalue())
     with pytest.raises(ConfigError, match="s3://nobucket/forget"):
-        forget(Wish(str(output), None, max_gone=1))
+        forget(Forget(str(output), None, max_gone=1))
 
 
 def test_a_storage_that_is_away_is_said_at_once(bucket: Weed, tmp_path: Path) -> None:

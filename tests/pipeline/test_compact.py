@@ -12,7 +12,7 @@ import pytest
 from pipeline.compact import Compacted, compact, said_of_copy
 from pipeline.copies import survey, writer
 from pipeline.errors import ConfigError
-from pipeline.forget import Wish, forget
+from pipeline.forget import Forget, forget
 from tests.flow import make_tar, png, run_here
 from tests.helpers import rows, run_job
 from tests.outputs import Examples
@@ -122,7 +122,7 @@ def test_rows_that_are_forgotten_vanish(source: Path, output: Path, tmp_path: Pa
     pack(output, dest, 4)
     gone = [f"{source}/a.tar#{number:04d}.png" for number in (0, 4, 5, 6, 7)]
     named.write_text("\n".join(gone))
-    assert forget(Wish(str(output), str(named))) == 0
+    assert forget(Forget(str(output), str(named))) == 0
     said, is_new = said_of_copy(str(dest)) or ("", True)
     assert (is_new, "5 images were forgotten since" in said) == (False, True)
     pack(output, dest, 4)

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.compact import compact
 from pipeline.errors import ConfigError
-from pipeline.forget import Wish, forget
+from pipeline.forget import Forget, forget
 from tests.flow import make_tar, png, run_here
 from tests.helpers import rows
 
@@ -102,7 +102,7 @@ def test_values_in_views_are_kept_failed_done_again_and_forgotten(kind: str, tmp
         assert run_here(tmp_path / "a.parquet", tmp_path / "out", "brightness", **flags) == 0
         assert rows(tmp_path / "out")["cls"].to_pylist() == values
     (tmp_path / "uris").write_text(f"{tmp_path}/a.parquet#1\n")
-    assert forget(Wish(str(tmp_path / "out"), str(tmp_path / "uris"))) == 0
+    assert forget(Forget(str(tmp_path / "out"), str(tmp_path / "uris"))) == 0
     assert rows(tmp_path / "out")["cls"].to_pylist() == [values[0], values[2]]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.forget import Wish, forget
+from pipeline.forget import Forget, forget
 from pipeline.source.tar import Tar
 from tests.flow import make_tar, png, run_here
 from tests.helpers import rows
@@ -171,7 +171,7 @@ def test_what_counts_no_more_stops_no_reading_on(forgets: bool, tmp_path: Path) 
     assert run_here(shard, tmp_path / "out", "brightness", **FLAGS, limit=3, unreadable="row") == 0
     if forgets:
         (tmp_path / "list.txt").write_text(f"{shard}#01x.heic")
-        assert forget(Wish(str(tmp_path / "out"), str(tmp_path / "list.txt"))) == 0
+        assert forget(Forget(str(tmp_path / "out"), str(tmp_path / "list.txt"))) == 0
     assert run_here(shard, tmp_path / "out", "brightness", **FLAGS, unreadable="skip") == 0
     assert names(tmp_path / "out") == (IMAGES if forgets else sorted([*IMAGES, "01x.heic"]))
 
@@ -182,6 +182,6 @@ def test_a_shards_own_row_is_forgotten_while_it_is_read_on(
     run_until(6)
     begin_to_read_on(shard, tmp_path / "out")
     (tmp_path / "list.txt").write_text(str(shard))
-    assert forget(Wish(str(tmp_path / "out"), str(tmp_path / "list.txt"))) == 0
+    assert forget(Forget(str(tmp_path / "out"), str(tmp_path / "list.txt"))) == 0
     assert run_here(shard, tmp_path / "out", "brightness", **FLAGS) == 0
     assert names(tmp_path / "out") == IMAGES

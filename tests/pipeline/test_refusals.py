@@ -14,7 +14,7 @@ from pipeline.compact import compact, said_of_copy
 from pipeline.compare import compare
 from pipeline.errors import ConfigError
 from pipeline.evaluate import evaluate
-from pipeline.forget import Wish, forget
+from pipeline.forget import Forget, forget
 from pipeline.target import Target
 from pipeline.tokenizer import decoder
 from tests.flow import DIGITS, make_tar, png, run_here
@@ -257,9 +257,9 @@ LOOKS: dict[str, Callable[[str, str], object]] = {
     "report": lambda output, _: said_of_copy(output),
     "evaluate": lambda output, _: evaluate(output, "cls"),
     "evaluate --against": lambda output, here: compare(here, output),
-    "forget": lambda output, _: forget(Wish(output, None)),
-    "forget --dry-run": lambda output, _: forget(Wish(output, None, dry_run=True)),
-    "forget --uris": lambda output, here: forget(Wish(here, f"{output}/uris.txt")),
+    "forget": lambda output, _: forget(Forget(output, None)),
+    "forget --dry-run": lambda output, _: forget(Forget(output, None, dry_run=True)),
+    "forget --uris": lambda output, here: forget(Forget(here, f"{output}/uris.txt")),
     "compact": lambda output, here: compact(here, output, 100),
     "bench": lambda output, here: bench(BenchWish(f"{output}/"), Path(), Path(here)),
     "report --to": lambda output, here: Target.of(f"{output}/report.html", "--to") and said_of_copy(here),

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import storage
 from pipeline.errors import ObjectUnreadable, StorageError
-from pipeline.forget import Wish, forget
+from pipeline.forget import Forget, forget
 from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
 from pipeline.output.span_file import read_table
@@ -105,7 +105,7 @@ def test_a_finished_file_that_another_run_replaces_is_read_as_it_is_now(weed: We
     before = Ledger.load(Place.of(output))
     before.seen.clear()
     (tmp_path / "named.txt").write_text("".join(f"{source}#{n:02d}.png\n" for n in range(1, 20)))
-    assert forget(Wish(output, str(tmp_path / "named.txt"))) == 0
+    assert forget(Forget(output, str(tmp_path / "named.txt"))) == 0
     (name,) = before.files
     assert read_table(before.entry(name))["uri"].to_pylist() == [f"{source}#00.png"]
     seen = before.seen_of([name])[name]

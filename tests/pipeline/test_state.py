@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from report import arguments, main
 
-from pipeline.forget import Wish, forget
+from pipeline.forget import Forget, forget
 from pipeline.page import page
 from tests.flow import DIGITS, make_tar, png, run_here
 from tests.helpers import ROOT, clean_env
@@ -71,7 +71,7 @@ def test_failed_images_that_are_forgotten_since_are_not_too_many(output: Path, t
     make_tar(tmp_path / "in/b.tar", [("cut.png", png(1)[:40])])
     assert run_here(tmp_path / "in", output) == 3
     (tmp_path / "gone.txt").write_text(f"{tmp_path}/in/b.tar#cut.png")
-    assert forget(Wish(str(output), str(tmp_path / "gone.txt"))) == 0
+    assert forget(Forget(str(output), str(tmp_path / "gone.txt"))) == 0
     assert said(output) == ("warn", "Unfinished: the same command continues it.")
     assert run_here(tmp_path / "in", output) == 0
     assert said(output) == ("good", "Complete: every planned image is accounted for.")

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import StorageError
-from pipeline.forget import Wish, forget
+from pipeline.forget import Forget, forget
 from pipeline.output.place import Place
 from pipeline.page import page
 from pipeline.plan.verify import verify
@@ -41,7 +41,7 @@ def uris(output: Path) -> list[str]:
 
 def forget_one(output: Path, uri: str) -> None:
     (output.parent / "uris").write_text(f"{uri}\n")
-    assert forget(Wish(str(output), str(output.parent / "uris"))) == 0
+    assert forget(Forget(str(output), str(output.parent / "uris"))) == 0
 
 
 def test_forgetting_works_again_where_what_was_forgotten_before_was_removed(output: Path) -> None:

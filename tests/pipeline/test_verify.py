@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import storage
 from pipeline.errors import PipelineError, StorageError
-from pipeline.forget import Wish, forget
+from pipeline.forget import Forget, forget
 from pipeline.output.place import Place
 from pipeline.output.span_file import read_facts
 from pipeline.plan import part_file
@@ -81,7 +81,7 @@ def test_a_run_with_too_many_failures_has_ended(tmp_path: Path) -> None:
     assert not (tmp_path / "out/_SUCCESS").exists()
     assert verify(Place.of(str(tmp_path / "out"))).has_ended
     (tmp_path / "list.txt").write_text(f"{tmp_path}/in/a.tar#b.png")
-    assert forget(Wish(str(tmp_path / "out"), str(tmp_path / "list.txt"))) == 0
+    assert forget(Forget(str(tmp_path / "out"), str(tmp_path / "list.txt"))) == 0
     assert verify(Place.of(str(tmp_path / "out"))).has_ended
 
 

@@ -20,7 +20,7 @@ from pipeline.engine.predictor import Answered
 from pipeline.engine.reader import Reader
 from pipeline.engine.spans import UNDONE, AnsweredSpan, DecodedSpan, undecodable
 from pipeline.errors import PipelineError
-from pipeline.forget import Wish, forget_under_lease
+from pipeline.forget import Gone, Named, forget_under_lease
 from pipeline.late_engine import LateEngine
 from pipeline.output import lease
 from pipeline.output.bound import SCHEMA, Bound, BoundModel, SpanSize, bind, bound_of
@@ -113,7 +113,8 @@ class SimulatedForget:
         if not held.acquire(self.if_running):
             return 0
         try:
-            return forget_under_lease(Wish(self.output, None, self.max_gone), place, self.uris, identity)
+            selection = Gone(self.max_gone) if self.uris is None else Named(self.uris)
+            return forget_under_lease(selection, place, identity)
         finally:
             held.release()
 

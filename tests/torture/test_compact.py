@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.compact import compact
 from pipeline.copies.survey import SMALL
-from pipeline.forget import Wish, forget
+from pipeline.forget import Forget, forget
 from tests.faults import FaultProxy
 from tests.flow import make_tar, png, run_here
 from tests.helpers import rows, tree_bytes
@@ -91,7 +91,7 @@ def test_kills_while_a_copy_is_brought_up_to_date(source: Path, tmp_path: Path, 
     make_tar(mine / "b.tar", named(7))  # shorter
     assert run_here(mine, output, **SPAN) == 0
     (tmp_path / "gone.txt").write_text(f"{mine}/0003.png\n{mine}/c.tar#0010.png\n")
-    assert forget(Wish(str(output), str(tmp_path / "gone.txt"))) == 0
+    assert forget(Forget(str(output), str(tmp_path / "gone.txt"))) == 0
     for point in GROWN:
         shutil.rmtree(dest, ignore_errors=True)
         shutil.copytree(old, dest)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.forget import Wish, forget
+from pipeline.forget import Forget, forget
 from pipeline.output.place import Place
 from pipeline.plan.verify import verify
 from tests.flow import make_tar, run_here
@@ -35,8 +35,8 @@ def test_kills_while_images_are_forgotten(by: str, tmp_path: Path, tally: Tally)
     gone = [*uris[1:9:3], *(uri for uri in uris if uri.endswith(("#0002.png", "#0009.png", "#0010.png")))]
     (tmp_path / "named.txt").write_text("\n".join([uris[0], *gone]))
     shutil.copytree(whole, calm)
-    wish = Wish(str(calm), str(tmp_path / "named.txt"), if_running="join")
-    assert forget(wish) == 0
+    command = Forget(str(calm), str(tmp_path / "named.txt"), if_running="join")
+    assert forget(command) == 0
     left = set(uris) - {uris[0], *gone}
     for point in POINTS:
         output = tmp_path / "out"
@@ -44,7 +44,7 @@ def test_kills_while_images_are_forgotten(by: str, tmp_path: Path, tally: Tally)
         shutil.copytree(whole, output)
         die_at(point, output, "--uris", tmp_path / "named.txt", script="forget.py")
         if by == "the same command" or not list((output / "plan").glob("forgotten-*")):
-            assert forget(Wish(str(output), wish.uris, if_running="join")) == 0, point
+            assert forget(Forget(str(output), command.uris_file, if_running="join")) == 0, point
         else:
             assert run_here(source, output, **SPAN, retry_failed=by != "a run") == 0, point
         assert set(rows(output)["uri"].to_pylist()) == left, point
