@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import cache
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -166,17 +167,17 @@ def begin(request: Request, device: Callable[[], Device]) -> JobSpec:
         with storage.checking(f"--output {place.root}: cannot be written"):
             storage.check_put(place.success_file)
         _start_over(place)
-    bound = bind(place, lambda there: _resolved(request, there, device))
+    bound = bind(place, lambda existing: _wanted_bound(request, existing, device))
     return _continued(request, bound)
 
 
 def propose(request: Request, device: Callable[[], Device]) -> JobSpec:
     """What `begin` would fix, or refuse, without writing anything; for `--dry-run`."""
-    there = None if request.config.overwrite else read_bound(request.place)
-    wanted = _resolved(request, there, device)
-    if there is not None:
-        wanted.check_same(there, request.place)
-    return _continued(request, there or wanted)
+    existing = None if request.config.overwrite else read_bound(request.place)
+    wanted = _wanted_bound(request, existing, device)
+    if existing is not None:
+        wanted.check_same(existing, request.place)
+    return _continued(request, existing or wanted)
 
 
 def _continued(request: Request, bound: Bound) -> JobSpec:
@@ -186,49 +187,69 @@ def _continued(request: Request, bound: Bound) -> JobSpec:
     return _spec(request, bound)
 
 
-def _resolved(request: Request, there: Bound | None, device: Callable[[], Device]) -> Bound:
-    """What this command binds an output to; what it leaves open comes from what is there, or else from the device."""
-    config, card = request.config, request.card
-    compiled, columns = config.compile, request.task.columns(card)
-    if there is None:
-        found = device()
-        span_size = SpanSize.fixed(config.span_size) if config.span_size else _auto_span_size(request, found)
-        dtype, batch_size = found.dtype, config.batch_size or min(found.batch_size, span_size.least)
-        cpu_class: str | None = found.cpu_class
-        compiled = bool(compiled)  # auto: CPUs are faster without, no GPU has been measured (docs/performance.md)
-    else:
-        dtype = there.dtype if config.dtype == "auto" else config.dtype
-        batch_size = config.batch_size or there.batch_size
-        span_size = SpanSize.fixed(config.span_size) if config.span_size else there.span_size
-        compiled = there.compile if compiled is None else compiled
-        cpu_class = there.cpu_class
-    return Bound(
-        schema=SCHEMA,
-        task=request.task.name,
-        settings=_settings(request.task, card, there),
-        model=BoundModel(card.name, card.head, card.fingerprint, card.semantics),
-        dtype=dtype,
-        compile=compiled,
-        batch_size=batch_size,
-        exact=config.exact,
-        keep=config.keep,
-        image_column=config.image_column,
-        span_size=span_size,
-        versions=versions(),
-        image_endings=tuple(sorted(request.wanted.endings)) if there is None else there.image_endings,
-        cpu_class=cpu_class,
-        labels=card.labels if "label_ids" in columns else (),
-        columns={} if there is not None and not there.columns else {name: str(kind) for name, kind in columns.items()},
+class _Resolved(NamedTuple):
+    """What `auto` means for an output."""
+
+    dtype: str
+    compile: bool
+    batch_size: int
+    span_size: SpanSize
+    cpu_class: str | None
+
+
+def _by_device(request: Request, device: Device) -> _Resolved:
+    """For a new output: from the device that will predict."""
+    config = request.config
+    span_size = SpanSize.fixed(config.span_size) if config.span_size else _auto_span_size(request, device)
+    batch_size = config.batch_size or min(device.batch_size, span_size.least)
+    compiled = bool(config.compile)  # auto: CPUs are faster without, no GPU has been measured (docs/performance.md)
+    return _Resolved(device.dtype, compiled, batch_size, span_size, device.cpu_class)
+
+
+def _as_existing(config: RunConfig, existing: Bound) -> _Resolved:
+    """For one that is continued: as it was begun, where the flags do not say otherwise."""
+    return _Resolved(
+        dtype=existing.dtype if config.dtype == "auto" else config.dtype,
+        compile=existing.compile if config.compile is None else config.compile,
+        batch_size=config.batch_size or existing.batch_size,
+        span_size=SpanSize.fixed(config.span_size) if config.span_size else existing.span_size,
+        cpu_class=existing.cpu_class,
     )
 
 
-def _settings(task: AnyTask, card: ModelCard, there: Bound | None) -> Mapping[str, object]:
+def _wanted_bound(request: Request, existing: Bound | None, device: Callable[[], Device]) -> Bound:
+    """What this command binds an output to; the device is asked only for a new one."""
+    config, card = request.config, request.card
+    columns = request.task.columns(card)
+    resolved = _by_device(request, device()) if existing is None else _as_existing(config, existing)
+    return Bound(
+        schema=SCHEMA,
+        task=request.task.name,
+        settings=_settings(request.task, card, existing),
+        model=BoundModel(card.name, card.head, card.fingerprint, card.semantics),
+        exact=config.exact,
+        keep=config.keep,
+        image_column=config.image_column,
+        versions=versions(),
+        image_endings=tuple(sorted(request.wanted.endings)) if existing is None else existing.image_endings,
+        labels=card.labels if "label_ids" in columns else (),
+        columns={} if _lacks_columns(existing) else {name: str(kind) for name, kind in columns.items()},
+        **resolved._asdict(),
+    )
+
+
+def _lacks_columns(existing: Bound | None) -> bool:
+    """Whether an output was begun when its columns were not bound yet."""
+    return existing is not None and not existing.columns
+
+
+def _settings(task: AnyTask, card: ModelCard, existing: Bound | None) -> Mapping[str, object]:
     """The task's settings, but for flags at their defaults that it did not have yet when the output was begun."""
     settings = task.settings(card)
-    if there is None:
+    if existing is None:
         return settings
     as_before = {flag.name for flag in fields(task) if getattr(task, flag.name) == flag.default}
-    return {name: value for name, value in settings.items() if name in there.settings or name not in as_before}
+    return {name: value for name, value in settings.items() if name in existing.settings or name not in as_before}
 
 
 def versions() -> dict[str, str]:
