@@ -9,7 +9,7 @@ One invocation
     address.py      which Ray cluster, if any · command.py how the job was called
     log.py          lines of the log · progress.py how far a run is
     report.py       receipts added up · metrics.py ... for monitoring · identity.py who and what a run was
-    errors.py       what can go wrong, drawn once
+    errors.py       what can go wrong, drawn once · status.py how it went with an image
 Rooms
     source/         what the user names, and the images in it          storage/ where bytes live
     plan/           what is to be done, and whether it was done

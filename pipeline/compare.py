@@ -16,8 +16,8 @@ from pipeline.classes import ClassNames
 from pipeline.errors import ConfigError
 from pipeline.evaluate import PixelPairs, answer_columns
 from pipeline.output.bound import labels_of, output_of
-from pipeline.output.columns import OK
 from pipeline.pairs import pairs
+from pipeline.status import OK
 
 FLIPS, PAIRS = 48, 10  # shown at most
 PERCENTILES = (5, 50, 95)

@@ -21,7 +21,6 @@ from pipeline.engine.cores import cores
 from pipeline.engine.engine import InProcess
 from pipeline.log import answer
 from pipeline.output.bound import SpanSize
-from pipeline.output.columns import OK
 from pipeline.output.ledger import Ledger, Seen
 from pipeline.plan.planner import Planner, PlanSettings, count_images
 from pipeline.plan.span_size import images_in, loose_spans, span_size_at
@@ -30,6 +29,7 @@ from pipeline.source.item import Wanted
 from pipeline.source.kinds import LooseImage, Shard, Source
 from pipeline.source.passed import PassedBy, told
 from pipeline.spec import JobSpec
+from pipeline.status import OK
 
 if TYPE_CHECKING:
     from pipeline.engine.spans import AnsweredSpan

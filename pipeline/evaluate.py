@@ -15,9 +15,10 @@ from pipeline import masks
 from pipeline.classes import ClassNames, check_kind, id_of, word_of
 from pipeline.errors import ConfigError
 from pipeline.output.bound import kept_of, labels_of, output_of
-from pipeline.output.columns import OK, answers_in
+from pipeline.output.columns import answers_in
 from pipeline.output.place import Place
 from pipeline.output.span_file import as_it_is, read_columns
+from pipeline.status import OK
 
 VOID = 255  # the usual class of pixels that nobody has judged
 MOST_CLASSES = 1 << 12  # of masks; pairs of them are counted, in 8 bytes each

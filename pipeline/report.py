@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pipeline.identity import identity
 from pipeline.log import warn
 from pipeline.metrics import Metrics
-from pipeline.output.columns import OK
 from pipeline.output.receipts import FailedRow, Receipt
 from pipeline.output.span_file import SpanFacts
 from pipeline.source.passed import PassedBy
+from pipeline.status import OK
 
 SCHEMA = 1  # of the report; docs/run-report.md says what it holds
 EXAMPLES = 5  # failed rows shown per kind of error

@@ -16,7 +16,7 @@ from beit_core import ModelCard, PixelSpec, load_card
 from pipeline.decode.decode import DecodeSettings, decode, endings, extensions
 from pipeline.errors import ConfigError
 from pipeline.output.bound import SCHEMA, Bound, BoundModel, SpanSize, bind
-from pipeline.output.columns import OK, schema_of
+from pipeline.output.columns import schema_of
 from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
 from pipeline.plan.planner import Planner, PlanSettings
@@ -26,6 +26,7 @@ from pipeline.source.item import Wanted
 from pipeline.source.kinds import Source
 from pipeline.source.naming import Sources
 from pipeline.spec import JobSpec
+from pipeline.status import OK
 from pipeline.task import Batch, Columns, Task
 
 if TYPE_CHECKING:

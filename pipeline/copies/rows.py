@@ -14,11 +14,11 @@ from pipeline.copies.survey import Gap
 from pipeline.copies.writer import Chunk, with_images
 from pipeline.errors import ConfigError
 from pipeline.images import UNREADABLE
-from pipeline.output.columns import OK
 from pipeline.output.span_file import SpanFacts, as_it_is, facts_and_rows
 from pipeline.source.fetch import fetched
 from pipeline.source.format import shard_at
 from pipeline.source.item import Item, Position, Unfetched, Wanted
+from pipeline.status import OK
 from pipeline.storage.ranged import Meter
 
 IMAGE, MASK = "image", "mask"

@@ -20,6 +20,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from PIL.Image import Transpose
 
 from pipeline.decode.resize import can_resize, resized
+from pipeline.status import OK, Status
 
 if TYPE_CHECKING:
     from beit_core import PixelSpec
@@ -59,9 +60,12 @@ class DecodeSettings:
 
 @dataclass(frozen=True)
 class Decoded:
-    """One image: a view per spec, (H, W, 3) uint8 RGB at that spec's size, or no view and why; and the time it took."""
+    """One image: a view per spec, (H, W, 3) uint8 RGB at that spec's size, or no view and why; and the time it took.
 
-    status: str
+    Without a status where it is not done now.
+    """
+
+    status: Status | None
     error: str | None
     width: int | None
     height: int | None
@@ -147,7 +151,7 @@ def decode(data: bytes, specs: Sequence[PixelSpec], max_pixels: int = MAX_PIXELS
                 _draft(image, [spec.target(height, width) for spec in specs])
             rgb = to_rgb(upright(image))
             views = tuple(fit(rgb, spec, (height, width), exact=exact) for spec in specs)
-        return Decoded("ok", None, width, height, views)
+        return Decoded(OK, None, width, height, views)
     except Exception as error:  # Pillow's plugins raise OSError, ValueError, SyntaxError, struct.error, MemoryError ...
         return Decoded("decode_error", _reason(error, data), *_stated(width, height))
 

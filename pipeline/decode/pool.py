@@ -25,6 +25,7 @@ from pipeline.decode.decode import Decoded, DecodeSettings
 from pipeline.decode.process import IN_FLIGHT, Child, ChildDied, Undecoded
 from pipeline.decode.ring import Ring, RingSlot
 from pipeline.errors import PipelineError
+from pipeline.status import OK
 
 FRESH_TRIES = 2  # deaths of a fresh child, alone with the image, that quarantine it
 HELD_BYTES = 4 << 20  # of images per child that the pool holds before `submit` blocks, until half of them are left
@@ -158,7 +159,7 @@ class DecodePool:
     def answer(self, packet: Packet, answers: Sequence[Decoded]) -> None:
         """For keepers: the end of a packet's images."""
         for image, answer in zip(packet.images, answers, strict=True):
-            if answer.status != "ok" and image.slot is not None and self.ring is not None:
+            if answer.status != OK and image.slot is not None and self.ring is not None:
                 self.ring.blacken(image.slot)
         packet.done([(image.number, answer) for image, answer in zip(packet.images, answers, strict=True)])
         with self._lock:

@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 
 from pipeline.engine.shard_stream import ShardStream
 from pipeline.errors import ObjectUnreadable
-from pipeline.output.columns import OK
 from pipeline.output.span_file import SpanFacts
 from pipeline.plan.rows import Redo
 from pipeline.source.item import Item
+from pipeline.status import OK
 
 
 def holds_own_row(rows: pa.Table | None, shard: str) -> bool:

@@ -10,22 +10,23 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.decode.decode import Decoded
-from pipeline.output.columns import BASE, OK, answers_in, kept_array, to_array
+from pipeline.output.columns import BASE, answers_in, kept_array, to_array
 from pipeline.output.receipts import DeviceUsed, Receipt, examples, first_labels
 from pipeline.output.span_file import SpanFacts, counted, write_span
 from pipeline.source.item import Item
 from pipeline.spec import JobSpec
+from pipeline.status import OK, Status
 
 if TYPE_CHECKING:
     from pipeline.engine.predictor import Answered
 
 # Stands for an image that is not done now: its row, if it has one, stays; it has none where the image is forgotten.
-UNDONE = Decoded("", None, None, None)
+UNDONE = Decoded(None, None, None, None)
 
 
 def undecodable(item: Item) -> Decoded:
     """The decoding result of an image without bytes: the reason why."""
-    status = "decode_error" if isinstance(item.data, ValueError) else "fetch_error"
+    status: Status = "decode_error" if isinstance(item.data, ValueError) else "fetch_error"
     return Decoded(status, str(item.data), None, None)
 
 

@@ -19,10 +19,10 @@ from pipeline.engine.open_span import OpenSpan
 from pipeline.engine.predictor import Answered, joined
 from pipeline.engine.spans import UNDONE, AnsweredSpan, DecodedSpan, undecodable
 from pipeline.errors import PipelineError
-from pipeline.output.columns import OK
 from pipeline.output.receipts import DeviceUsed, Receipt
 from pipeline.source.item import Item
 from pipeline.spec import JobSpec
+from pipeline.status import OK
 
 Receipts = queue.SimpleQueue[Receipt | Exception]
 

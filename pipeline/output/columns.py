@@ -17,7 +17,6 @@ BASE = [
     pa.field("width", pa.int32()),
     pa.field("height", pa.int32()),
 ]
-OK = "ok"
 
 
 def _list_of(fits: Callable[[pa.DataType], bool]) -> Callable[[pa.DataType], bool]:

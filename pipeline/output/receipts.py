@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.output.columns import OK
 from pipeline.output.span_file import SpanFacts
+from pipeline.status import OK
 
 EXAMPLES = 5  # failed rows of a status reported per span
 

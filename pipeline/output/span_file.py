@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.errors import ObjectUnreadable, StorageError
 from pipeline.output.bound import Bound
-from pipeline.output.columns import OK
 from pipeline.output.place import Place
+from pipeline.status import OK
 from pipeline.storage import Entry
 
 META = b"beit"

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.images import wanted_by
 from pipeline.output.bound import Bound, bound_of
-from pipeline.output.columns import BASE, OK
+from pipeline.output.columns import BASE
 from pipeline.output.place import Place
 from pipeline.page import pictures
 from pipeline.page.files import facts_of, first_rows, open_file, page_schema, scalars
@@ -23,6 +23,7 @@ from pipeline.page.reader import even, fair_shares, spread
 from pipeline.page.survey import Survey
 from pipeline.page.truth import telling
 from pipeline.plan.forgotten import is_of_forgetting
+from pipeline.status import OK
 from pipeline.storage.ranged import Meter
 
 RUNS = 60  # newest run reports read

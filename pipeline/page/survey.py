@@ -15,11 +15,12 @@ from pipeline.classes import check_kind, holds_classes
 from pipeline.command import job
 from pipeline.errors import ConfigError
 from pipeline.output.bound import Bound
-from pipeline.output.columns import BASE, OK
+from pipeline.output.columns import BASE
 from pipeline.output.place import Place
 from pipeline.page.files import first_rows, open_file, other_columns, page_name, page_schema, scalars
 from pipeline.page.parts import Row, plural
 from pipeline.page.reader import fair_shares, spread
+from pipeline.status import OK
 from pipeline.storage.ranged import Meter
 
 FILES, ROWS = 256, 50_000

@@ -12,7 +12,6 @@ import numpy as np
 from pipeline import storage
 from pipeline.errors import CredentialsLost, PatienceSpent, TooManyFailures
 from pipeline.output.bound import bound_of
-from pipeline.output.columns import OK
 from pipeline.output.ledger import Ledger
 from pipeline.output.place import Place
 from pipeline.output.span_file import SpanFacts, as_it_is, facts_and_rows
@@ -21,6 +20,7 @@ from pipeline.plan.audit import gone_shards
 from pipeline.plan.expected import spans_of
 from pipeline.plan.forgotten import Forgotten, is_of_forgetting
 from pipeline.plan.names import images_name, last_spans, shard_of, span_name
+from pipeline.status import OK
 from pipeline.storage import Entry
 
 AT_ONCE = 8  # files held in memory

@@ -24,7 +24,7 @@ from pipeline.forget import Gone, Named, forget_under_lease
 from pipeline.late_engine import LateEngine
 from pipeline.output import lease
 from pipeline.output.bound import SCHEMA, Bound, BoundModel, SpanSize, bind, bound_of
-from pipeline.output.columns import OK, schema_of
+from pipeline.output.columns import schema_of
 from pipeline.output.lease import IfRunning, Lease
 from pipeline.output.place import Place
 from pipeline.output.receipts import DeviceUsed, Receipt
@@ -36,6 +36,7 @@ from pipeline.run import work_under_lease
 from pipeline.source.item import Item, Wanted
 from pipeline.source.naming import Sources
 from pipeline.spec import Device, JobSpec, Trial
+from pipeline.status import OK
 from pipeline.task import Task
 from tests.helpers import DATA
 from tests.simulation.scheduler import Scheduler
