@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
@@ -15,6 +16,34 @@ WIDEST = 8.0  # per cent of the width that a column has at most
 TOLD = 12  # columns that are told to those who cannot see them
 
 
+class Swatch(NamedTuple):
+    """An entry of a legend, with a colour of its own, or one that the style sheet gives to this class."""
+
+    name: str
+    value: str = ""
+    colour: str = ""
+    style: str = ""
+
+
+class Event(NamedTuple):
+    """A column of a chart: when it was, its height, the part of it that failed, and all of it in words."""
+
+    moment: str
+    height: float
+    failed: float
+    said: str
+
+
+class Spot(NamedTuple):
+    """A picture, or a dot without one, at a place in the unit square; its colour, if it has one, is that of a frame."""
+
+    x: float
+    y: float
+    name: str
+    picture: bytes | None
+    colour: str
+
+
 def stacked_bar(title: str, parts: Sequence[tuple[str, float]]) -> Markup:
     """One bar of named parts; the style sheet colours them `s1`, `s2`, ..."""
     total = sum(value for _, value in parts) or 1.0
@@ -24,7 +53,11 @@ def stacked_bar(title: str, parts: Sequence[tuple[str, float]]) -> Markup:
         bars.append(
             html(
                 '<rect class="s{}" x="{:.3f}%" width="{:.3f}%" height="100%"><title>{}: {}</title></rect>',
-                *(place, at, wide, name, duration(value)),
+                place,
+                at,
+                wide,
+                name,
+                duration(value),
             )
         )
         at += wide
@@ -32,15 +65,11 @@ def stacked_bar(title: str, parts: Sequence[tuple[str, float]]) -> Markup:
     return html('<svg class="stack" role="img" aria-label="{}: {}">{}</svg>', title, said, joined(bars))
 
 
-def legend(entries: Sequence[tuple[str, str, str]]) -> Markup:
-    """Colour class (or colour), name and value of each entry, written out for readers who cannot see the colours."""
+def legend(swatches: Sequence[Swatch]) -> Markup:
+    """Names and values, written out for readers who cannot see the colours."""
     items = []
-    for colour, name, value in entries:
-        mark = (
-            html('<i style="background:{}"></i>', colour)
-            if colour.startswith("#")
-            else html('<i class="{}"></i>', colour)
-        )
+    for name, value, colour, style in swatches:
+        mark = html('<i style="background:{}"></i>', colour) if colour else html('<i class="{}"></i>', style)
         items.append(html("<li>{}<span>{}</span> <b>{}</b></li>", mark, name, value))
     return html('<ul class="legend">{}</ul>', joined(items))
 
@@ -98,26 +127,21 @@ def line(title: str, points: Sequence[tuple[float, float]], mean: float) -> Mark
         '<polyline class="line" points="{}"/><path class="mean" d="M0 {:.2f}H100"/></svg>',
         *(f"{title}: {mean:,.0f} on average over {duration(last)}", path, path, level),
     )
-    axis = html(
-        '<div class="y" aria-hidden="true"><span>{}</span><span>{}</span><span>0</span></div>',
-        _shortened(top),
-        _shortened(top / 2),
-    )
     below = html(
         '<div class="x" aria-hidden="true"><span>0</span><span>{}</span><span>{}</span></div>',
         duration(last / 2),
         duration(last),
     )
-    return html('<div class="chart">{}{}{}</div>', axis, drawing, below)
+    return html('<div class="chart">{}{}{}</div>', _axis(top), drawing, below)
 
 
-def columns(title: str, marks: Sequence[tuple[str, float, float, str]]) -> Markup:
-    """A column per event in their order: its moment, its height, the part of it that failed, and all in words."""
-    top = _round_up(max(height for _, height, _, _ in marks))
-    slot = 100 / len(marks)
+def columns(title: str, events: Sequence[Event]) -> Markup:
+    """A column per event, in their order."""
+    top = _round_up(max(event.height for event in events))
+    slot = 100 / len(events)
     wide = min(0.75 * slot, WIDEST)
     drawn = []
-    for place, (_, height, failed, said) in enumerate(marks):
+    for place, (_, height, failed, said) in enumerate(events):
         at, good, bad = (place + 0.5) * slot - wide / 2, 100 * (height - failed) / top, 100 * failed / top
         drawn.append(
             html(
@@ -126,22 +150,19 @@ def columns(title: str, marks: Sequence[tuple[str, float, float, str]]) -> Marku
                 *(said, at, 100 - good, wide, good, at, 100 - good - bad, wide, bad),
             )
         )
-    axis = html(
-        '<div class="y" aria-hidden="true"><span>{}</span><span>{}</span><span>0</span></div>',
-        _shortened(top),
-        _shortened(top / 2),
-    )
     frame = html(
         '<svg class="plot low" viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{}: {}">'
         '<path class="grid" d="M0 0H100M0 50H100M0 100H100"/>{}</svg>',
-        *(title, "; ".join(said for *_, said in marks[-TOLD:]), joined(drawn)),
+        *(title, "; ".join(event.said for event in events[-TOLD:]), joined(drawn)),
     )
-    ends = html('<div class="x" aria-hidden="true"><span>{}</span><span>{}</span></div>', marks[0][0], marks[-1][0])
-    return html('<div class="chart">{}{}{}</div>', axis, frame, ends)
+    ends = html(
+        '<div class="x" aria-hidden="true"><span>{}</span><span>{}</span></div>', events[0].moment, events[-1].moment
+    )
+    return html('<div class="chart">{}{}{}</div>', _axis(top), frame, ends)
 
 
-def scatter(title: str, spots: Sequence[tuple[float, float, str, bytes | None, str]], side: float) -> Markup:
-    """Pictures (or dots) at places in the unit square, each with the colour of its frame if it has one; 3:2."""
+def scatter(title: str, spots: Sequence[Spot], side: float) -> Markup:
+    """A map of spots, 3:2, whose pictures have this side."""
     drawn = []
     for x, y, name, picture, colour in spots:
         across, down = side / 2 + x * (1200 - side), side / 2 + y * (800 - side)
@@ -159,6 +180,15 @@ def scatter(title: str, spots: Sequence[tuple[float, float, str, bytes | None, s
         drawn.append(html("<g><title>{}</title>{}</g>", name, shape))
     frame = html('<svg class="map" viewBox="0 0 1200 800" role="img" aria-label="{}">{}</svg>', title, joined(drawn))
     return html('<div class="scroll wide" role="region" aria-label="{}" tabindex="0">{}</div>', title, frame)
+
+
+def _axis(top: float) -> Markup:
+    """What the height of a chart stands for."""
+    return html(
+        '<div class="y" aria-hidden="true"><span>{}</span><span>{}</span><span>0</span></div>',
+        _shortened(top),
+        _shortened(top / 2),
+    )
 
 
 def _fill(colour: str) -> Markup:

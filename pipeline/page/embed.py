@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from pipeline.classes import word_of
 from pipeline.page import pictures
-from pipeline.page.charts import legend, scatter
+from pipeline.page.charts import Spot, Swatch, legend, scatter
 from pipeline.page.label import top_label
 from pipeline.page.layout import spread_out
 from pipeline.page.opened import tile, value_of
@@ -116,12 +116,12 @@ def _map(sample: Sample, unit: np.ndarray) -> Markup:
     for (x, y), row in zip(spread_out(unit), sample.vector_rows, strict=True):
         picture = sample.thumbnails.get(row["uri"])
         colour = colours.get(_class(row, sample), GREY if colours else "")
-        spots.append((float(x), float(y), _name(row), pictures.dot(picture, DOT) if picture else None, colour))
+        spots.append(Spot(float(x), float(y), _name(row), pictures.dot(picture, DOT) if picture else None, colour))
     lead = (
         f"{plural(len(unit), 'image')} of the sample, near those with similar vectors (t-SNE). What is close here is "
         "probably similar; distances between groups mean little."
     )
-    told = legend([(colour, name, "") for name, colour in colours.items()]) if colours else EMPTY
+    told = legend([Swatch(name, colour=colour) for name, colour in colours.items()]) if colours else EMPTY
     drawn = scatter(f"Map of {plural(len(unit), 'image')} by their embeddings", spots, side)
     return section("map", "Map", lead, told, drawn)
 

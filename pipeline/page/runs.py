@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from pipeline.command import INSTALLED
-from pipeline.page.charts import columns, legend, line, rates, stacked_bar
+from pipeline.page.charts import Event, Swatch, columns, legend, line, rates, stacked_bar
 from pipeline.page.parts import (
     DASH,
     EMPTY,
@@ -152,13 +152,14 @@ def runs(account: Account) -> Markup:
 
 def _over_time(runs: list[Report]) -> Markup:
     """A column per run, oldest first: how many images it did."""
-    marks = []
+    events = []
     for run in runs:
         done, failed = numbers(run, "images").get("done", 0), sum(numbers(run, "errors").values())
         began = str(run.get("started", run["run"]))[:16].replace("T", " ")
         said = f"{began}: {plural(int(done), 'image')} in {duration(run.get('seconds'))}"
-        marks.append((began, float(done), float(min(failed, done)), said))
-    return columns("Images of each run", marks) if len(marks) > 1 and any(mark[1] for mark in marks) else EMPTY
+        events.append(Event(began, float(done), float(min(failed, done)), said))
+    is_telling = len(events) > 1 and any(event.height for event in events)
+    return columns("Images of each run", events) if is_telling else EMPTY
 
 
 def _run_cells(run: Report) -> list[object]:
@@ -194,7 +195,10 @@ def _steps(account: Account) -> Markup:
     for run, found in with_steps[: -SHOWN_BARS - 1 : -1]:
         entries = [(STEPS.get(name, name), found.get(name, 0.0)) for name in names]
         total = sum(found.values())
-        values = [(f"s{i}", name, f"{duration(v)} · {share(v / total)}") for i, (name, v) in enumerate(entries, 1)]
+        values = [
+            Swatch(name, f"{duration(spent)} · {share(spent / total)}", style=f"s{place}")
+            for place, (name, spent) in enumerate(entries, 1)
+        ]
         started = moment(run.get("started", run["run"]))
         rows.append(
             html(

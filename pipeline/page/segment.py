@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline.decode.decode import MAX_PIXELS
 from pipeline.masks import PALETTE_CLASSES, ClassShare, read_mask, size_of
 from pipeline.page import pictures
-from pipeline.page.charts import bars, legend
+from pipeline.page.charts import Swatch, bars, legend
 from pipeline.page.opened import tile
 from pipeline.page.palette import GREY, distinct
 from pipeline.page.parts import (
@@ -157,7 +157,7 @@ def _totals(rows: list[Segmented]) -> list[tuple[int, str, float]]:
 
 
 def _legend(rows: list[Segmented], colours: Palette) -> Markup:
-    entries = [(colours[id_], label, "") for id_, label, _ in _totals(rows) if id_ in colours]
+    entries = [Swatch(label, colour=colours[id_]) for id_, label, _ in _totals(rows) if id_ in colours]
     return legend(entries) if entries else EMPTY
 
 

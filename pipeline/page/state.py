@@ -100,13 +100,13 @@ def verified_line(verified: Verification) -> str:
     """What reading every row has shown, in one line."""
     twice = f"{plural(verified.duplicates, 'row')} twice" if verified.duplicates else "every URI once"
     lost = f", {plural(verified.missing, 'planned image')} missing" if verified.missing else ", none missing"
-    harm = f"; {plural(len(verified.damaged), 'file')} damaged: {', '.join(verified.damaged[:3])}"
-    harm = harm if verified.damaged else ""
-    harm += f"; {_remembered(verified)}" if verified.remembered else ""
+    such = ", ".join(verified.damaged[:3])
+    damaged = f"; {plural(len(verified.damaged), 'file')} damaged: {such}" if such else ""
+    remembered = f"; {_remembered(verified)}" if verified.remembered else ""
     forgotten = f", {plural(verified.forgotten, 'image')} forgotten" if verified.forgotten else ""
     rows, files = plural(verified.rows, "row"), plural(verified.files, "file")
     going_on = "" if verified.has_ended else "; the last run has not ended: the same command continues it"
-    return f"{rows} in {files}, {verified.ok:,} ok, {twice}{lost}{forgotten}{harm}{going_on}"
+    return f"{rows} in {files}, {verified.ok:,} ok, {twice}{lost}{forgotten}{damaged}{remembered}{going_on}"
 
 
 def _remembered(verified: Verification) -> str:
