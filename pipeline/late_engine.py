@@ -20,7 +20,7 @@ class LateEngine:
     def __init__(self, config: RunConfig, report: RunReport, started: Callable[[], None] = lambda: None) -> None:
         self.config, self.report, self.started = config, report, started
         self.running: Engine | None = None
-        self.found: Device | None = None
+        self.predicts_on: Device | None = None
 
     def start(self) -> Engine:
         """Start it, or return the running one."""
@@ -29,23 +29,23 @@ class LateEngine:
             self.started()
             if self.running.sink is not None:
                 self.report.metrics.also_to(self.running.sink)
-            say(f"{self.report.task}: {self.running.layout}")
+            say(f"{self.report.task}: {self.running.description}")
         return self.running
 
     def device(self, trial: Trial) -> Device:
         """The device of a worker; raises ConfigError where it cannot do what is asked."""
-        self.found = self.start().device(trial)
-        return self.found
+        self.predicts_on = self.start().device(trial)
+        return self.predicts_on
 
     def ready(self, spec: JobSpec) -> Engine:
         """The engine, once it is known that it can do what the output is bound to; raises ConfigError if it cannot."""
-        if self.found is None:
+        if self.predicts_on is None:
             warn_of_device(spec.bound, self.device(spec.trial))
         return self.start()
 
     def spec_for_workers(self, spec: JobSpec) -> JobSpec:
         """What workers are to know: where one can predict on an accelerator, no other falls back on its CPU."""
-        return replace(spec, device_kind=self.found.kind) if self.found else spec
+        return replace(spec, device_kind=self.predicts_on.kind) if self.predicts_on else spec
 
     def about(self) -> dict[str, object]:
         """What a report says of it."""

@@ -211,7 +211,7 @@ class _OnRay:
         from pipeline.engine.on_ray import OnRay  # here: without an address nobody needs Ray
 
         self.engine = OnRay(RunConfig(input=("-",), output="-", model="-", ray_address=address))
-        self.kind = f"Ray ({self.engine.layout})"
+        self.kind = f"Ray ({self.engine.description})"
 
     def run(self, images: Images, place: Place, rate: float) -> Passage:
         """The images through the workers once."""

@@ -39,7 +39,7 @@ class Engine(Protocol):
         """Processes that decode, over all workers."""
 
     @property
-    def layout(self) -> str:
+    def description(self) -> str:
         """The resources and their use, for the first line of a run."""
 
     @property
@@ -80,7 +80,7 @@ class InProcess:
         return cores()
 
     @property
-    def layout(self) -> str:
+    def description(self) -> str:
         """See `Engine`."""
         return f"in this process, {cores()} CPUs"
 

@@ -56,7 +56,7 @@ class OnRay:
         connect(self.ray, address, verbose=config.verbose)
         try:
             self.sink = RayMetrics(self.ray)
-            self.found = self._layout()
+            self.layout = self._layout()
             check_shared(self.ray, config.output)
         except BaseException:  # Ctrl-C too, while a GPU is waited for
             self.close()
@@ -65,17 +65,17 @@ class OnRay:
     @property
     def workers(self) -> int:
         """Predictors at most."""
-        return self.found.workers
+        return self.layout.workers
 
     @property
     def decoders(self) -> int:
         """See `Engine`; in the split layout as many as there are CPUs to read on."""
-        return self.found.children * (self.workers if self.found.kind == "fused" else self.found.readers)
+        return self.layout.children * (self.workers if self.layout.kind == "fused" else self.layout.readers)
 
     @property
-    def layout(self) -> str:
+    def description(self) -> str:
         """See `Engine`."""
-        return self.found.said
+        return self.layout.said
 
     def _layout(self) -> Layout:
         nodes = self._nodes()
@@ -115,9 +115,9 @@ class OnRay:
         """See `Engine`."""
         from pipeline.engine.loading import device_here, device_there  # here: a run with nothing to do needs no torch
 
-        if not self.joined and not self.found.on_gpus:
+        if not self.joined and not self.layout.on_gpus:
             return device_here(trial)  # workers have this machine's CPU, and a new process takes two seconds to ask it
-        share = {"num_gpus": self.config.gpus_per_worker, "num_cpus": 0} if self.found.on_gpus else {"num_cpus": 0.1}
+        share = {"num_gpus": self.config.gpus_per_worker, "num_cpus": 0} if self.layout.on_gpus else {"num_cpus": 0.1}
         places = [storage.absolute(given) for given in (*self.config.input, self.config.output)]
         remote = [place for place in places if not storage.is_local(place)]
         asked = self.ray.remote(**share)(device_there).remote(trial, remote)
@@ -153,13 +153,13 @@ class OnRay:
         one = self.ray.data.TaskPoolStrategy(size=1)
         start = self.ray.data.from_blocks([pa.table({"start": [0]})])  # a read would take a whole CPU
         rows = start.map_batches(pull, fn_args=(board,), compute=one, num_cpus=PULL_CPUS, **every)
-        gpus = {"num_gpus": self.config.gpus_per_worker} if self.found.on_gpus else {}
-        if self.found.kind == "fused":
+        gpus = {"num_gpus": self.config.gpus_per_worker} if self.layout.on_gpus else {}
+        if self.layout.kind == "fused":
             worker = {
-                "fn_constructor_args": (spec, self.found.children, board),
+                "fn_constructor_args": (spec, self.layout.children, board),
                 "compute": self._pool(GPU_CALLS if gpus else CPU_CALLS),
             }
-            return rows.map_batches(Fused, **worker, num_cpus=self.found.cpus, **gpus, **every)
+            return rows.map_batches(Fused, **worker, num_cpus=self.layout.cpus, **gpus, **every)
         read = rows.map_batches(read_step, fn_args=(spec, board), num_cpus=READ_CPUS, **every)
         predictor = {"fn_constructor_args": (spec, board), "compute": self._pool(1)}
         predicted = read.map_batches(Predicting, **predictor, num_cpus=PREDICT_CPUS, **gpus, **every)

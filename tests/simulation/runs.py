@@ -136,7 +136,7 @@ def digits() -> ModelCard:
 class SimulatedEngine(Engine):
     """Several rows are read at once, and spans written some time after they were read, in any order."""
 
-    mode, workers, decoders, layout = "simulated", 1, 0, "a simulation"
+    mode, workers, decoders, description = "simulated", 1, 0, "a simulation"
 
     def __init__(self, held: Lease, scheduler: Scheduler, random: Random) -> None:
         self.held, self.scheduler, self.random = held, scheduler, random
