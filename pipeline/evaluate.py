@@ -88,7 +88,7 @@ def _schema_of(place: Place, output: str) -> pa.Schema:
     _, entry = next(place.spans(), (None, None))
     if entry is None:
         raise ConfigError(f"{output}: no rows there; give the --output of a job")
-    return as_it_is(entry, pq.read_schema)[1]
+    return as_it_is(entry, pq.read_schema)
 
 
 def _tables(place: Place, *columns: str) -> Iterator[pa.Table]:

@@ -14,7 +14,7 @@ from pipeline.copies.survey import Gap
 from pipeline.copies.writer import Chunk, with_images
 from pipeline.errors import ConfigError
 from pipeline.images import UNREADABLE
-from pipeline.output.span_file import SpanFacts, as_it_is, facts_and_rows
+from pipeline.output.span_file import SpanFacts, facts_and_rows, with_version
 from pipeline.source.fetch import fetched
 from pipeline.source.format import shard_at
 from pipeline.source.item import Item, Position, Unfetched, Wanted
@@ -134,7 +134,7 @@ def _read_ahead(gaps: Iterable[Gap]) -> Iterator[tuple[SpanFacts, Chunk]]:
 
 def _read(gap: Gap) -> tuple[SpanFacts, Chunk]:
     try:
-        entry, (facts, table) = as_it_is(gap.entry, facts_and_rows)
+        entry, (facts, table) = with_version(gap.entry, facts_and_rows)
     except FileNotFoundError as error:
         raise ChangedError(str(error)) from error
     if entry != gap.entry:

@@ -60,7 +60,7 @@ class Reader:
         entry = storage.stat(self.spec.place.span_file(row.name)) if row.redo is not None else None
         if row.redo is None or entry is None:
             return None
-        facts, rows = as_it_is(entry, facts_and_rows)[1]
+        facts, rows = as_it_is(entry, facts_and_rows)
         if facts.version == row.version:  # another run has done what had changed
             return kept(rows, replace(row.redo, uris=()))
         return kept(rows, row.redo) if facts.version == row.redo.version else None

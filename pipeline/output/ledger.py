@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.errors import StorageError
 from pipeline.output.place import Place
-from pipeline.output.span_file import SpanFacts, facts_as_they_are, is_pyarrows
+from pipeline.output.span_file import SpanFacts, facts_alone, is_pyarrows, with_version
 from pipeline.storage import Entry
 
 SEEN_SCHEMA = pa.schema(
@@ -113,7 +113,7 @@ class Ledger:
         return Entry(self.place.span_file(name), self.sizes[name], self.files[name])
 
     def _footer(self, name: str) -> tuple[Entry, SpanFacts]:
-        entry, facts = facts_as_they_are(self.entry(name))
+        entry, facts = with_version(self.entry(name), facts_alone)
         if facts.name != name:
             raise StorageError(f"{self.place.span_file(name)} is a copy of {facts.name}: remove it and run again")
         return entry, facts

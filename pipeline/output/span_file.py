@@ -119,11 +119,16 @@ def is_pyarrows(error: OSError) -> bool:
     return type(error) is OSError and error.errno is None
 
 
-def as_it_is(entry: Entry, read: Callable[[BinaryIO], T]) -> tuple[Entry, T]:
-    """What `read` makes of a span's file, all of one version of it, and which: another run may just have replaced it.
+def as_it_is(entry: Entry, read: Callable[[BinaryIO], T]) -> T:
+    """What `read` makes of a span's file, all of one version of it; another run may just have replaced it.
 
     Raises FileNotFoundError where it is gone, and StorageError for a file that is not ours.
     """
+    return with_version(entry, read)[1]
+
+
+def with_version(entry: Entry, read: Callable[[BinaryIO], T]) -> tuple[Entry, T]:
+    """The same, and the version that has it."""
     while True:
         try:
             with storage.open_stream(entry, pinned=True) as stream:
@@ -155,21 +160,21 @@ def read_columns(entries: Iterable[Entry], names: Sequence[str]) -> Iterator[tup
 
     def read_if_there(entry: Entry) -> tuple[SpanFacts, pa.Table] | None:
         try:
-            return as_it_is(entry, read)[1]
+            return as_it_is(entry, read)
         except FileNotFoundError:  # forgotten since it was listed
             return None
 
     return (found for found in storage.in_parallel(read_if_there, entries, FILES_AHEAD) if found is not None)
 
 
-def facts_as_they_are(entry: Entry) -> tuple[Entry, SpanFacts]:
-    """The metadata of a span's file, from its footer, and which version has them; raises as `as_it_is`."""
-    return as_it_is(entry, lambda stream: _facts(pq.read_metadata(stream)))
-
-
 def read_facts(entry: Entry) -> SpanFacts:
     """The metadata of a span's file, from its footer; raises as `as_it_is`."""
-    return facts_as_they_are(entry)[1]
+    return as_it_is(entry, facts_alone)
+
+
+def facts_alone(stream: BinaryIO) -> SpanFacts:
+    """The metadata of an opened file, from its footer."""
+    return _facts(pq.read_metadata(stream))
 
 
 def facts_and_uris(stream: BinaryIO) -> tuple[SpanFacts, list[str]]:
@@ -212,7 +217,7 @@ def types_there(place: Place, names: Sequence[str]) -> dict[str, pa.DataType]:
     _, entry = next(place.spans(), (None, None))
     if entry is None or not names:
         return {}
-    schema = as_it_is(entry, lambda stream: _written(pq.read_metadata(stream)))[1]
+    schema = as_it_is(entry, lambda stream: _written(pq.read_metadata(stream)))
     return {name: schema.field(name).type for name in names if name in schema.names}
 
 
@@ -222,5 +227,5 @@ def _written(footer: pq.FileMetaData) -> pa.Schema:
 
 def read_table(entry: Entry, columns: list[str] | None = None) -> pa.Table:
     """The rows of a span's file; raises as `as_it_is`."""
-    table = as_it_is(entry, lambda stream: pq.read_table(stream, columns=columns))[1]
+    table = as_it_is(entry, lambda stream: pq.read_table(stream, columns=columns))
     return table.replace_schema_metadata(None)

@@ -10,7 +10,7 @@ from pipeline import storage
 from pipeline.errors import StorageError
 from pipeline.output.bound import Bound
 from pipeline.output.ledger import Ledger
-from pipeline.output.span_file import SpanFacts, as_it_is, counted, facts_and_uris, rewrite_span, rows_as_written
+from pipeline.output.span_file import SpanFacts, counted, facts_and_uris, rewrite_span, rows_as_written, with_version
 from pipeline.plan import files
 from pipeline.plan.names import shard_of
 from pipeline.plan.planner import Planner
@@ -39,13 +39,13 @@ def _clear(planner: Planner, entry: Entry, bound: Bound) -> tuple[Entry, SpanFac
     """
     for _ in range(TRIES):
         try:
-            entry, (facts, uris) = as_it_is(entry, facts_and_uris)
+            entry, (facts, uris) = with_version(entry, facts_and_uris)
             if not (shard_of(facts.name) or planner.loose.knows(facts)):
                 return None
             held = frozenset(planner.forgotten.of_span(facts, planner.loose.latest)).intersection(uris)
             if not held:
                 return entry, facts
-            now, rows = as_it_is(entry, rows_as_written)
+            now, rows = with_version(entry, rows_as_written)
         except FileNotFoundError:
             return None
         if now == entry:

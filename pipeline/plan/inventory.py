@@ -70,7 +70,7 @@ class Inventory:
             yield from (Forgetting(uri, facts.version if uri == facts.source else None, shard) for uri in uris)
 
     def _read(self, named: tuple[str, str]) -> tuple[SpanFacts, list[str]]:
-        return as_it_is(self.ledger.entry(named[1]), facts_and_uris)[1]
+        return as_it_is(self.ledger.entry(named[1]), facts_and_uris)
 
     def sources(self) -> Iterator[tuple[str, str]]:
         """The name and uri of every shard that has finished spans."""

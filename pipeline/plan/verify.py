@@ -83,7 +83,7 @@ def verify(place: Place) -> Verification:
 def _read(entry: Entry) -> tuple[SpanFacts, list[str], int] | Exception:
     """What a file says of itself, the uri of each of its rows, and how many are ok; or what is wrong with it."""
     try:
-        facts, table = as_it_is(entry, facts_and_rows)[1]
+        facts, table = as_it_is(entry, facts_and_rows)
         return facts, table["uri"].to_pylist(), sum(status == OK for status in table["status"].to_pylist())
     except (CredentialsLost, PatienceSpent):  # no file is at fault
         raise
