@@ -14,7 +14,7 @@ import argparse
 
 from _cli import Parser, run_simple
 
-from pipeline.compact import said_of_copy
+from pipeline.compact import state_of_copy
 from pipeline.errors import ConfigError
 from pipeline.output.bound import bound_of
 from pipeline.output.place import Place
@@ -40,11 +40,11 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(flags: argparse.Namespace) -> int:
     """Write the page; 1 if `--verify` found a fault or a run that has not ended, or for a copy that is too old."""
-    if copy := said_of_copy(flags.output):
+    if copy := state_of_copy(flags.output):
         if asked := [name for name in ("verify", "truth", "to", "tokenizer") if getattr(flags, name)]:
             raise ConfigError(f"--{asked[0]}: {flags.output} is a copy, which has no page; name the output it is of")
-        print(copy[0])
-        return 0 if copy[1] else 1
+        print(copy.said)
+        return 0 if copy.is_current else 1
     decoder = None
     if flags.tokenizer:
         from pipeline.tokenizer import check_made_by

@@ -62,8 +62,15 @@ def compact(output: str, dest: str, rows_per_file: int, *, images: bool = False)
         raise StorageError(f"interrupted: {AGAIN}") from None
 
 
-def said_of_copy(dest: str) -> tuple[str, bool] | None:
-    """A sentence about the copy in a folder, and whether it is as new as its output; None where there is no copy.
+class CopyState(NamedTuple):
+    """A sentence about a copy, and whether it is as new as its output."""
+
+    said: str
+    is_current: bool
+
+
+def state_of_copy(dest: str) -> CopyState | None:
+    """How the copy in a folder stands to its output; None where there is no copy.
 
     Raises ConfigError where its output is none any more.
     """
@@ -77,7 +84,7 @@ def said_of_copy(dest: str) -> tuple[str, bool] | None:
     found = survey(spans, copy.parts())
     news = _news(found, spans)
     advice = f"older: {news}; the same jobs/compact.py brings it up to date" if news else "as new as that"
-    return f"{dest} is a copy of {copy.output}, {advice}", not news
+    return CopyState(f"{dest} is a copy of {copy.output}, {advice}", not news)
 
 
 def _news(found: Survey, spans: Mapping[str, Entry]) -> str:

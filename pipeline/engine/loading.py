@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -26,7 +25,6 @@ from pipeline.engine.device import (
 from pipeline.engine.predictor import Predictor
 from pipeline.errors import ConfigError, DeviceFailed, PipelineError, StorageError
 from pipeline.spec import Device, JobSpec, Trial
-from pipeline.task import AnyTask
 
 
 def device_here(trial: Trial) -> Device:
@@ -45,8 +43,7 @@ def device_here(trial: Trial) -> Device:
     card = model_files.read(trial.model)
     batch_size = trial.batch_size or auto_batch_size(trial.task.pixel_specs(card)[0].size, kind, dtype)
     if batch_size > 1 and (trial.compile or (kind != "cpu" and not trial.batch_size)):
-        how = {"dtype": dtype, "batch_size": batch_size, "compiled": trial.compile, "device": trial.device}
-        predictor = _predictor(trial.task, card, **how)
+        predictor = _predictor(trial, card, dtype, batch_size)
         fits = fitting(predictor)
         batch_size = trial.batch_size or fits
         del predictor
@@ -101,14 +98,14 @@ def load_predictor(spec: JobSpec) -> Predictor:
     wake(kind)
     keep_to_share(kind, spec.gpus_per_worker)
     dtype = resolve_dtype(bound.dtype, kind)  # refused where it would be emulated
-    return _predictor(
-        spec.task, card, dtype=dtype, batch_size=bound.batch_size, compiled=bound.compile, device=spec.device
-    )
+    return _predictor(spec.trial, card, dtype, bound.batch_size)
 
 
-def _predictor(task: AnyTask, card: ModelCard, **how: Any) -> Predictor:
-    """A `Predictor`; weights that are damaged on this node are said to be."""
+def _predictor(trial: Trial, card: ModelCard, dtype: str, batch_size: int) -> Predictor:
+    """The `Predictor` that is tried; weights that are damaged on this node are said to be."""
     try:
-        return Predictor(task, card, **how)
+        return Predictor(
+            trial.task, card, dtype=dtype, batch_size=batch_size, compiled=trial.compile, device=trial.device
+        )
     except CheckpointError as error:
         raise PipelineError(f"the model {card.name} cannot be loaded on {socket.gethostname()}: {error}") from error

@@ -6,6 +6,7 @@ import itertools
 import queue
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,6 +26,13 @@ Pixels = list[list[np.ndarray]]  # per view an (H, W, 3) uint8 array for every i
 AnswersOrError = queue.SimpleQueue[Answers | Exception]
 
 
+class SpanPixels(NamedTuple):
+    """A decoded span on its way to the model."""
+
+    span: DecodedSpan
+    pixels: Pixels
+
+
 class SpanDecoder:
     """Reads rows and decodes their images, a span at a time."""
 
@@ -33,17 +41,17 @@ class SpanDecoder:
         self._answers: AnswersOrError = queue.SimpleQueue()  # of the span that is being decoded
         self.pool = DecodePool(spec.decode, 1, None, lambda error: self._answers.put(error))
 
-    def spans(self, row: Row) -> Iterator[SpanFacts | tuple[DecodedSpan, Pixels]]:
+    def spans(self, row: Row) -> Iterator[SpanFacts | SpanPixels]:
         """The spans of a row: the facts of one that was finished already, or the decoded span with its pixels."""
         for span in self.reader.spans(row):
             yield span if isinstance(span, SpanFacts) else self._decoded(span)
 
-    def sample(self, sources: Iterable[Source], count: int) -> tuple[DecodedSpan, Pixels]:
+    def sample(self, sources: Iterable[Source], count: int) -> SpanPixels:
         """The first `count` images of these sources as one span, of which nothing is looked up or written."""
         items = itertools.chain.from_iterable(source.items(self.spec.wanted) for source in sources)
         return self._decoded(OpenSpan(SpanFacts("sample", "", "", 0, 0, 0), itertools.islice(items, count), None))
 
-    def _decoded(self, source: OpenSpan) -> tuple[DecodedSpan, Pixels]:
+    def _decoded(self, source: OpenSpan) -> SpanPixels:
         # A queue for each span: one that could not be read to its end leaves answers that nobody takes.
         answers: AnswersOrError = queue.SimpleQueue()
         self._answers = answers
@@ -71,7 +79,7 @@ class SpanDecoder:
         seconds["decode"] = sum(answer.seconds for answer in in_order)
         images = list(zip(items, in_order, strict=True))
         span = DecodedSpan.of(self.spec, source.close(), images, source.before, seconds)
-        return span, _pixels(self.spec, in_order)
+        return SpanPixels(span, _pixels(self.spec, in_order))
 
     def close(self) -> None:
         """End the children."""

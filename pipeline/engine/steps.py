@@ -17,7 +17,7 @@ import pyarrow as pa
 from pipeline import storage
 from pipeline.engine.board import BEGINNINGS, wait_as_the_run
 from pipeline.engine.cluster import import_ray
-from pipeline.engine.span_decoder import SpanDecoder
+from pipeline.engine.span_decoder import SpanDecoder, SpanPixels
 from pipeline.engine.wire import (
     answered_to_table,
     decoded_to_table,
@@ -168,7 +168,7 @@ class Predicting:
     def __call__(self, block: pa.Table) -> pa.Table:
         """Answer a decoded span; others pass."""
         number, span = span_from_table(block)
-        if not isinstance(span, tuple):
+        if not isinstance(span, SpanPixels):
             return block
         try:
             return answered_to_table(number, self.predictor.get().answer(*span))
@@ -185,8 +185,8 @@ def write_step(block: pa.Table, spec: JobSpec, board: Any) -> pa.Table:
         return reports_to_table([(number, None)])
     if isinstance(span, SpanFacts):
         return reports_to_table([(number, Receipt.of_finished(span))])
-    if isinstance(span, tuple):
-        raise ValueError(f"the span {span[0].facts.name} came to be written without answers")
+    if isinstance(span, SpanPixels):
+        raise ValueError(f"the span {span.span.facts.name} came to be written without answers")
     began = time.perf_counter()
     facts = span.write(spec)
     return reports_to_table([(number, span.receipt(facts, time.perf_counter() - began))])

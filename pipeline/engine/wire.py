@@ -9,7 +9,7 @@ from dataclasses import asdict
 import numpy as np
 import pyarrow as pa
 
-from pipeline.engine.span_decoder import Pixels
+from pipeline.engine.span_decoder import Pixels, SpanPixels
 from pipeline.engine.spans import AnsweredSpan, DecodedSpan
 from pipeline.output.receipts import DeviceUsed, Receipt
 from pipeline.output.span_file import SpanFacts
@@ -84,7 +84,7 @@ def answered_to_table(number: int, span: AnsweredSpan) -> pa.Table:
     return _span_table(number, json.dumps(head), _pack(span.rows), None, None)
 
 
-def span_from_table(table: pa.Table) -> tuple[int, SpanFacts | tuple[DecodedSpan, Pixels] | AnsweredSpan | None]:
+def span_from_table(table: pa.Table) -> tuple[int, SpanFacts | SpanPixels | AnsweredSpan | None]:
     """The row's number and what the block holds; pixels are views into the block, not copies."""
     number, head = table["number"][0].as_py(), json.loads(table["head"][0].as_py())
     if head["span"] == "end":
@@ -100,7 +100,7 @@ def span_from_table(table: pa.Table) -> tuple[int, SpanFacts | tuple[DecodedSpan
         return number, AnsweredSpan(facts, rows, head["done"], head["seconds"], device, head["first_labels"])
     todo, kept = np.array(head["todo"], bool), np.array(head["kept"], bool)
     span = DecodedSpan(facts, rows, todo, kept, _unpack(table, "before"), head["seconds"])
-    return number, (span, _images(_buffer(table, "pixels"), head["shapes"]))
+    return number, SpanPixels(span, _images(_buffer(table, "pixels"), head["shapes"]))
 
 
 def _images(raw: pa.Buffer | None, shapes: list[list[tuple[int, int, int]]]) -> Pixels:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.compact import Compacted, compact, said_of_copy
+from pipeline.compact import Compacted, compact, state_of_copy
 from pipeline.copies import survey, writer
 from pipeline.errors import ConfigError
 from pipeline.forget import Forget, forget
@@ -91,14 +91,14 @@ def test_what_is_new_goes_into_new_files(source: Path, output: Path, tmp_path: P
     before = seen(dest)
     add(source, "aa", 5)  # its name sorts between the others
     run_on(source, output)
-    assert said_of_copy(str(dest)) == (
+    assert state_of_copy(str(dest)) == (
         f"{dest} is a copy of {output}, older: files were written since; the same jobs/compact.py brings it up to date",
         False,
     )
     assert pack(output, dest) == (31, 4, 1, 0)
     assert {name: when for name, when in seen(dest).items() if name in before} == before
     assert copied(dest).equals(rows(output))
-    assert said_of_copy(str(dest)) == (f"{dest} is a copy of {output}, as new as that", True)
+    assert state_of_copy(str(dest)) == (f"{dest} is a copy of {output}, as new as that", True)
 
 
 def test_what_has_changed_is_replaced_in_its_file_alone(source: Path, output: Path, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_rows_that_are_forgotten_vanish(source: Path, output: Path, tmp_path: Pa
     gone = [f"{source}/a.tar#{number:04d}.png" for number in (0, 4, 5, 6, 7)]
     named.write_text("\n".join(gone))
     assert forget(Forget(str(output), str(named))) == 0
-    said, is_new = said_of_copy(str(dest)) or ("", True)
+    said, is_new = state_of_copy(str(dest)) or ("", True)
     assert (is_new, "5 images were forgotten since" in said) == (False, True)
     pack(output, dest, 4)
     assert copied(dest).equals(rows(output))

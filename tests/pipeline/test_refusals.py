@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.bench.bench import Wish as BenchWish
 from pipeline.bench.bench import bench
-from pipeline.compact import compact, said_of_copy
+from pipeline.compact import compact, state_of_copy
 from pipeline.compare import compare
 from pipeline.errors import ConfigError
 from pipeline.evaluate import evaluate
@@ -254,7 +254,7 @@ def test_wrong_keys(weed: Weed, output: Path, monkeypatch: pytest.MonkeyPatch) -
 
 # What begins with a look at an output; a copy of it, or a model, may lie in another bucket.
 LOOKS: dict[str, Callable[[str, str], object]] = {
-    "report": lambda output, _: said_of_copy(output),
+    "report": lambda output, _: state_of_copy(output),
     "evaluate": lambda output, _: evaluate(output, "cls"),
     "evaluate --against": lambda output, here: compare(here, output),
     "forget": lambda output, _: forget(Forget(output, None)),
@@ -262,7 +262,7 @@ LOOKS: dict[str, Callable[[str, str], object]] = {
     "forget --uris": lambda output, here: forget(Forget(here, f"{output}/uris.txt")),
     "compact": lambda output, here: compact(here, output, 100),
     "bench": lambda output, here: bench(BenchWish(f"{output}/"), Path(), Path(here)),
-    "report --to": lambda output, here: Target.of(f"{output}/report.html", "--to") and said_of_copy(here),
+    "report --to": lambda output, here: Target.of(f"{output}/report.html", "--to") and state_of_copy(here),
     "report --tokenizer": lambda output, _: decoder(f"{output}/"),
 }
 
