@@ -57,6 +57,7 @@ class RunReport:
         self.curve: list[tuple[float, int]] = [(0.0, 0)]
         self.first: Receipt | None = None  # and when it and the last one came
         self.first_came = self.last_came = 0.0
+        self.is_saved = False  # with its audit
 
     def add(self, receipt: Receipt) -> None:
         """Count a span once, however often a retried Ray task reports it."""

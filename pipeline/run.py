@@ -55,25 +55,49 @@ def run(config: RunConfig, task: AnyTask) -> int:
         report = RunReport(run_id(), task.name, config.tags, request.model)
         engine = LateEngine(config, report, _take_signals)
         try:
-            return _run(request, engine, report)
+            with _ended_by_storage(request.place):
+                return _run(request, engine, report)
         except KeyboardInterrupt:
             say("interrupted: nothing finished is lost, the same command continues")
             with suppress(KeyboardInterrupt):  # who interrupts again does not wait for this
-                _leave(request.place, report, engine)
+                _leave(request.place, report, engine, interrupted=True)
                 engine.close()
                 storage.sweep(request.place.root, wait_s=ENDING_S)
             return 1
-        except (OSError, ObjectUnreadable) as error:
-            safe = f"finished spans of {request.place.root} are safe, the same command continues"
-            raise StorageError(f"{storage.cause_and_file(error)}; {safe}") from error
+        except Exception as error:
+            if getattr(error, "exit_code", 1) == 1:  # what cannot work (2) leaves nothing
+                _leave(request.place, report, engine, error=_sentence(error))
+            raise
         finally:
             engine.close()
 
 
-def _leave(place: Place, report: RunReport, engine: LateEngine) -> None:
-    """The report of an interrupted run; a storage that does not take it within a moment is not waited for."""
+@contextmanager
+def _ended_by_storage(place: Place) -> Iterator[None]:
+    """Errors of the storage that nobody has put into words."""
+    try:
+        yield
+    except (OSError, ObjectUnreadable) as error:
+        safe = f"finished spans of {place.root} are safe, the same command continues"
+        raise StorageError(f"{storage.cause_and_file(error)}; {safe}") from error
+
+
+def _sentence(error: Exception) -> str:
+    """What a report says of the error that ended a run; Ray's have the whole traceback of a worker in their text."""
+    if isinstance(error, PipelineError):
+        return " ".join(str(error).split())
+    return f"{type(error).__name__}: {' '.join(str(error).splitlines()[-1:])}"
+
+
+def _leave(place: Place, report: RunReport, engine: LateEngine, **how: object) -> None:
+    """The report of a run that did not come to its end, unless it has saved one.
+
+    A storage that does not take it within a moment is not waited for.
+    """
+    if report.is_saved:
+        return
     report.finish()
-    body = report.as_dict(None, **engine.about(), exit=1, interrupted=True)
+    body = report.as_dict(None, **engine.about(), exit=1, **how)
 
     def put() -> None:
         with suppress(PipelineError, OSError):
@@ -210,6 +234,7 @@ def _save(
         _put_report(place, report, body)
         if success:
             storage.put(place.success_file, json.dumps({"run": report.run}).encode())
+    report.is_saved = True
     if read_bound(place) is None:
         raise StorageError(f"{place.bound_file} is gone: somebody deleted the output while it was written")
 

@@ -68,7 +68,8 @@ def state_of(account: Account, verified: Verification | None) -> tuple[Kind, str
         return "warn", "No image was found: look at --input and --image-column."
     if missing := int(found.get("missing", 0)):
         return "bad", f"Not complete: {plural(missing, 'image')} missing; the same command continues it."
-    return "warn", "Unfinished: the same command continues it."
+    why = f" The last run ended with this error: {error}" if (error := account.last.get("error")) else ""
+    return "warn", f"Unfinished: the same command continues it.{why}"
 
 
 def harm(verified: Verification) -> str:

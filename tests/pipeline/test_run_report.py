@@ -1,19 +1,27 @@
 """`runs/<run>.json`: a real run leaves what docs/run-report.md promises, and the query there finds what is new."""
 
+import html
 import json
 import re
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import duckdb
 import pytest
 
 from pipeline.address import SUBMITTED
+from pipeline.errors import ConfigError, StorageError
+from pipeline.output.place import Place
+from pipeline.page import page
+from pipeline.plan.verify import verify
 from pipeline.report import SCHEMA, RunReport
-from tests.flow import make_tar, png, run_here
+from pipeline.task import Batch, Columns
+from tests.flow import TASKS, Brightness, make_tar, png, run_here
 from tests.helpers import ROOT, clean_env, run_job
 from tests.outputs import newest_report
 
@@ -45,14 +53,14 @@ def test_every_key_is_documented_and_every_documented_key_is_there(output: Path)
     (output / "uris").write_text(f"{output.parent}/in/a.tar#a.png\n")
     run_job("forget.py", output, "--uris", output / "uris", code=0)
     forgetting = json.loads(newest_report(output).read_text())
-    interrupted = RunReport("run", "label").as_dict(None, exit=1, interrupted=True)
+    ended = RunReport("run", "label").as_dict(None, exit=1, interrupted=True, error="the disk is full")
     rows = re.findall(r"^\| (`.*?) \|", PAGE, re.MULTILINE)
     documented = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
-    assert documented == keys(report) | {"interrupted", "forgotten"}
+    assert documented == keys(report) | {"interrupted", "error", "forgotten"}
     assert keys(forgetting) == keys(report) - {"examples[].uri", "examples[].status", "examples[].error"} | {
         *("forgotten", "examples")
     }
-    assert keys(interrupted) - documented == {"examples"}  # there are none
+    assert keys(ended) - documented == {"examples"}  # there are none
     bound = json.loads((output / "_run.json").read_text())["model"]
     for one in (report, forgetting):
         assert (one["model"], one["model_fingerprint"], one["model_revision"]) == ("model", bound["fingerprint"], None)
@@ -71,6 +79,40 @@ def test_a_run_says_where_it_ran_and_who_started_it(monkeypatch: pytest.MonkeyPa
     assert re.fullmatch(r"\d+\.\d+.*", str(report["version"]))
     monkeypatch.setenv(SUBMITTED, "no JSON")
     assert RunReport("run", "label").as_dict(None)["ray_submission_id"] is None
+
+
+@dataclass(frozen=True)
+class LosingDisk(Brightness):
+    """Before the first span is written there is a file in place of the folder for data of FOLDER/out."""
+
+    name: ClassVar[str] = "losing"
+    folder: str = ""
+
+    def predict(self, model: Any, batch: Batch) -> Columns:
+        once, data = Path(self.folder, "once"), Path(self.folder, "out/data")
+        if not once.exists():
+            once.touch()
+            data.write_bytes(b"")
+        return super().predict(model, batch)
+
+
+def test_a_run_that_ends_with_an_error_leaves_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TASKS, "losing", LosingDisk)
+    output, flags = tmp_path / "out", {"task": "losing", "folder": str(tmp_path), "span_size": 4}
+    make_tar(tmp_path / "in/a.tar", [(f"{n}.png", png(n)) for n in range(12)])
+    with pytest.raises(StorageError, match=f"{output}") as caught:
+        run_here(tmp_path / "in", output, **flags)
+    report = json.loads(newest_report(output).read_text())
+    assert (report["exit"], report["error"], "audit" in report) == (1, str(caught.value), False)
+    (output / "data").unlink()
+    assert not verify(Place(str(output))).has_ended
+    page.write(str(output))
+    text = html.unescape((output / "report.html").read_text())
+    assert f"Unfinished: the same command continues it. The last run ended with this error: {caught.value}" in text
+    assert run_here(tmp_path / "in", output, **flags) == 0
+    with pytest.raises(ConfigError):
+        run_here(tmp_path / "in", output, **(flags | {"span_size": 5}))
+    assert len(list(output.glob("runs/*.json"))) == 2
 
 
 def test_an_interrupted_run_leaves_standard_output_to_its_caller(tmp_path: Path) -> None:
