@@ -22,10 +22,10 @@ from pipeline.engine.engine import InProcess
 from pipeline.log import answer
 from pipeline.output.bound import SpanSize
 from pipeline.output.ledger import Ledger, Seen
-from pipeline.plan.planner import Planner, PlanSettings, count_images
-from pipeline.plan.span_size import images_in, loose_spans, span_size_at
+from pipeline.plan.estimate import estimate
+from pipeline.plan.planner import Planner, PlanSettings
+from pipeline.plan.span_size import loose_spans, span_size_at
 from pipeline.request import Request, propose
-from pipeline.source.item import Wanted
 from pipeline.source.kinds import LooseImage, Shard, Source
 from pipeline.source.passed import PassedBy, told
 from pipeline.spec import JobSpec
@@ -36,20 +36,19 @@ if TYPE_CHECKING:
 
 SAMPLE = 64  # images tried
 COUNT_S = 20.0  # time spent on counting the source
-COUNTED = 1000  # images of a shard that are counted; of larger ones the first stand for all
-COUNTED_SHARDS = 8  # until one has images
 
 
 @dataclass(frozen=True)
 class Count:
     """Images of the source: loose ones, and those of each shard; `note` says how exact that is. `passed` are none.
 
-    `left` of them are not finished.
+    `opened` of the shards tell of the others. `left` images are not finished.
     """
 
     loose: int
     shards: Sequence[int]
     note: str
+    opened: int
     passed: PassedBy
     left: int
 
@@ -133,7 +132,7 @@ def _workers_of_ray(config: RunConfig, kind: str) -> int:
 
 
 def _count(request: Request, spec: JobSpec, begun: Begun) -> Count:
-    """Images of the source: loose ones counted, those in shards estimated from bytes per image in the first shard."""
+    """Images of the source: loose ones counted, those in shards estimated from a few shards."""
     deadline = time.monotonic() + COUNT_S
     listing = request.sources.listing()
     stream = iter(listing)
@@ -142,28 +141,16 @@ def _count(request: Request, spec: JobSpec, begun: Begun) -> Count:
         seen.append(source)
     shards = [source for source in seen if isinstance(source, Shard)]
     loose = len(seen) - len(shards)
-    packed = _images_in(shards, spec.wanted)
+    packed, opened = estimate(shards, spec.wanted)
     note = "about " if shards else ""
     if next(stream, None) is not None:
         note = "at least "
     left, limit = begun.left(seen, packed, request.config), request.config.limit
     if limit is None or limit > loose + sum(packed):
-        return Count(loose, packed, note, listing.passed, left)
+        return Count(loose, packed, note, opened, listing.passed, left)
     before = itertools.accumulate(packed, initial=0)
     within = [min(images, max(0, limit - start)) for images, start in zip(packed, before, strict=False)]
-    return Count(max(0, limit - sum(packed)), within, "", listing.passed, left)
-
-
-def _images_in(shards: list[Shard], wanted: Wanted) -> list[int]:
-    """About how many images each shard holds, for its bytes: as the first that has any."""
-    counted = ((shard, count_images(shard, wanted, COUNTED)) for shard in shards[:COUNTED_SHARDS])
-    first, images = next(((shard, images) for shard, images in counted if images), (None, 0))
-    if first is None:
-        return [0] * len(shards)
-    if images == COUNTED:
-        images = images_in([first], wanted)
-    each = first.entry.size / images
-    return [round(shard.entry.size / each) for shard in shards]
+    return Count(max(0, limit - sum(packed)), within, "", 0, listing.passed, left)
 
 
 def _tell(
@@ -177,7 +164,8 @@ def _tell(
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     hours, rest = divmod(int(count.left * each_s / workers), 3600)
     answer(f"dry run: {len(done.rows)} images tried on this machine's {device} ({failed} failed); nothing was written")
-    answer(f"  source   {note}{images:,} images")
+    basis = f", by what {count.opened:,} of {len(count.shards):,} shards hold" if count.opened else ""
+    answer(f"  source   {note}{images:,} images{basis}")
     for line in told(count.passed.photos, count.passed.others):
         answer(f"  {line}")
     needed = f"{hours}:{rest // 60:02d}:{rest % 60:02d}"

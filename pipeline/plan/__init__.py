@@ -1,6 +1,7 @@
 """What is to be done, as it becomes known: written to `plan/` once, never changed.
 
 `names.py`    names of spans, from URIs alone · `span_size.py` how many images a span has
+`estimate.py` about how many images shards hold
 `rows.py`     rows of the dataset: a span, or a shard nobody has read to its end
 `files.py`    what the plan is made of: `part_file.py` loose images, `entry_file.py` shards, `forgotten.py`
 `digests.py`  a set of millions of texts

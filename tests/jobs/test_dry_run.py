@@ -80,6 +80,39 @@ def test_it_refuses_what_a_run_would_refuse(output: Path, tmp_path: Path) -> Non
         run_here(tmp_path, output, dry_run=True)
 
 
+def source_line(capsys: pytest.CaptureFixture[str]) -> tuple[int, int, int]:
+    """Images of the source, of how many shards these were counted in, of how many."""
+    found = re.search(r"about ([\d,]+) images, by what ([\d,]+) of ([\d,]+) shards hold", capsys.readouterr().out)
+    assert found is not None
+    images, opened, shards = (int(number.replace(",", "")) for number in found.groups())
+    return images, opened, shards
+
+
+@pytest.mark.parametrize("photos_first", [True, False])
+def test_shards_of_each_folder_stand_for_those_there_alone(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], photos_first: bool
+) -> None:
+    files = sorted(photos.iterdir())
+    for number in range(4):
+        chosen = files[8 * number : 8 * number + 8]
+        make_tar(tmp_path / f"photos/{number}.tar", [(file.name, file.read_bytes()) for file in chosen])
+    make_tar(tmp_path / "tiny/empty.tar", [("read.me", b"")])
+    make_tar(tmp_path / "tiny/many.tar", [(f"{number}.png", png(number % 256)) for number in range(1500)])
+    folders = [tmp_path / "photos", DIGITS / "shards", tmp_path / "tiny"]
+    source = folders if photos_first else folders[::-1]
+    assert run_here(source, tmp_path / "out", "brightness", dry_run=True) == 0
+    images, opened, shards = source_line(capsys)
+    assert images == pytest.approx(32 + 360 + 1500, rel=0.05)
+    assert (opened, shards) == (4, 6 + len(list((DIGITS / "shards").glob("*.tar"))))
+
+
+def test_few_shards_are_opened_of_many_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(30):
+        make_tar(tmp_path / f"in/{number}/s.tar", [(f"{n}.png", png(n)) for n in range(20)])
+    assert run_here(tmp_path / "in", tmp_path / "out", "brightness", dry_run=True) == 0
+    assert source_line(capsys) == (600, 8, 30)
+
+
 def test_no_file_has_images_of_two_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(5):
         make_tar(tmp_path / f"in/{number}.tar", [(f"{n}.png", png(n)) for n in range(3)])
