@@ -26,7 +26,7 @@ from pipeline import storage
 from pipeline.command import called_by_command, program, version
 from pipeline.config import RunConfig
 from pipeline.errors import DEVICE_FAILURES, ConfigError, DeviceFailed, PipelineError
-from pipeline.log import is_json, log_as_json, say
+from pipeline.log import deliver, is_json, log_as_json, say
 from pipeline.task import AnyTask
 
 FAILED = "BEIT_DEVICE_FAILURES"  # in the environment of a process that another one has become
@@ -114,9 +114,10 @@ def run_simple(main: Callable[[argparse.Namespace], int], parser: argparse.Argum
     except KeyboardInterrupt:
         say(f"{parser.prog}: interrupted", "error")
         code = 1
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(BrokenPipeError):
-            stream.flush()
+    if not deliver():
+        code = code or PipelineError.exit_code
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
     # Everything is written by now. A native thread could still abort the interpreter as it exits, and a thread that
     # waits for the storage could delay it.
     os._exit(code)

@@ -17,7 +17,7 @@ from _cli import Parser, run_simple
 
 from pipeline.bench.bench import STEPS, Report, Wish, bench
 from pipeline.bench.feed import Feed, feed
-from pipeline.log import warn
+from pipeline.log import answer, warn
 from pipeline.target import Target
 
 
@@ -25,7 +25,7 @@ def main(flags: argparse.Namespace) -> int:
     """Print a table, a line per step."""
     to = flags.json and Target.of(flags.json, "--json")
     found = _all(flags) if flags.feed is None else _feed(flags)
-    print(found)
+    answer(str(found))
     if to:
         to.put(json.dumps(found.to_json(), indent=1))
     return 0

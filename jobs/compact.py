@@ -14,6 +14,7 @@ import argparse
 from _cli import Parser, run_simple
 
 from pipeline.compact import compact
+from pipeline.log import answer
 
 
 def arguments() -> Parser:
@@ -33,9 +34,9 @@ def arguments() -> Parser:
 def main(flags: argparse.Namespace) -> int:
     """Print what the copy holds."""
     done = compact(flags.output, flags.dest, flags.rows_per_file, images=flags.images)
-    print(f"{done.rows:,} rows in {done.files:,} files, {done.written:,} of them written now: {flags.dest}")
+    answer(f"{done.rows:,} rows in {done.files:,} files, {done.written:,} of them written now: {flags.dest}")
     if done.lost:
-        print(f"pictures that could not be read any more, and are null: {done.lost:,}")
+        answer(f"pictures that could not be read any more, and are null: {done.lost:,}")
     return 0
 
 

@@ -18,6 +18,7 @@ from _cli import Parser, run_simple
 import beit_core
 from pipeline import model_files, storage
 from pipeline.errors import ConfigError
+from pipeline.log import answer
 
 
 def main(flags: argparse.Namespace) -> int:
@@ -35,8 +36,8 @@ def main(flags: argparse.Namespace) -> int:
         source = model_files.fetch(flags.source, "SOURCE")
     card = beit_core.convert(source, dest, choices, say=print)
     pixels = card.pixels.size or f"shorter side {card.pixels.resize}"
-    print(f"{flags.dest}: {card.name}, a {card.head} with {card.semantics} semantics")
-    print(f"pixels {pixels}, {len(card.labels)} labels, fingerprint {card.fingerprint}")
+    answer(f"{flags.dest}: {card.name}, a {card.head} with {card.semantics} semantics")
+    answer(f"pixels {pixels}, {len(card.labels)} labels, fingerprint {card.fingerprint}")
     return 0
 
 

@@ -17,6 +17,7 @@ from _cli import Parser, run_simple
 from pipeline.compare import compare
 from pipeline.errors import ConfigError
 from pipeline.evaluate import evaluate
+from pipeline.log import answer
 from pipeline.target import Target
 
 
@@ -27,18 +28,18 @@ def main(flags: argparse.Namespace) -> int:
             raise ConfigError(
                 f"--to {flags.to} shows what differs between two outputs: give --against OLD, or leave it out"
             )
-        print(evaluate(flags.output, flags.truth or "cls", flags.ignore))
+        answer(str(evaluate(flags.output, flags.truth or "cls", flags.ignore)))
         return 0
     if flags.truth is not None or flags.ignore is not None:
         asked = "--ignore" if flags.truth is None else "--truth"
         raise ConfigError(f"{asked} is for kept truth, --against {flags.against} for another output: give one of them")
     to = flags.to and Target.of(flags.to, "--to")
     found = compare(flags.output, flags.against)
-    print("\n".join(found.lines()))
+    answer("\n".join(found.lines()))
     if to:
         from pipeline.page import flips
 
-        print(f"pictures: {flips.write(found, flags.output, flags.against, to)}")
+        answer(f"pictures: {flips.write(found, flags.output, flags.against, to)}")
     return 0
 
 

@@ -16,6 +16,7 @@ from _cli import Parser, run_simple
 
 from pipeline.compact import state_of_copy
 from pipeline.errors import ConfigError
+from pipeline.log import answer
 from pipeline.output.bound import bound_of
 from pipeline.output.place import Place
 from pipeline.page import page
@@ -43,7 +44,7 @@ def main(flags: argparse.Namespace) -> int:
     if copy := state_of_copy(flags.output):
         if asked := [name for name in ("verify", "truth", "to", "tokenizer") if getattr(flags, name)]:
             raise ConfigError(f"--{asked[0]}: {flags.output} is a copy, which has no page; name the output it is of")
-        print(copy.said)
+        answer(copy.said)
         return 0 if copy.is_current else 1
     decoder = None
     if flags.tokenizer:
@@ -58,8 +59,8 @@ def main(flags: argparse.Namespace) -> int:
 
         page.target_of(Place.of(flags.output), flags.to)  # before every row is read
         verified = verify(Place.of(flags.output))
-        print(verified_line(verified))
-    print(f"The report is {page.write(flags.output, flags.to, verified, decoder, flags.truth)}")
+        answer(verified_line(verified))
+    answer(f"The report is {page.write(flags.output, flags.to, verified, decoder, flags.truth)}")
     return 0 if verified is None or (verified.green and verified.has_ended) else 1
 
 

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +26,7 @@ class _Form:
     """How this process's lines are written."""
 
     json: bool = False
+    lost: bool = False  # some of what was written to standard output
 
 
 _form = _Form()
@@ -62,9 +63,33 @@ def warn(text: str) -> None:
 
 
 def answer(text: str) -> None:
-    """One line of the result, on standard output; that nobody reads it any more, as `head`, is no failure."""
-    with suppress(BrokenPipeError):
+    """One line of the result, on standard output."""
+    with _heard():
         sys.stdout.write(text + "\n")
+
+
+def deliver() -> bool:
+    """Whether standard output has taken all of the result by now."""
+    with _heard():
+        sys.stdout.flush()
+    return not _form.lost
+
+
+@contextmanager
+def _heard() -> Iterator[None]:
+    """Where standard output is written: a disk that is full is said once, and is not taken for the output's.
+
+    That nobody reads the result any more, as `head`, is no failure.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        return
+    except OSError as error:
+        if not _form.lost:
+            _form.lost = True
+            why = f"standard output cannot be written ({error.strerror or error})"
+            say(f"{why}: what was to be said there is lost, the work is not", "error")
 
 
 @contextmanager
@@ -74,15 +99,14 @@ def hushable() -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(BrokenPipeError):
-            sys.stdout.flush()
+        deliver()
         os.dup2(kept, 1)
         os.close(kept)
 
 
 def hush() -> None:
     """Nothing more on standard output: an interrupted run has no result, and Ray tells there of every actor it ends."""
-    sys.stdout.flush()
+    deliver()
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)

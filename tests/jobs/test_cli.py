@@ -270,3 +270,27 @@ def test_help_is_grouped_and_tells_every_default(job: str) -> None:
 def test_every_job_tells_its_version(job: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert run_job(job, "--version", code=0).stdout == f"{project['name']} {project['version']}\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_standard_output_that_is_full_is_said_and_the_work_is_done(tmp_path: Path, unbuffered: str) -> None:
+    def on_full_disk(*words: object) -> str:
+        """What is said on standard error."""
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, *map(str, words)], cwd=ROOT, env=clean_env({"PYTHONUNBUFFERED": unbuffered}),
+                stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+            )  # fmt: skip
+        assert done.returncode == 1, done.stderr
+        return re.sub(r"^\S+Z ", "", done.stderr.splitlines()[-1])
+
+    why = "standard output cannot be written (No space left on device)"
+    lost = f"{why}: what was to be said there is lost, the work is not"
+    make_tar(tmp_path / "a.tar", [("0.png", png(0))])
+    flags = ("--local", "--input", tmp_path / "a.tar", "--output", tmp_path / "out", "--model", MODEL)
+    assert on_full_disk("jobs/label.py", *flags) == lost
+    assert rows(tmp_path / "out")["status"].to_pylist() == ["ok"]
+    assert json.loads(newest_report(tmp_path / "out").read_text())["exit"] == 0
+    assert (tmp_path / "out/_SUCCESS").exists()
+    assert on_full_disk("jobs/report.py", tmp_path / "out") == lost
+    assert (tmp_path / "out/report.html").exists()
