@@ -16,11 +16,12 @@ from pipeline import hub, model_files, storage
 from pipeline.address import is_submitted
 from pipeline.config import RunConfig
 from pipeline.continued import warn_of_endings, warn_of_versions
+from pipeline.copies.parts import owner_above
 from pipeline.decode.decode import DecodeSettings
 from pipeline.errors import ConfigError, CredentialsLost, ObjectUnreadable
 from pipeline.log import phase, warn
 from pipeline.look import LOOK, look, wanted_of
-from pipeline.output.bound import SCHEMA, Bound, BoundModel, SpanSize, bind, is_ours, output_above, read_bound
+from pipeline.output.bound import SCHEMA, Bound, BoundModel, SpanSize, bind, is_ours, read_bound
 from pipeline.output.columns import schema_of
 from pipeline.output.place import Place
 from pipeline.plan.span_size import LEAST, LEAST_ON_ACCELERATORS, auto_span_size, images_in
@@ -135,8 +136,8 @@ def _check_output(config: RunConfig, place: Place) -> None:
         return
     if read_bound(place) is not None:
         return
-    if above := output_above(place):
-        raise ConfigError(f"--output {place.root} lies in another output, {above.root}: choose a place of its own")
+    if above := owner_above(place):
+        raise ConfigError(f"--output {place.root} lies in {above}: choose a place of its own")
     if storage.is_local(place.root) and storage.stat(place.root) is not None:
         raise ConfigError(f"--output {place.root} is a file: give a folder")
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -87,15 +88,15 @@ class Copy:
     def begin(self) -> None:
         """Mark the folder as this copy's. Raises ConfigError if it is another's, or holds Parquet files of others.
 
-        Also for a new one in another output, whose runs would find files that are not theirs.
+        Also for a new one in another output or copy, which would find files that are not its own.
         """
         entry = next(self._entries(), None)  # before the mark, which another compaction may be making now
         there = Copy.at(self.root)
         if there is None:
             if entry is not None:
                 raise ConfigError(f"{self.root} is not empty ({entry.uri}): choose a folder of its own")
-            if above := output_above(Place(self.root)):
-                raise ConfigError(f"{self.root} lies in another output, {above.root}: choose a folder of its own")
+            if above := owner_above(Place(self.root)):
+                raise ConfigError(f"{self.root} lies in {above}: choose a folder of its own")
             about = {"schema": MARK_SCHEMA, **asdict(self)}
             del about["root"]
             storage.create(storage.join(self.root, MARK), json.dumps(about).encode())
@@ -126,6 +127,17 @@ class Copy:
         return (entry for entry in storage.listing(self.root) if not storage.is_half_written(entry.uri))
 
 
+def owner_above(place: Place) -> str | None:
+    """The nearest output, or else copy, in which a place lies, in words; None for none that this user may look into."""
+    if output := output_above(place):
+        return f"another output, {output.root}"
+    for folder in place.above():
+        with suppress(ConfigError, OSError, ObjectUnreadable):
+            if copy := Copy.at(folder.root):
+                return f"a copy of {copy.output}, {copy.root}"
+    return None
+
+
 def _read(entry: Entry) -> Part:
     try:
         with storage.open_stream(entry) as stream:
@@ -137,5 +149,12 @@ def _read(entry: Entry) -> Part:
             raise ChangedError(f"{entry.uri} was written by another") from error
         if isinstance(error, ObjectUnreadable) or (isinstance(error, OSError) and not is_pyarrows(error)):
             raise
-        raise ConfigError(f"{entry.uri} is no file of this copy, or damaged: remove it") from error
-    raise ConfigError(f"{entry.uri} is no file of this copy: remove it")
+        raise _not_ours(entry, "is no file of this copy, or damaged: move it elsewhere") from error
+    raise _not_ours(entry, "is no file of this copy: move it elsewhere")
+
+
+def _not_ours(entry: Entry, why: str) -> ConfigError:
+    """What to say of a Parquet file in a copy; one of an output that was begun in here is to stay."""
+    if output := output_above(Place(entry.uri)):
+        return ConfigError(f"an output, {output.root}, lies in this copy: choose another folder for the copy")
+    return ConfigError(f"{entry.uri} {why}")

@@ -191,12 +191,12 @@ def test_damage_and_strange_files_are_named(output: Path, tmp_path: Path) -> Non
     (dest / "README.md").write_text("a card")
     assert pack(output, dest).written == 0
     pq.write_table(pa.table({"x": [1]}), dest / "mine.parquet")
-    with pytest.raises(ConfigError, match=r"mine.parquet is no file of this copy, or damaged: remove it"):
+    with pytest.raises(ConfigError, match=r"mine.parquet is no file of this copy, or damaged: move it"):
         pack(output, dest)
     (dest / "mine.parquet").unlink()
     for cut in (b"PAR1", b"PAR1\xff\xff\x02\0\0\0PAR1"):  # the second has a footer, which means nothing
         (dest / "part-00001.parquet").write_bytes(cut)
-        with pytest.raises(ConfigError, match=r"part-00001.parquet is no file of this copy, or damaged: remove it"):
+        with pytest.raises(ConfigError, match=r"part-00001.parquet is no file of this copy, or damaged: move it"):
             pack(output, dest)
     for name in ("part-00001.parquet", "README.md"):
         (dest / name).unlink()

@@ -153,3 +153,31 @@ def test_an_output_within_another(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--overwrite: another output, .*/o/y, lies in"):
         run_here(source, tmp_path / "o", "brightness", overwrite=True)
     assert len(rows(tmp_path / "o/y")) == 1
+
+
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_an_output_within_a_copy(where: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    source = parquet(tmp_path / "in/a.parquet", pa.array([1]))
+    home = str(tmp_path)
+    if where == "s3":
+        request.getfixturevalue("s3_env")
+        home = "s3://outb/within"
+    output, dest = f"{home}/o", f"{home}/copy"
+    assert run_here(source, output, "brightness") == 0
+    compact(output, dest, 10)
+    for inner in ("label", "label/v2"):
+        with pytest.raises(ConfigError, match=f"--output .* lies in a copy of {output}, {dest}: choose a place"):
+            run_here(source, f"{dest}/{inner}", "brightness")
+    with pytest.raises(ConfigError, match=f"small lies in a copy of {output}, {dest}: choose a folder of its own"):
+        compact(output, f"{dest}/small", 10)
+
+
+def test_a_copy_around_an_output_asks_for_another_folder(tmp_path: Path) -> None:
+    """Its files must not be removed."""
+    source = parquet(tmp_path / "in/a.parquet", pa.array([1]))
+    assert run_here(source, tmp_path / "o", "brightness") == 0
+    compact(str(tmp_path / "o"), str(tmp_path / "copy"), 10)
+    (tmp_path / "o").rename(tmp_path / "copy/inner")
+    assert run_here(source, tmp_path / "o", "brightness") == 0
+    with pytest.raises(ConfigError, match=r"an output, .*/copy/inner, lies in this copy: choose another folder for"):
+        compact(str(tmp_path / "o"), str(tmp_path / "copy"), 10)
