@@ -14,6 +14,9 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+if sys.excepthook is sys.__excepthook__:  # as in `_cli.py`, which is imported late
+    sys.excepthook = lambda kind, *more: None if kind is KeyboardInterrupt else sys.__excepthook__(kind, *more)
+
 HERE = Path(__file__).resolve().parent
 USAGE = """usage: beit JOB [flags]                the flags of a job: beit JOB --help
        beit path/to/own_task.py [flags]

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
-import io
 import json
 import os
 import sys
@@ -20,13 +19,15 @@ from typing import Any, Literal, NoReturn
 
 if str(Path(__file__).resolve().parent.parent) not in sys.path:  # an uninstalled checkout, also under `ray job submit`
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if sys.excepthook is sys.__excepthook__:  # Ctrl-C from here to a job's beginning ends it with 130, without a traceback
+    sys.excepthook = lambda kind, *more: None if kind is KeyboardInterrupt else sys.__excepthook__(kind, *more)
 
 from beit_core import CheckpointError
 from pipeline import storage
 from pipeline.command import called_by_command, program, version
 from pipeline.config import RunConfig
 from pipeline.errors import DEVICE_FAILURES, ConfigError, DeviceFailed, PipelineError
-from pipeline.log import deliver, is_json, log_as_json, say
+from pipeline.log import deliver, is_json, log_as_json, open_streams, say
 from pipeline.task import AnyTask
 
 FAILED = "BEIT_DEVICE_FAILURES"  # in the environment of a process that another one has become
@@ -99,7 +100,7 @@ def run_simple(main: Callable[[argparse.Namespace], int], parser: argparse.Argum
 
     With `--verbose` its traceback comes first.
     """
-    _open_closed()
+    open_streams()
     flags = _parse(parser)
     called_by_command()
     try:
@@ -121,18 +122,6 @@ def run_simple(main: Callable[[argparse.Namespace], int], parser: argparse.Argum
     # Everything is written by now. A native thread could still abort the interpreter as it exits, and a thread that
     # waits for the storage could delay it.
     os._exit(code)
-
-
-def _open_closed() -> None:
-    """A stream that was closed, as by `>&-`, leads nowhere, and not to the next file that is opened.
-
-    What standard output has no letters for, as in a terminal that is not UTF-8's, is escaped there and ends no run.
-    """
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _exit_code(error: Exception) -> int:

@@ -7,6 +7,7 @@ Where nobody watches (a pipe, a file) each line begins with the time. With `--lo
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -40,6 +41,18 @@ def log_as_json(wanted: bool) -> None:
 def is_json() -> bool:
     """Whether this process's lines are JSON objects."""
     return _form.json
+
+
+def open_streams() -> None:
+    """A stream that was closed, as by `>&-`, leads nowhere, and not to the next file that is opened.
+
+    What standard output has no letters for, as in a terminal that is not UTF-8's, is escaped there and ends no run.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def for_people() -> bool:

@@ -2,6 +2,8 @@
 
 import json
 import shlex
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 
 from pipeline import command
 from tests.flow import DIGITS
-from tests.helpers import run_job
+from tests.helpers import ROOT, clean_env, run_job
 from tests.outputs import newest_report
 
 
@@ -45,3 +47,29 @@ def test_secrets_are_left_out(typed: list[str], shown: list[str], monkeypatch: p
     monkeypatch.setattr(command, "_called", command._Called("label", by_command=True))
     monkeypatch.setattr(sys, "argv", ["label.py", *typed])
     assert shlex.split(command.given(submitted=False) or "") == ["beit", "label", *shown]
+
+
+PRESSES_CTRL_C = """
+import signal, sys
+
+class Finder:
+    def find_spec(name, *_):
+        if name == {module!r}:
+            signal.raise_signal(signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Finder)
+"""
+
+
+@pytest.mark.parametrize("started", [("jobs/label.py",), ("-m", "jobs", "label")])
+@pytest.mark.parametrize("module", ["pipeline", "numpy", "pipeline.task"])
+def test_ctrl_c_while_modules_are_imported_ends_a_job_quietly(
+    started: tuple[str, ...], module: str, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(PRESSES_CTRL_C.format(module=module))
+    done = subprocess.run(
+        [sys.executable, *started, "--help"], cwd=ROOT, env=clean_env({"PYTHONPATH": str(tmp_path)}),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
