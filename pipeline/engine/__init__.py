@@ -9,6 +9,6 @@
 `loading.py`    the model on this node, and what `auto` means for it
 `layout.py`     how nodes are used · `cores.py` CPUs of this process
 `board.py`      where planned rows wait · `wire.py` rows and spans as Arrow blocks
-`cluster.py`    joining a Ray cluster · `gate.py` bounds on what is under way
+`cluster.py`    joining a Ray cluster · `watch.py` whether it is there still · `gate.py` bounds on what is under way
 `ray_metrics.py` a run's figures among Ray's own
 """

@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.address import SUBMITTED
+from pipeline.engine.watch import Door
 from pipeline.errors import ConfigError, PipelineError
 
 NO_PROGRESS_S = 24 * 3600  # Ray gives up a run without progress; waiting for capacity overnight is no failure
@@ -170,6 +171,15 @@ def check_shared(ray: Any, output: str) -> None:
             f"--output {output}: {len(blind)} of {len(others) + 1} nodes do not see this folder (such as {blind[0]}); "
             "give s3://..., or a folder that all nodes share"
         )
+
+
+def doors(ray: Any) -> list[Door]:
+    """Where the cluster's head, and Ray on this node, listen for this driver; it does not outlive either."""
+    context = ray.get_runtime_context()
+    host, _, port = context.gcs_address.rpartition(":")
+    here = next((node for node in ray.nodes() if node["NodeID"] == context.get_node_id()), None)
+    own = [Door("Ray on this node", here["NodeManagerAddress"], here["NodeManagerPort"])] if here else []
+    return [Door("the Ray cluster's head", host.strip("[]"), int(port)), *own]
 
 
 def _other_nodes(ray: Any) -> dict[str, str]:

@@ -23,10 +23,11 @@ from pipeline import storage
 from pipeline.address import address_of, check_answers
 from pipeline.config import RunConfig
 from pipeline.engine.board import Hearing, Planning, RowBoard
-from pipeline.engine.cluster import check_shared, connect, import_ray, our_own
+from pipeline.engine.cluster import check_shared, connect, doors, import_ray, our_own
 from pipeline.engine.layout import Layout, Node, check_gpus, layout_of
 from pipeline.engine.ray_metrics import RayMetrics
 from pipeline.engine.steps import Fused, Predicting, pull, read_step, write_step
+from pipeline.engine.watch import Watch
 from pipeline.engine.wire import reports_from_table
 from pipeline.errors import ConfigError
 from pipeline.log import say, warn
@@ -54,7 +55,10 @@ class OnRay:
         self.joined = address is not None
         self.asked = False  # an autoscaler for a GPU
         connect(self.ray, address, verbose=config.verbose)
+        self.watch: Watch | None = None
         try:
+            if self.joined:
+                self.watch = Watch(doors(self.ray))
             self.sink = RayMetrics(self.ray)
             self.layout = self._layout()
             check_shared(self.ray, config.output)
@@ -183,4 +187,6 @@ class OnRay:
         except Exception as error:  # of a cluster that is gone, in many types
             warn(f"the GPU that the autoscaler was asked for may stay ({type(error).__name__}): look after its nodes")
         finally:
+            if self.watch is not None:
+                self.watch.end()
             self.ray.shutdown()
