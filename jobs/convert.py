@@ -34,7 +34,7 @@ def main(flags: argparse.Namespace) -> int:
     dest = _folder(flags.dest)
     with storage.checking(f"SOURCE {flags.source}"):
         source = model_files.fetch(flags.source, "SOURCE")
-    card = beit_core.convert(source, dest, choices, say=print)
+    card = beit_core.convert(source, dest, choices, say=answer)
     pixels = card.pixels.size or f"shorter side {card.pixels.resize}"
     answer(f"{flags.dest}: {card.name}, a {card.head} with {card.semantics} semantics")
     answer(f"pixels {pixels}, {len(card.labels)} labels, fingerprint {card.fingerprint}")
