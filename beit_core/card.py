@@ -120,13 +120,13 @@ class Known:
 
     preset: Preset | None = None
     processor: Mapping[str, Any] | None = None
-    processor_file: object = PROCESSOR_FILE
+    processor_file: str | Path = PROCESSOR_FILE
     semantics: Semantics | None = None
     pool_of: PoolOf | None = None
     resampling: BiasResampling | None = None
     by_hf: bool = False
     names: Collection[str] | None = None
-    config_file: object = None
+    config_file: str | Path | None = None
 
 
 def describe(source: Path, raw: Mapping[str, Any], known: Known) -> ModelCard:
@@ -249,13 +249,13 @@ def _as_converted(card: ModelCard, own: Mapping[str, Any], where: Path) -> Model
     return replace(card, name=own["name"], palette=palette, config=config)
 
 
-def _card_of_dvae(source: Path, raw: Mapping[str, Any], where: object) -> ModelCard:
+def _card_of_dvae(source: Path, raw: Mapping[str, Any], where: str | Path) -> ModelCard:
     config = DvaeConfig.from_hf(raw, where=where)
     pixels = PixelSpec(config.image_size, resample=LANCZOS, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     return ModelCard(source, name_of(source), "dvae", config, pixels)
 
 
-def _card_from_hf(source: Path, raw: Mapping[str, Any], where: object, known: Known) -> ModelCard:
+def _card_from_hf(source: Path, raw: Mapping[str, Any], where: str | Path, known: Known) -> ModelCard:
     check(raw, CONFIG, where)
     kind, name = raw.get("model_type", "beit"), (raw.get("architectures") or ["(none)"])[0]
     if kind not in PREFIXES:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from .errors import CheckpointError
@@ -90,7 +91,7 @@ class BeitConfig(Patched):
         return 2 * self.patch_size if semantics == "hf" else 0
 
     @classmethod
-    def from_hf(cls, raw: Mapping[str, Any], *, pooler: bool = True, where: object = "config.json") -> Self:
+    def from_hf(cls, raw: Mapping[str, Any], *, pooler: bool = True, where: str | Path = "config.json") -> Self:
         """Read the content of a Hugging Face `config.json`, with the defaults transformers gives a missing field.
 
         Raises CheckpointError, naming `where` and the field, for values of a wrong type or out of range and for
@@ -126,7 +127,7 @@ class DvaeConfig(Patched):
     patch_size: int = 8
 
     @classmethod
-    def from_hf(cls, raw: Mapping[str, Any], *, where: object = "config.json") -> Self:
+    def from_hf(cls, raw: Mapping[str, Any], *, where: str | Path = "config.json") -> Self:
         """Read the `config.json` of a converted tokenizer. Raises CheckpointError for invalid values."""
         check(raw, DVAE_CONFIG, where)
         config = cls(**_same_fields(cls, raw), image_size=pair(raw.get("image_size", 112)))
@@ -142,7 +143,7 @@ def _same_fields(cls: type[BeitConfig | DvaeConfig], raw: Mapping[str, Any]) -> 
     return {ours: raw[name] for ours, name in theirs.items() if name in raw}
 
 
-def _check(config: BeitConfig, raw: Mapping[str, Any], where: object) -> None:
+def _check(config: BeitConfig, raw: Mapping[str, Any], where: str | Path) -> None:
     """Raise CheckpointError for fields that contradict each other and for activations other than GELU."""
     # Other heads may carry transformers' default out_indices.
     segments = "SemanticSegmentation" in str(raw.get("architectures"))
@@ -166,7 +167,7 @@ def pair(value: Any) -> Grid:
     return int(height), int(width)
 
 
-def _square(value: Any, where: object) -> int:
+def _square(value: Any, where: str | Path) -> int:
     height, width = pair(value)
     if height != width:
         raise CheckpointError(f"{where}: patch_size is {height} x {width}; only square patches are supported")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import beit_core
@@ -73,7 +74,7 @@ class PixelSpec:
         factor = min(self.longest / long, self.resize / short)
         return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
-    def check_least(self, side: int, where: object) -> None:
+    def check_least(self, side: int, where: str | Path) -> None:
         """Raise CheckpointError, naming `where`, if every picture ends up with fewer pixels than `side` in a row."""
         if self.size and min(self.size) < side:
             height, width = self.size
@@ -85,7 +86,7 @@ class PixelSpec:
         return beit_core.normalize(self, pixels_BHWC)
 
     @classmethod
-    def from_hf(cls, raw: Mapping[str, Any], where: object = "preprocessor_config.json") -> PixelSpec:
+    def from_hf(cls, raw: Mapping[str, Any], where: str | Path = "preprocessor_config.json") -> PixelSpec:
         """Read a `preprocessor_config.json`, old or new style; {} gives the defaults of transformers' BEiT class.
 
         Raises CheckpointError, naming `where` and the field, for values of a wrong type or out of range, and for a
@@ -104,7 +105,7 @@ class PixelSpec:
         )
 
     @classmethod
-    def stated(cls, raw: Mapping[str, Any], where: object) -> PixelSpec:
+    def stated(cls, raw: Mapping[str, Any], where: str | Path) -> PixelSpec:
         """Read a file that a user gives, as `from_hf`, with no default but those of the class that it names.
 
         Raises CheckpointError, as there, and for a file that names no class and lacks the size or the statistics.
@@ -153,7 +154,7 @@ def _triple(value: Any) -> Triple:
     return float(first), float(second), float(third)
 
 
-def _known_kind(raw: Mapping[str, Any], where: object) -> str:
+def _known_kind(raw: Mapping[str, Any], where: str | Path) -> str:
     """The processor's class, if its defaults are known or not needed."""
     kind = str(raw.get("image_processor_type") or raw.get("feature_extractor_type") or "BeitImageProcessor")
     if kind.startswith(OURS):
@@ -165,7 +166,7 @@ def _known_kind(raw: Mapping[str, Any], where: object) -> str:
     return kind
 
 
-def _check_steps(raw: Mapping[str, Any], kind: str, where: object) -> None:
+def _check_steps(raw: Mapping[str, Any], kind: str, where: str | Path) -> None:
     """Raise CheckpointError for a class that makes pixels in other steps than a PixelSpec's."""
     # A number of 1, such as a size_divisor's, changes nothing.
     steps = [name for name in STEPS if raw.get(name) and (raw[name] is True or raw[name] != 1)]

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from .errors import CheckpointError
 
@@ -156,7 +157,7 @@ def _is_stage(value: object) -> bool:
     return isinstance(value, str) and (value == "stem" or (value.removeprefix("stage").isdecimal() and len(value) < 10))
 
 
-def check(raw: Mapping[str, object], kinds: Mapping[str, Kind], where: object) -> None:
+def check(raw: Mapping[str, object], kinds: Mapping[str, Kind], where: str | Path) -> None:
     """Raise CheckpointError for the first value that is not of its field's kind; `where` names the file."""
     for field, kind in kinds.items():
         if field in raw and not kind.holds(raw[field]):

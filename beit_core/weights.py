@@ -89,7 +89,7 @@ def _unwrapped(content: Content) -> Iterator[Row]:
         yield Row(written, names.of_tokenizer(bare, half) if half else bare, tensor)
 
 
-def check_numbers(weights: Weights, source: object) -> None:
+def check_numbers(weights: Weights, source: str | Path) -> None:
     """Raise CheckpointError naming a tensor that holds no floats, or one that is not finite."""
     for name, tensor in weights.tensors.items():
         if DERIVED.search(name):
