@@ -18,9 +18,10 @@ import fsspec
 
 from pipeline.errors import ObjectUnreadable
 from pipeline.storage.host import Fault
+from pipeline.storage.parallel import in_parallel
 from pipeline.storage.patience import ask
 from pipeline.storage.remote import Remote
-from pipeline.storage.store import Entry, Store, TooLarge
+from pipeline.storage.store import MISSING, Entry, Store, TooLarge
 from pipeline.storage.uris import below
 
 PRIVATE = frozenset({"memory"})  # visible in one process only
@@ -63,9 +64,21 @@ class Other(Remote):
         found = ask(prefix, lambda: self._found(prefix))
         path = self._fs(prefix)[1]
         base, root = below(prefix, f"{self.scheme}://"), path.rstrip("/") + "/"
-        for name, info in found.items():
-            if name.startswith(root) and not name.endswith("/"):
-                yield Entry(base + name[len(root) :], int(info["size"] or 0), _version(info))
+        files = [
+            (base + name[len(root) :], info)
+            for name, info in found.items()
+            if name.startswith(root) and not name.endswith("/")
+        ]
+        # The page of a web server has names only.
+        at_once = in_parallel if any(info["size"] is None for _, info in files) else map
+        yield from at_once(self._listed, files)
+
+    def _listed(self, file: tuple[str, Mapping[str, Any]]) -> Entry:
+        """A file as the listing says, or as it says itself where that does not know; a link to nowhere is MISSING."""
+        uri, info = file
+        if info["size"] is None:
+            return self.stat(uri) or Entry(uri, 0, MISSING)
+        return Entry(uri, int(info["size"]), _version(info))
 
     def _found(self, prefix: str) -> dict[str, dict[str, Any]]:
         fs, path = self._fs(prefix)
@@ -178,6 +191,6 @@ def _version(info: Mapping[str, object]) -> str:
     tag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
     if tag:
         return str(tag).strip('"')
-    time = info.get("mtime") or info.get("created") or ""
+    time = info.get("mtime") or info.get("created") or info.get("Last-Modified") or ""
     # The same moment is a number in some answers and a datetime in others.
     return f"{info.get('size')}-{time.timestamp() if isinstance(time, datetime) else time}"
