@@ -3,16 +3,21 @@
 import functools
 import os
 import threading
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline import storage
+from pipeline.storage import ranged
 from tests.flow import make_tar, png, run_here
 from tests.helpers import rows
+from tests.proxied import noise
 
 
 class Web(SimpleHTTPRequestHandler):
@@ -56,3 +61,18 @@ def test_what_a_page_lists_has_its_size_and_version(folder: Path) -> None:
         assert (before["a%20b.png"].size, before["gone.png"].version) == (len(png(1)), storage.MISSING)
         os.utime(folder / "a b.png", (0, 0))
         assert storage.stat(f"{web}/a%20b.png") not in (None, before["a%20b.png"])
+
+
+def test_shards_are_read_where_files_come_only_whole(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranged, "BLOCK", 8 << 10)
+    make_tar(folder / "a.tar", [(f"{n}.png", noise(n)) for n in range(10)])
+    pq.write_table(pa.table({"image": [noise(n) for n in range(10)]}), folder / "b.parquet", row_group_size=2)
+    with zipfile.ZipFile(folder / "c.zip", "w") as archive:
+        for n in range(10):
+            archive.writestr(f"{n}.png", noise(n))
+    with serving(folder, Web) as web:
+        assert storage.read(f"{web}/a.tar", 512, 600) == (folder / "a.tar").read_bytes()[512:600]
+        assert run_here([f"{web}/{n}" for n in ("a.tar", "b.parquet", "c.zip")], tmp_path / "out", "brightness") == 0
+    assert rows(tmp_path / "out").num_rows == 30
