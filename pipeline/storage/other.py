@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from threading import Lock
-from typing import Any
+from typing import Any, BinaryIO
 
 import aiohttp
 import fsspec
@@ -113,6 +113,12 @@ class Other(Remote):
             data = bytes(fs.cat_file(path, start=start, end=stop))
         is_whole = stop is not None and len(data) > stop - (start or 0)  # from a web server that knows no ranges
         return data[start:stop] if is_whole else data
+
+    def open_stream(self, entry: Entry, *, pinned: bool = False) -> BinaryIO:
+        """As of any remote object. Raises ObjectUnreadable where only its end would tell how large it is."""
+        if not entry.size and ask(entry.uri, lambda: self._info(entry.uri)).get("size") is None:
+            raise ObjectUnreadable("the server does not say how large it is")
+        return super().open_stream(entry, pinned=pinned)
 
     def put(self, uri: str, data: bytes) -> None:
         """Write the object whole."""

@@ -27,6 +27,14 @@ class Web(SimpleHTTPRequestHandler):
         """Nothing."""
 
 
+class Sizeless(Web):
+    """As servers that make or compress what they send: nobody knows how large it will be."""
+
+    def send_header(self, keyword: str, value: str) -> None:
+        if keyword != "Content-Length":
+            super().send_header(keyword, value)
+
+
 @contextmanager
 def serving(folder: Path, kind: type[Web]) -> Iterator[str]:
     """The address of a server of this folder."""
@@ -76,3 +84,17 @@ def test_shards_are_read_where_files_come_only_whole(
         assert storage.read(f"{web}/a.tar", 512, 600) == (folder / "a.tar").read_bytes()[512:600]
         assert run_here([f"{web}/{n}" for n in ("a.tar", "b.parquet", "c.zip")], tmp_path / "out", "brightness") == 0
     assert rows(tmp_path / "out").num_rows == 30
+
+
+def test_of_a_shard_whose_size_nobody_says_the_row_says_so(folder: Path, tmp_path: Path) -> None:
+    make_tar(folder / "a.tar", [("0.png", png(0))])
+    (folder / "b.png").write_bytes(png(1))
+    (folder / "empty.tar").touch()
+    with serving(folder, Sizeless) as web:
+        assert run_here(f"{web}/a.tar", tmp_path / "out", "brightness") == 3
+        assert run_here(f"{web}/b.png", tmp_path / "image", "brightness") == 0
+    why = "the tar cannot be read on: the server does not say how large it is"
+    assert rows(tmp_path / "out").select(["status", "error"]).to_pylist() == [{"status": "fetch_error", "error": why}]
+    with serving(folder, Web) as web:
+        assert run_here(f"{web}/empty.tar", tmp_path / "none", "brightness") == 3
+    assert rows(tmp_path / "none")["error"].to_pylist() == ["the tar is damaged or cut: empty file"]
