@@ -20,6 +20,7 @@ from pipeline.source.passed import PassedBy
 LISTS = {".txt", ".csv", ".tsv"}
 PLAIN = ".txt"  # a URI a line, no columns
 LOOKED_AT = 20  # first lines, which decide on delimiter and column
+LONGEST_ROW = 10_000  # lines that are looked at for the end of the last row among them
 DELIMITERS = ",;\t|"
 csv.field_size_limit(1 << 24)  # characters of a cell, of this process: captions are longer than csv's 128 KiB
 Rows = list[list[str]]
@@ -50,8 +51,8 @@ def listed(
     """
     if ending == PLAIN:
         return map(Listed, _uncommented(lines, passed))
-    head = list(itertools.islice(lines, LOOKED_AT))
-    delimiter = _delimiter(head, "\t" if ending == ".tsv" else ",")
+    head, is_cut = _beginning(lines)
+    delimiter = _delimiter(head, "\t" if ending == ".tsv" else ",", is_cut=is_cut)
     seen = list(_filled(csv.reader(head, delimiter=delimiter)))
     if not seen:
         return iter(())
@@ -102,13 +103,23 @@ def _uncommented(lines: Iterable[str], passed: PassedBy) -> Iterator[str]:
             yield line.rstrip("\r\n")
 
 
-def _delimiter(head: list[str], usual: str) -> str:
+def _beginning(lines: Iterator[str]) -> tuple[list[str], bool]:
+    """The first lines, up to the end of a row, and whether that row has none: a quoted cell has any number of lines."""
+    head = list(itertools.islice(lines, LOOKED_AT))
+    quotes = sum(line.count('"') for line in head)
+    while quotes % 2 and len(head) < LONGEST_ROW and (line := next(lines, "")):
+        head.append(line)
+        quotes += line.count('"')
+    return head, quotes % 2 == 1
+
+
+def _delimiter(head: list[str], usual: str, *, is_cut: bool) -> str:
     """The delimiter that gives all first lines the same number of columns, above one; else the one that gives most."""
     widths: dict[str, int] = {}
     for delimiter in sorted(DELIMITERS, key=lambda one: one != usual):
         rows = [row for row in csv.reader(head, delimiter=delimiter) if row]
-        if len(head) == LOOKED_AT:
-            rows = rows[:-1]  # a quoted cell may continue after the first lines
+        if is_cut:
+            rows = rows[:-1]
         lengths = {len(row) for row in rows}
         if len(lengths) == 1 and lengths != {1}:
             return delimiter

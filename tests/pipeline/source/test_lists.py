@@ -51,6 +51,19 @@ def test_long_tables_are_read_to_their_end() -> None:
     assert [one.name for one in read(text)] == [f"{n}.png" for n in range(1000)]
 
 
+@pytest.mark.parametrize("first", ['"{}",a.png\n', 'a.png,"{}"\n', 'text,url\n"{}",a.png\n', 'a.png,"5"" of {}"\n'])
+def test_the_first_row_may_be_longer_than_what_is_looked_at(first: str) -> None:
+    row = first.format("a line, and another\n" * 30)
+    for following in ("", row.replace("a.png", "b.png").removeprefix("text,url\n") * 2):
+        names = [one.name for one in read(row + following)]
+        assert names == ["a.png", *(["b.png"] * 2 if following else [])]
+
+
+def test_a_quote_that_is_none_ends_nothing() -> None:
+    text = "".join(f'{n}.png,{n}" wide\n' for n in range(25))
+    assert [one.name for one in read(text)] == [f"{n}.png" for n in range(25)]
+
+
 def test_names_without_an_ending_are_images_where_there_is_one_column() -> None:
     assert [one.name for one in read("001\n002\n")] == ["001", "002"]
     assert read("") == []
