@@ -87,7 +87,7 @@ def _types(config: RunConfig, seen: FirstLook, wanted: Wanted, shards: list[Shar
     if seen.listing.tables:
         return kept_before or dict.fromkeys(wanted.keep, pa.string())
     if not kept_before:
-        _check_no_columns(config)
+        _check_no_columns(config, all_seen=len(seen.first) <= LOOK)
     return kept_before
 
 
@@ -117,9 +117,12 @@ def _kept_types(shards: list[Shard], wanted: Wanted, *, alone: bool) -> Mapping[
     return refused[0].types
 
 
-def _check_no_columns(config: RunConfig) -> None:
+def _check_no_columns(config: RunConfig, *, all_seen: bool) -> None:
     if config.keep or config.image_column:
         flag = f"--keep {' '.join(config.keep)}" if config.keep else f"--image-column {config.image_column}"
+        if not all_seen:
+            which = f"the first {LOOK:,} images are loose ones, which carry no columns"
+            raise ConfigError(f"{flag}: {which}: name tars, Parquet files and .csv lists before them, if there are any")
         raise ConfigError(f"{flag}: loose images carry no columns; tars, Parquet and .csv lists do")
 
 

@@ -144,6 +144,17 @@ def test_a_list_beside_shards(table: Path, tmp_path: Path) -> None:
         run_here([tmp_path / "p.parquet", table], tmp_path / "other", keep=("cls",))
 
 
+def test_columns_behind_more_loose_images_than_are_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(1001):
+        (tmp_path / f"in/{number}.png").write_bytes(png(1))
+    (tmp_path / "list.csv").write_text("image,cls\nin/0.png,3\n")
+    why = "--keep cls: the first 1,000 images are loose ones, .*: name tars, Parquet files and .csv lists before them"
+    refused(why, [tmp_path / "in", tmp_path / "list.csv"], tmp_path / "out", keep=("cls",))
+    assert run_here([tmp_path / "list.csv", tmp_path / "in"], tmp_path / "out", keep=("cls",), limit=2) == 0
+    assert sorted(rows(tmp_path / "out")["cls"].to_pylist(), key=str) == ["3", None]
+
+
 def test_shards_in_a_list_are_read(tmp_path: Path) -> None:
     make_tar(tmp_path / "s.tar", [("x.png", png(5)), ("y.png", png(6))])
     pq.write_table(pa.table({"image": [png(1)]}), tmp_path / "p.parquet")
