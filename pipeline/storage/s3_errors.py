@@ -12,6 +12,7 @@ from botocore.exceptions import (
     HTTPClientError,
     IncompleteReadError,
     NoCredentialsError,
+    ParamValidationError,
 )
 from botocore.parsers import ResponseParserError
 
@@ -54,6 +55,8 @@ def explained(error: BaseException) -> Exception:
         return _refusal(cause)
     if isinstance(error, FileNotFoundError | PermissionError):
         return type(error)("not found" if isinstance(error, FileNotFoundError) else "access denied")
+    if isinstance(error, ParamValidationError):
+        return FileNotFoundError("no bucket or object can have such a name")
     if isinstance(error, ValueError) and "endpoint" in str(error):  # botocore's, of `AWS_ENDPOINT_URL=host:port`
         return ObjectUnreadable(f"{error}: AWS_ENDPOINT_URL begins with http:// or https://")
     text = f"the storage cannot be reached or broke off ({type(error).__name__})"

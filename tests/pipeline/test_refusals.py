@@ -236,6 +236,7 @@ def test_addresses_that_cannot_be_right(weed: Weed, output: Path, monkeypatch: p
     ("source", "match"),
     [
         ("s3://no-such-bucket/x", "no such bucket|does not exist"),
+        ("s3://in[bc]/*.png", "no bucket or object can have such a name$"),
         ("s3://inb/nothing-here/", "none below it$"),
         (
             "s3://inb/nothing",
