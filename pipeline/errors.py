@@ -51,3 +51,8 @@ class DeviceFailed(PipelineError):
 
 class ObjectUnreadable(PipelineError):
     """One object cannot be read; `str()` is stable text, the same on every run."""
+
+
+def is_pyarrows(error: OSError) -> bool:
+    """Whether an error says that pyarrow cannot read a Parquet file, and is none of a disk or storage."""
+    return type(error) is OSError and error.errno is None

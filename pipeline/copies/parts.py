@@ -13,10 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.errors import ConfigError, ObjectUnreadable
+from pipeline.errors import ConfigError, ObjectUnreadable, is_pyarrows
 from pipeline.output.bound import output_above
 from pipeline.output.place import Place
-from pipeline.output.span_file import is_pyarrows
 from pipeline.storage import Entry
 
 META = b"beit"

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.errors import StorageError
+from pipeline.errors import StorageError, is_pyarrows
 from pipeline.output.place import Place
-from pipeline.output.span_file import SpanFacts, facts_alone, is_pyarrows, with_version
+from pipeline.output.span_file import SpanFacts, facts_alone, with_version
 from pipeline.storage import Entry
 
 SEEN_SCHEMA = pa.schema(

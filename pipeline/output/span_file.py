@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.errors import ObjectUnreadable, StorageError
+from pipeline.errors import ObjectUnreadable, StorageError, is_pyarrows
 from pipeline.output.bound import Bound
 from pipeline.output.place import Place
 from pipeline.status import OK
@@ -112,11 +112,6 @@ def counted(facts: SpanFacts, table: pa.Table) -> SpanFacts:
     """The facts with the rows of the finished span counted by status."""
     statuses, images = Counter(table["status"].to_pylist()), len(table) + len(facts.forgotten)
     return replace(facts, images=images, ok=statuses[OK], statuses=dict(sorted(statuses.items())))
-
-
-def is_pyarrows(error: OSError) -> bool:
-    """Whether an error is that of a Parquet footer that pyarrow cannot read, and none of a disk or storage."""
-    return type(error) is OSError and error.errno is None
 
 
 def as_it_is(entry: Entry, read: Callable[[BinaryIO], T]) -> T:

@@ -16,9 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.errors import ObjectUnreadable, StorageError
+from pipeline.errors import ObjectUnreadable, StorageError, is_pyarrows
 from pipeline.output.place import Place
-from pipeline.output.span_file import is_pyarrows
 from pipeline.plan.rows import LooseSpan
 from pipeline.source.item import Item, Unfetched
 from pipeline.storage import Entry

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.errors import ConfigError, ObjectUnreadable
+from pipeline.errors import ConfigError, ObjectUnreadable, is_pyarrows
 from pipeline.source.columns import IMAGE_NAMES, KEY_NAMES, URI_NAMES, known_column
 from pipeline.source.item import LARGEST, Item, NoImage, Position, Unfetched, Wanted
 from pipeline.source.values import as_keys, as_values, readable, unencoded, without_views
@@ -127,10 +127,7 @@ class Parquet:
                     yield from _items(batch, shard.uri, (name, kind), wanted, row)
                     row += len(batch)
         except (pa.ArrowException, UnicodeDecodeError, OSError, ObjectUnreadable) as error:
-            damaged = isinstance(error, pa.ArrowException | UnicodeDecodeError)
-            reason = "it is damaged or no Parquet file" if damaged else storage.reason(error)
-            failure = ValueError(reason) if damaged else ObjectUnreadable(reason)
-            yield Item(shard.uri, "", failure, {}, row)
+            yield Item(shard.uri, "", _failure(error), {}, row)
 
     def end(self, shard: Entry, images: int) -> int:  # noqa: ARG002 - other formats count bytes
         """The number of rows."""
@@ -151,6 +148,13 @@ class Parquet:
                     if data is not None:
                         yield str(first + place), data
             first = stop
+
+
+def _failure(error: Exception) -> ValueError | ObjectUnreadable:
+    """Why a file cannot be read on: of damaged pages and of encryption pyarrow tells by errors of several types."""
+    if isinstance(error, ObjectUnreadable) or (isinstance(error, OSError) and not is_pyarrows(error)):
+        return ObjectUnreadable(storage.reason(error))
+    return ValueError("it is encrypted" if "crypt" in str(error) else "it is damaged or no Parquet file")
 
 
 def _check_kept(schema: pa.Schema, wanted: Wanted, shard: str) -> None:

@@ -1,5 +1,6 @@
 """What nobody's writer should write: each is a row with a reason, and the shards beside it are done."""
 
+import base64
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+import pyarrow.parquet.encryption as encryption
 import pytest
 
 from pipeline import storage
@@ -37,9 +39,34 @@ def tar_of_headers(path: Path) -> None:
     path.write_bytes((name.tobuf(tarfile.GNU_FORMAT) + b"abc\0".ljust(512, b"\0")) * 2000 + whole)
 
 
+def parquet_of_damaged_pages(path: Path) -> None:
+    """Its footer is whole; pyarrow calls what it meets before an error of input and output."""
+    pq.write_table(pa.table({"image": [png(n) for n in range(20)]}), path, compression="gzip", use_dictionary=False)
+    raw = bytearray(path.read_bytes())
+    raw[60:160] = bytes(100)
+    path.write_bytes(raw)
+
+
+class Keys(encryption.KmsClient):  # type: ignore[misc]  # comes without types
+    """Keeps no key, as only the file's writer asks."""
+
+    def wrap_key(self, key_bytes: bytes, master_key_identifier: str) -> bytes:  # noqa: ARG002 - pyarrow's names
+        return base64.b64encode(key_bytes)
+
+
+def parquet_that_is_encrypted(path: Path) -> None:
+    """Who has no key sees that, and nothing else."""
+    told = encryption.EncryptionConfiguration(footer_key="key", column_keys={"key": ["image"]})
+    factory = encryption.CryptoFactory(lambda _: Keys())
+    properties = factory.file_encryption_properties(encryption.KmsConnectionConfig(), told)
+    pq.write_table(pa.table({"image": [png(1)]}), path, encryption_properties=properties)
+
+
 @pytest.mark.parametrize(
     ("name", "make", "said"),
     [
+        ("s.parquet", parquet_of_damaged_pages, "it is damaged or no Parquet file"),
+        ("s.parquet", parquet_that_is_encrypted, "it is encrypted"),
         ("s.zip", zip_of_another_time, "the zip is damaged or cut: zip file version 20.0"),
         ("s.tar", tar_of_headers, "the tar is damaged or cut: hundreds of headers belong to one member"),
     ],
@@ -49,9 +76,9 @@ def test_a_shard_that_no_reader_can_follow(name: str, make: Callable[[Path], Non
     (tmp_path / "in/a.png").write_bytes(png(1))
     make(tmp_path / "in" / name)
     assert run_here(tmp_path / "in", tmp_path / "out", max_failed=1) == 0
-    found = dict(zip(*(rows(tmp_path / "out")[column].to_pylist() for column in ("uri", "error")), strict=True))
-    assert found[f"{tmp_path}/in/a.png"] is None
-    assert found[f"{tmp_path}/in/{name}"] == said
+    found = {row["uri"]: (row["status"], row["error"]) for row in rows(tmp_path / "out").to_pylist()}
+    assert found[f"{tmp_path}/in/a.png"] == ("ok", None)
+    assert found[f"{tmp_path}/in/{name}"] == ("decode_error", said)
 
 
 def latin(*texts: bytes) -> pa.StringArray:
