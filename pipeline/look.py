@@ -18,7 +18,7 @@ from pipeline.output.place import Place
 from pipeline.output.span_file import types_there
 from pipeline.source.format import FORMATS, format_within
 from pipeline.source.item import NoImage, Wanted
-from pipeline.source.kinds import LISTED, LooseImage, Shard, Source
+from pipeline.source.kinds import UNKNOWN_VERSION, LooseImage, Shard, Source
 from pipeline.source.naming import Listing, Sources, check_listed_types
 from pipeline.source.passed import HOW_TO_READ, PHOTOS, counted
 
@@ -137,7 +137,7 @@ def _check_no_output(config: RunConfig, first: list[Source]) -> None:
 
 def _check_listed(first: list[Source]) -> None:
     """Remote images of a list have not been requested so far: check the credentials on the first one."""
-    for entry in [source.entry for source in first if source.entry.version == LISTED][:1]:
+    for entry in [source.entry for source in first if source.entry.version == UNKNOWN_VERSION][:1]:
         try:
             storage.check_access(entry.uri)
         except CredentialsLost as error:

@@ -22,7 +22,7 @@ from pipeline.output.place import Place
 from pipeline.output.span_file import SpanFacts
 from pipeline.plan.names import shard_of
 from pipeline.plan.part_file import next_number, opened
-from pipeline.source.kinds import LISTED
+from pipeline.source.kinds import UNKNOWN_VERSION
 from pipeline.storage import Entry
 
 FORGOTTEN = re.compile(r"forgotten-(\d{6})\.parquet")
@@ -71,7 +71,7 @@ class Forgotten:
         if not found or uri not in versions:
             return bool(found)
         # A list knows no version: whether one that is met later is new nobody can tell.
-        return versions[uri] in found or None in found or LISTED in found
+        return versions[uri] in found or None in found or UNKNOWN_VERSION in found
 
     def of(self, within: str, versions: Mapping[str, str]) -> tuple[str, ...]:
         """The forgotten images of a span of loose images, or of a shard; `versions` as for `has`."""

@@ -26,7 +26,7 @@ from pipeline.plan.names import LOOSE_SPAN, combined_version, images_name, pairs
 from pipeline.plan.part_file import KEPT, PART_SCHEMA, PartSpan
 from pipeline.plan.rows import LooseSpan, Redo
 from pipeline.plan.span_size import loose_span_sizes
-from pipeline.source.kinds import LISTED, LooseImage
+from pipeline.source.kinds import UNKNOWN_VERSION, LooseImage
 from pipeline.storage import MISSING, Entry
 
 # A part lists whole spans. The first parts are small, for work to begin early; later ones list a share of what is
@@ -162,7 +162,7 @@ class LoosePlan:
             if not is_known:
                 before = self.fresh.get(uri)
                 self.fresh[uri] = image if before is None else _merged(before, image)
-            elif version in (LISTED, MISSING):
+            elif version in (UNKNOWN_VERSION, MISSING):
                 continue  # a list names it, which knows of no version, or that is gone and has its row
             elif not is_same or self.latest.get(uri, version) != version:
                 self.changed[uri] = version
@@ -257,7 +257,7 @@ class LoosePlan:
 
 def _merged(one: LooseImage, other: LooseImage) -> LooseImage:
     """An image that two inputs name: a list may have values beside it, and knows no version of what is far away."""
-    entry = one.entry if other.entry.version == LISTED else other.entry
+    entry = one.entry if other.entry.version == UNKNOWN_VERSION else other.entry
     return replace(other, entry=entry, kept=other.kept or one.kept)
 
 

@@ -15,7 +15,7 @@ HELD = 10_000  # entries of each that are listed and not taken yet, some 5 MB
 CHUNK = 500
 
 
-class Listings:
+class ListedAhead:
     """Prefixes are begun in the order in which they will be taken. What was begun and is not wanted is ended."""
 
     def __init__(self) -> None:

@@ -12,15 +12,15 @@ from pipeline.source.item import LARGEST, Item, Unfetched
 AHEAD = 16 << 20  # bytes of an object that is read ahead; a larger one is read when it is its turn, and no other then
 
 
-def fetched(items: Iterable[Item], passed_by: Collection[str] = ()) -> Iterator[Item]:
+def fetched(items: Iterable[Item], undone: Collection[str] = ()) -> Iterator[Item]:
     """The items in their order, each with its bytes or the reason why it has none.
 
-    Many objects are asked for at a time, as `storage.in_parallel` does. Items whose uri is in `passed_by` are not
+    Many objects are asked for at a time, as `storage.in_parallel` does. Items whose uri is in `undone` are not
     fetched; they come with empty bytes. Memory: AHEAD for each object that is asked for, and one of LARGEST bytes.
     """
 
     def fetch(item: Item) -> Item:
-        if item.uri in passed_by:
+        if item.uri in undone:
             item.data = b""
         elif isinstance(item.data, Unfetched):
             item.data = _bytes(item.data, AHEAD)

@@ -10,7 +10,7 @@ from pipeline.source.format import FORMATS
 from pipeline.source.item import Item, Position, Unfetched, Wanted
 from pipeline.storage import Entry
 
-LISTED = "listed"  # the version of a remote image that a list names
+UNKNOWN_VERSION = "listed"  # the version of a remote image that a list names
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pipeline.source.columns import URI_NAMES, known_column
 from pipeline.source.item import Wanted
 from pipeline.source.passed import PassedBy
 
-LISTS = {".txt", ".csv", ".tsv"}
+LIST_ENDINGS = {".txt", ".csv", ".tsv"}
 PLAIN = ".txt"  # a URI a line, no columns
 LOOKED_AT = 20  # first lines, which decide on delimiter and column
 LONGEST_ROW = 10_000  # lines that are looked at for the end of the last row among them
@@ -27,7 +27,7 @@ Rows = list[list[str]]
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListLine:
     """One line of a list: an image as it is named there, and what is kept beside it, as JSON ("" for nothing)."""
 
     name: str
@@ -42,15 +42,15 @@ class Form:
     header: tuple[str, ...] | None
 
 
-def listed(
+def read_list(
     lines: Iterator[str], ending: str, wanted: Wanted, endings: Collection[str], passed: PassedBy
-) -> Iterator[Listed]:
+) -> Iterator[ListLine]:
     """The images of a list, in order. Raises ConfigError if the image column is ambiguous or a wanted one is missing.
 
     `endings` are those of image files, with the dot. Comments, and rows that name no image, are counted in `passed`.
     """
     if ending == PLAIN:
-        return map(Listed, _uncommented(lines, passed))
+        return map(ListLine, _uncommented(lines, passed))
     head, is_cut = _beginning(lines)
     delimiter = _delimiter(head, "\t" if ending == ".tsv" else ",", is_cut=is_cut)
     seen = list(_filled(csv.reader(head, delimiter=delimiter)))
@@ -62,11 +62,11 @@ def listed(
     return _read(itertools.islice(rows, 1 if form.header else 0, None), form.column, kept, passed)
 
 
-def _read(rows: Iterator[list[str]], column: int, kept: Mapping[str, int], passed: PassedBy) -> Iterator[Listed]:
+def _read(rows: Iterator[list[str]], column: int, kept: Mapping[str, int], passed: PassedBy) -> Iterator[ListLine]:
     for row in rows:
         if len(row) > column and row[column]:
             values = {name: row[place] for name, place in kept.items() if place < len(row)}
-            yield Listed(row[column], json.dumps(values) if values else "")
+            yield ListLine(row[column], json.dumps(values) if values else "")
         else:
             passed.note("row without an image")
 

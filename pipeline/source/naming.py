@@ -14,11 +14,11 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.errors import ConfigError, ObjectUnreadable
-from pipeline.source.ahead import AT_ONCE, Listings
+from pipeline.source.ahead import AT_ONCE, ListedAhead
 from pipeline.source.format import FORMATS, format_of, format_within
 from pipeline.source.item import Wanted
-from pipeline.source.kinds import LISTED, LooseImage, Shard, Source
-from pipeline.source.lists import LISTS, PLAIN, Listed, listed
+from pipeline.source.kinds import UNKNOWN_VERSION, LooseImage, Shard, Source
+from pipeline.source.lists import LIST_ENDINGS, PLAIN, ListLine, read_list
 from pipeline.source.passed import PHOTOS, PassedBy
 from pipeline.source.patterns import MAGIC, glob_regex, glob_root
 from pipeline.storage import Entry
@@ -52,13 +52,13 @@ class Listing:
     def __init__(self, sources: Sources, *, ahead: bool = False) -> None:
         self.sources = sources
         self.at_once = AT_ONCE if ahead else 1
-        self.ahead = Listings()
+        self.ahead = ListedAhead()
         self.format = sources.format
         self.extensions = sources.extensions
         self.passed = PassedBy()
         self.empty: list[str] = []
         self.tables = False
-        self.folder = "", False  # the last one met, and whether it is the output or lies there
+        self.folder, self.is_in_output = "", False  # the last one met, and whether it is the output or lies there
 
     def __iter__(self) -> Iterator[Source]:
         try:
@@ -75,20 +75,22 @@ class Listing:
 
     def _names(self) -> Iterator[str]:
         """The inputs, braces resolved; those behind the one that is taken are listed meanwhile."""
-        names, due = itertools.chain.from_iterable(map(unbraced, self.sources.inputs)), deque[str]()
-        while due or (due := deque(itertools.islice(names, 1))):
+        names = itertools.chain.from_iterable(map(unbraced, self.sources.inputs))
+        due = deque(itertools.islice(names, 1))
+        while due:
             name = due.popleft()
             for following in itertools.islice(names, self.at_once - 1 - len(due)):
                 due.append(following)
                 if prefix := self._prefix(following):
                     self.ahead.begin(prefix)
             yield name
+            due = due or deque(itertools.islice(names, 1))
 
     def _prefix(self, given: str) -> str | None:
         """What will be listed for an input, if it is remote and does not look like a file."""
         uri = storage.absolute(given)
-        is_file = self.format in FORMATS or self._shard(uri) or _ending(uri) in LISTS | self.extensions
-        if storage.is_local(uri) or (is_file and not uri.endswith("/")):
+        names_a_file = self.format in FORMATS or self._shard(uri) or _ending(uri) in LIST_ENDINGS | self.extensions
+        if storage.is_local(uri) or (names_a_file and not uri.endswith("/")):
             return None
         return glob_root(uri)[0] if MAGIC.search(uri) else uri.rstrip("/") + "/"
 
@@ -111,8 +113,8 @@ class Listing:
         shard = self.format if self.format in FORMATS else self._shard(entry.uri)
         if shard is not None:
             yield Shard(entry, shard)
-        elif self.format == "list" or (self.format == "auto" and _ending(key) in LISTS):
-            yield from self._listed(entry, given)
+        elif self.format == "list" or (self.format == "auto" and _ending(key) in LIST_ENDINGS):
+            yield from self._in_list(entry, given)
         elif self.format == "auto" and not self._is_known(key) and (found := _format_within(entry, given)):
             yield Shard(entry, found)
         else:
@@ -124,8 +126,8 @@ class Listing:
         for source in self._below(self._list(root, given), root, named=False):
             empty = False
             yield source
-        is_file = storage.is_local(uri) or format_of(uri) or _ending(uri) in LISTS | self.extensions
-        if empty and is_file and not storage.is_folder(uri):
+        names_a_file = format_of(uri) is not None or _ending(uri) in LIST_ENDINGS | self.extensions
+        if empty and (names_a_file or storage.is_local(uri)) and not storage.is_folder(uri):
             _check_allowed(uri, given)
             if why := storage.mistaken(uri):
                 raise ConfigError(f"--input {given} does not exist: {why}")
@@ -142,13 +144,15 @@ class Listing:
         for entry in entries:
             key = entry.uri[len(root) :]
             shard, is_image = self._shard(entry.uri), self._is_image(entry.uri)
-            as_list = named and self.format == "auto" and not shard and not is_image and _ending(entry.uri) in LISTS
+            as_list = (
+                named and self.format == "auto" and not shard and not is_image and _ending(entry.uri) in LIST_ENDINGS
+            )
             if self._is_result(entry.uri):
                 self.passed.note("of this output")
             elif any(part.startswith(".") for part in key.split("/")):
                 self.passed.note("hidden")
             elif self.format == "list" or as_list:
-                yield from self._listed(entry, entry.uri)
+                yield from self._in_list(entry, entry.uri)
             elif shard is not None:
                 yield Shard(entry, shard)
             elif is_image:
@@ -158,9 +162,9 @@ class Listing:
 
     def _is_result(self, uri: str) -> bool:
         folder = uri.rpartition("/")[0]
-        if self.sources.output and folder != self.folder[0]:
-            self.folder = folder, storage.is_below(folder, self.sources.output)
-        return self.folder[1]
+        if self.sources.output and folder != self.folder:
+            self.folder, self.is_in_output = folder, storage.is_below(folder, self.sources.output)
+        return self.is_in_output
 
     def _shard(self, uri: str) -> str | None:
         found = format_of(uri)
@@ -173,12 +177,12 @@ class Listing:
         """Whether the ending says what a file is, though perhaps nothing that can be read here."""
         return _ending(name) in self.extensions | PHOTOS
 
-    def _listed(self, entry: Entry, given: str) -> Iterator[Source]:
+    def _in_list(self, entry: Entry, given: str) -> Iterator[Source]:
         try:
             with io.TextIOWrapper(storage.open_stream(entry), "utf-8-sig", newline="") as lines:
                 self.tables |= _ending(entry.uri) != PLAIN
                 wanted, endings = self.sources.wanted, self.extensions | PHOTOS
-                for line in listed(lines, _ending(entry.uri), wanted, endings, self.passed):
+                for line in read_list(lines, _ending(entry.uri), wanted, endings, self.passed):
                     yield self._named(storage.named_in(entry.uri, line.name), line)
         except ConfigError as error:
             raise ConfigError(f"--input {given}: {error}") from error
@@ -187,7 +191,7 @@ class Listing:
         except (ObjectUnreadable, OSError) as error:
             raise ConfigError(f"--input {given}: the list cannot be read ({storage.cause(error)})") from error
 
-    def _named(self, uri: str, line: Listed) -> Source:
+    def _named(self, uri: str, line: ListLine) -> Source:
         """What a line of a list names: a shard by its ending, else an image."""
         shard = format_of(uri)
         if shard and line.kept:
@@ -196,7 +200,7 @@ class Listing:
             return Shard(_stat(uri, uri) or Entry(uri, 0, storage.MISSING), shard)
         if line.kept:
             check_listed_types(self.sources.wanted)
-        return LooseImage(_listed_entry(uri), line.name, line.kept)
+        return LooseImage(_entry_in_list(uri), line.name, line.kept)
 
 
 def check_listed_types(wanted: Wanted) -> None:
@@ -212,10 +216,10 @@ def unbraced(given: str) -> Iterator[str]:
     if match is None or _stat(storage.absolute(given), given) is not None:
         yield given
         return
-    first, last, listed = match.groups()
-    if listed is None and int(first) > int(last):
+    first, last, choices = match.groups()
+    if choices is None and int(first) > int(last):
         raise ConfigError(f"--input {given}: {match[0]} counts downwards and names nothing")
-    for choice in _numbers(first, last) if listed is None else listed.split(","):
+    for choice in _numbers(first, last) if choices is None else choices.split(","):
         yield from unbraced(given[: match.start()] + choice + given[match.end() :])
 
 
@@ -260,10 +264,10 @@ def _why_empty(given: str) -> str:
     return f"{given} does not exist: there is no such object, and none below it{wider}"
 
 
-def _listed_entry(uri: str) -> Entry:
+def _entry_in_list(uri: str) -> Entry:
     """A listed image; the version of a remote one is left unknown, as it would take a HEAD request each."""
     if not storage.is_local(uri):
-        return Entry(uri, 0, LISTED)
+        return Entry(uri, 0, UNKNOWN_VERSION)
     return storage.stat(uri) or Entry(uri, 0, storage.MISSING)
 
 

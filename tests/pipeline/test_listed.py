@@ -11,11 +11,14 @@ from pipeline.plan import files, part_file
 from pipeline.plan.forgotten import Forgetting, write_part
 from pipeline.plan.planner import Planner, PlanSettings
 from pipeline.source.item import Wanted
-from pipeline.source.kinds import LISTED, LooseImage
+from pipeline.source.kinds import UNKNOWN_VERSION, LooseImage
 from pipeline.storage import Entry
 
 URI = "s3://bucket/photos/a.png"
-FOUND, NAMED = LooseImage(Entry(URI, 9, "etag"), "a.png"), LooseImage(Entry(URI, 0, LISTED), "a.png", '{"cls": "7"}')
+FOUND, NAMED = (
+    LooseImage(Entry(URI, 9, "etag"), "a.png"),
+    LooseImage(Entry(URI, 0, UNKNOWN_VERSION), "a.png", '{"cls": "7"}'),
+)
 
 
 def plan(place: Place, *images: LooseImage) -> list[tuple[str, str]]:
@@ -38,9 +41,9 @@ def test_of_two_inputs_one_has_the_version_and_the_other_the_values(
 
 def test_what_a_list_named_first_is_done_once_more_in_the_version_that_a_folder_has(tmp_path: Path) -> None:
     place = Place(str(tmp_path))
-    assert [version for version, _ in plan(place, NAMED)] == [LISTED]
+    assert [version for version, _ in plan(place, NAMED)] == [UNKNOWN_VERSION]
     for again in (FOUND, NAMED, FOUND):
-        assert [version for version, _ in plan(place, again)] == [LISTED, "etag"]
+        assert [version for version, _ in plan(place, again)] == [UNKNOWN_VERSION, "etag"]
 
 
 def test_what_was_forgotten_without_a_version_stays_forgotten(tmp_path: Path) -> None:
@@ -49,7 +52,7 @@ def test_what_was_forgotten_without_a_version_stays_forgotten(tmp_path: Path) ->
     plan(place, NAMED)
     planner = Planner(place, Ledger.load(place), PlanSettings(SpanSize.fixed(4), Wanted(frozenset(), keep=("cls",))))
     planner.learn()
-    write_part(place, 0, [Forgetting(URI, LISTED, next(iter(planner.loose.spans)))])
+    write_part(place, 0, [Forgetting(URI, UNKNOWN_VERSION, next(iter(planner.loose.spans)))])
     plan(place, FOUND)
     planner.learn()
     assert planner.forgotten.has(URI, planner.loose.latest)

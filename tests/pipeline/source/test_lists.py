@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.source.item import Wanted
-from pipeline.source.lists import Listed, listed
+from pipeline.source.lists import ListLine, read_list
 from pipeline.source.passed import PassedBy
 from tests.flow import make_tar, png, run_here
 from tests.helpers import rows
@@ -18,9 +18,9 @@ from tests.pipeline.test_refusals import refused
 ENDINGS = {".png", ".jpg"}
 
 
-def read(text: str, ending: str = ".csv", column: str | None = None, keep: tuple[str, ...] = ()) -> list[Listed]:
+def read(text: str, ending: str = ".csv", column: str | None = None, keep: tuple[str, ...] = ()) -> list[ListLine]:
     wanted = Wanted(frozenset(), column, keep)
-    return list(listed(iter(text.splitlines(keepends=True)), ending, wanted, ENDINGS, PassedBy()))
+    return list(read_list(iter(text.splitlines(keepends=True)), ending, wanted, ENDINGS, PassedBy()))
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ def test_rows_without_an_image_are_told(tmp_path: Path, capsys: pytest.CaptureFi
 def test_the_flag_names_the_column_and_others_are_kept() -> None:
     text = "path;mask;cls\na.png;m.png;3\nb.png;n.png\n"
     assert read(text, column="mask", keep=("cls", "path")) == [
-        Listed("m.png", '{"cls": "3", "path": "a.png"}'),
-        Listed("n.png", '{"path": "b.png"}'),
+        ListLine("m.png", '{"cls": "3", "path": "a.png"}'),
+        ListLine("n.png", '{"path": "b.png"}'),
     ]
 
 
