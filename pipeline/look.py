@@ -128,10 +128,11 @@ def _check_no_columns(config: RunConfig, *, all_seen: bool) -> None:
 
 def _check_no_output(config: RunConfig, first: list[Source]) -> None:
     """Refuse an output: its plan names the same images as its rows, and those that were forgotten."""
-    for given in config.input:
+    uris = [source.entry.uri for source in first]
+    look_so = {place.root for uri in uris for place in Place(uri).above() if place.keeps(uri)}
+    for given in config.input:  # which may be many files
         named = Place.of(given)
-        looks_so = any(named.keeps(source.entry.uri) for source in first)  # asked of none that does not
-        if looks_so and storage.stat(named.bound_file) is not None:
+        if named.root in look_so and storage.stat(named.bound_file) is not None:
             raise ConfigError(f"--input {given} is an output of these jobs: name what it was made from, or its data/")
 
 

@@ -1,5 +1,6 @@
 """Keys as people name them, and Parquet as it comes: one row each, uris verbatim."""
 
+import cProfile
 import os
 import shutil
 import subprocess
@@ -11,6 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.config import RunConfig
+from pipeline.look import look
+from pipeline.output.place import Place
 from tests.flow import make_tar, png, run_here
 from tests.helpers import ROOT, rows
 from tests.pipeline.source.test_archives import make_tar_gz, make_zip
@@ -270,3 +274,19 @@ def test_an_output_is_no_input_and_its_rows_are(tmp_path: Path) -> None:
     refused("^--input .*/first/ is an output of these jobs: .* data/$", [tmp_path / "in", f"{first}/"], output)
     assert run_here(first / "data", output, "brightness") == 0
     assert rows(output)["key"].to_pylist() == ["a.png"]
+
+
+def test_a_first_look_costs_by_the_input(tmp_path: Path) -> None:
+    """And not by pairs of inputs: a shell makes thousands of one pattern."""
+
+    def calls(files: int) -> int:
+        images = [tmp_path / f"{n}.png" for n in range(files)]
+        for image in images:
+            image.write_bytes(png(1))
+        config = RunConfig(input=tuple(map(str, images)), output=str(tmp_path / "out"), model="-")
+        profile = cProfile.Profile()
+        profile.runcall(look, config, Place.of(config.output))
+        return sum(entry.callcount for entry in profile.getstats())
+
+    calls(1)  # plugins are loaded
+    assert calls(400) < 5 * calls(100)
