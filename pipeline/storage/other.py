@@ -74,11 +74,18 @@ class Other(Remote):
         yield from at_once(self._listed, files)
 
     def _listed(self, file: tuple[str, Mapping[str, Any]]) -> Entry:
-        """A file as the listing says, or as it says itself where that does not know; a link to nowhere is MISSING."""
+        """A file as the listing says, or as the server says where that does not know.
+
+        A link to nowhere is MISSING, and one for which the server fails: it becomes a row with a reason.
+        """
         uri, info = file
-        if info["size"] is None:
-            return self.stat(uri) or Entry(uri, 0, MISSING)
-        return Entry(uri, int(info["size"]), _version(info))
+        if info["size"] is not None:
+            return _entry(uri, info)
+        try:
+            info = self._judged(uri)
+        except (FileNotFoundError, ObjectUnreadable):
+            return Entry(uri, 0, MISSING)
+        return _entry(uri, info) if info["type"] == "file" else Entry(uri, 0, MISSING)
 
     def _found(self, prefix: str) -> dict[str, dict[str, Any]]:
         fs, path = self._fs(prefix)
@@ -91,7 +98,11 @@ class Other(Remote):
             info = ask(uri, lambda: self._info(uri))
         except FileNotFoundError:
             return None
-        return Entry(uri, int(info.get("size") or 0), _version(info)) if info["type"] == "file" else None
+        return _entry(uri, info) if info["type"] == "file" else None
+
+    def _judged(self, uri: str) -> dict[str, Any]:
+        """What is known of an object of the source, which may be at fault itself."""
+        return ask(uri, lambda: self._info(uri), self._info)
 
     def _info(self, uri: str) -> dict[str, Any]:
         fs, path = self._fs(uri)
@@ -116,7 +127,7 @@ class Other(Remote):
 
     def open_stream(self, entry: Entry, *, pinned: bool = False) -> BinaryIO:
         """As of any remote object. Raises ObjectUnreadable where only its end would tell how large it is."""
-        if not entry.size and ask(entry.uri, lambda: self._info(entry.uri)).get("size") is None:
+        if not entry.size and self._judged(entry.uri).get("size") is None:
             raise ObjectUnreadable("the server does not say how large it is")
         return super().open_stream(entry, pinned=pinned)
 
@@ -193,6 +204,10 @@ def _fault(error: Exception) -> Fault | None:
     if isinstance(error, ConnectionError | TimeoutError | aiohttp.ClientConnectionError | aiohttp.ClientPayloadError):
         return Fault(f"the server cannot be reached or broke off ({type(error).__name__})")
     return None
+
+
+def _entry(uri: str, info: Mapping[str, Any]) -> Entry:
+    return Entry(uri, int(info.get("size") or 0), _version(info))
 
 
 def _version(info: Mapping[str, object]) -> str:

@@ -7,7 +7,9 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,6 +35,16 @@ class Sizeless(Web):
     def send_header(self, keyword: str, value: str) -> None:
         if keyword != "Content-Length":
             super().send_header(keyword, value)
+
+
+class Failing(Web):
+    """With files that cannot be had, such as those of a program that ends in an error."""
+
+    def send_head(self) -> BytesIO | BinaryIO | None:
+        if "bad" not in self.path:
+            return super().send_head()
+        self.send_error(500)
+        return None
 
 
 @contextmanager
@@ -98,3 +110,16 @@ def test_of_a_shard_whose_size_nobody_says_the_row_says_so(folder: Path, tmp_pat
     with serving(folder, Web) as web:
         assert run_here(f"{web}/empty.tar", tmp_path / "none", "brightness") == 3
     assert rows(tmp_path / "none")["error"].to_pylist() == ["the tar is damaged or cut: empty file"]
+
+
+def test_what_a_server_fails_for_is_a_row(folder: Path, tmp_path: Path) -> None:
+    """Also while the page is listed: each file is asked for its size by then."""
+    make_tar(folder / "a.tar", [(f"{n}.png", png(n)) for n in range(3)])
+    make_tar(folder / "bad.tar", [("0.png", png(0))])
+    for name in ("b.png", "bad.png"):
+        (folder / name).write_bytes(png(9))
+    with serving(folder, Failing) as web:
+        assert run_here(f"{web}/", tmp_path / "out", "brightness", max_failed=0.5, patience=2) == 0
+        there = rows(tmp_path / "out").to_pylist()
+        failed = {row["uri"]: row["status"] for row in there if row["status"] != "ok"}
+        assert (len(there), failed) == (6, {f"{web}/bad.tar": "fetch_error", f"{web}/bad.png": "fetch_error"})
