@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pipeline import storage
 from pipeline.output.ledger import Ledger, Seen
 from pipeline.plan import files
-from pipeline.plan.entry_file import ShardEntry, shard_at
+from pipeline.plan.entry_file import ShardEntry, origin_of
 from pipeline.plan.expected import Expected, expected_spans, surplus_spans
 from pipeline.plan.names import shard_of, short_version
 from pipeline.plan.planner import Planner
@@ -125,7 +125,7 @@ def _lacking_shard(planner: Planner, held: Held, shards: Shards, unfinished: tup
     """The URI of a shard that has an entry and lacks a span, or that was not read to its end; empty: there is none."""
     entry = next(filter(None, (shards.get(shard_of(name)) for name in held.lacking)), None)
     if entry is not None:
-        return shard_at(entry).uri
+        return origin_of(entry).uri
     return planner.shards.due[unfinished[0]] if unfinished else ""
 
 
@@ -150,7 +150,7 @@ def gone_shards(spans: Iterable[str], shards: Shards, ledger: Ledger, uris: Mapp
             lost.add(shard)
     gone: dict[str, str] = {}
     for shard in sorted(lacking - lost - {""}):
-        uri = shard_at(shards[shard]).uri if shard in shards else uris.get(shard)
+        uri = origin_of(shards[shard]).uri if shard in shards else uris.get(shard)
         with suppress(PermissionError):
             if uri is not None and storage.stat(uri) is None:
                 gone[shard] = uri

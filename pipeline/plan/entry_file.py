@@ -44,7 +44,7 @@ class ShardEntry(ShardState):
     @staticmethod
     def found(file: Entry) -> ShardEntry | None:
         """The one whose file this is, None for another file of the plan."""
-        match = SHARD.fullmatch(file.uri.rpartition("/")[2])  # the folder above may have any name, `shard-1` too
+        match = SHARD.fullmatch(file.uri.rpartition("/")[2])
         if match is None:
             return None
         name, number, version, images = match.groups()
@@ -89,7 +89,7 @@ class Known(NamedTuple):
     reopened: bool
 
 
-class ShardAt(NamedTuple):
+class Origin(NamedTuple):
     """Where a shard was, and the name of its format."""
 
     uri: str
@@ -148,9 +148,9 @@ def read_shard_entry(entry: ShardEntry) -> ShardContent:
     return _read_entry(entry, _content)
 
 
-def shard_at(entry: ShardEntry) -> ShardAt:
+def origin_of(entry: ShardEntry) -> Origin:
     """The shard that an entry was made of; raises StorageError where the entry is damaged."""
-    return _read_entry(entry, lambda body: ShardAt(body["uri"], body["format"]))
+    return _read_entry(entry, lambda body: Origin(body["uri"], body["format"]))
 
 
 def _content(body: Mapping[str, Any]) -> ShardContent:

@@ -83,7 +83,7 @@ class ShardPlan:
         """What is missing of shards that the listing did not have and that are there: they were another run's input."""
         for entry in list(self.entries.values()):
             if entry.name not in self.met and self._lacking(entry):
-                uri, format_ = entry_file.shard_at(entry)
+                uri, format_ = entry_file.origin_of(entry)
                 found = storage.stat(uri)
                 if found is not None:
                     yield from self.rows(ShardRef(uri, found.size, found.version, format_, entry.name))

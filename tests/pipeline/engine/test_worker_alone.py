@@ -16,6 +16,7 @@ from pipeline.engine.predictor import Asked, Predictor, Step
 from pipeline.engine.worker import Worker
 from pipeline.errors import DeviceFailed, StorageError
 from pipeline.output.ledger import Ledger
+from pipeline.output.receipts import Receipt
 from pipeline.plan.planner import Planner, PlanSettings
 from pipeline.request import Request, begin, checked
 from pipeline.spec import Device, JobSpec
@@ -41,6 +42,22 @@ def bound(tmp_path: Path) -> tuple[Request, JobSpec]:
     return request, begin(request, lambda: Device("cpu", "cpu", "float32", 4))
 
 
+def work_of(request: Request, spec: JobSpec, worker: Worker) -> list[Receipt]:
+    """What the worker reports of the command's images."""
+    planner = Planner(spec.place, Ledger.load(spec.place), PlanSettings(spec.bound.span_size, spec.wanted))
+    return list(work_in_threads(worker, planner.rows(request.sources.listing())))
+
+
+def of_digits(kind: type[Predictor], spec: JobSpec) -> Predictor:
+    """A predictor of this kind, with a model that tells digits."""
+    return kind(spec.task, load_card(DIGITS / "model"), dtype="float32", batch_size=spec.bound.batch_size)
+
+
+def is_first() -> bool:
+    """Whether the model that is loaded now is the worker's first one; others are loaded by threads of their own."""
+    return threading.current_thread() is threading.main_thread()
+
+
 def test_a_worker_that_was_given_a_gpu_does_not_fall_back_on_its_cpu(tmp_path: Path) -> None:
     spec = replace(bound(tmp_path)[1], device_kind="cuda")
     with pytest.raises(DeviceFailed, match="no GPU answers on"):
@@ -63,12 +80,11 @@ def test_a_hung_device_whose_process_may_not_start_again_ends_the_worker(
     def refuse(error: DeviceFailed) -> None:
         raise error
 
-    predictor = Hung(spec.task, load_card(DIGITS / "model"), dtype="float32", batch_size=spec.bound.batch_size)
+    predictor = of_digits(Hung, spec)
     worker = Worker(spec, 1, lambda _: predictor, hung=refuse)
-    planner = Planner(spec.place, Ledger.load(spec.place), PlanSettings(spec.bound.span_size, spec.wanted))
     try:
         with pytest.raises(DeviceFailed, match="has not answered"):
-            list(work_in_threads(worker, planner.rows(request.sources.listing())))
+            work_of(request, spec, worker)
     finally:
         asleep.set()
         worker.close()
@@ -84,16 +100,15 @@ def test_a_predictor_that_cannot_load_its_model_ends_the_worker(tmp_path: Path) 
             return super().step(asked)
 
     def load(spec: JobSpec) -> Predictor:
-        if threading.current_thread() is not threading.main_thread():
+        if not is_first():
             failed.set()
             raise StorageError("the weights are gone")
-        return Busy(spec.task, load_card(DIGITS / "model"), dtype="float32", batch_size=spec.bound.batch_size)
+        return of_digits(Busy, spec)
 
     worker = Worker(spec, 1, load, predictors=2)
-    planner = Planner(spec.place, Ledger.load(spec.place), PlanSettings(spec.bound.span_size, spec.wanted))
     try:
         with pytest.raises(StorageError, match="the weights are gone"):
-            list(work_in_threads(worker, planner.rows(request.sources.listing())))
+            work_of(request, spec, worker)
     finally:
         worker.close()
 
@@ -114,14 +129,9 @@ def test_a_span_tells_of_the_predictor_that_has_too_little_memory(tmp_path: Path
             done.set()
             return step
 
-    def load(spec: JobSpec) -> Predictor:
-        kind = First if threading.current_thread() is threading.main_thread() else Second
-        return kind(spec.task, load_card(DIGITS / "model"), dtype="float32", batch_size=spec.bound.batch_size)
-
-    worker = Worker(spec, 1, load, predictors=2)
-    planner = Planner(spec.place, Ledger.load(spec.place), PlanSettings(spec.bound.span_size, spec.wanted))
+    worker = Worker(spec, 1, lambda spec: of_digits(First if is_first() else Second, spec), predictors=2)
     try:
-        (receipt,) = work_in_threads(worker, planner.rows(request.sources.listing()))
+        (receipt,) = work_of(request, spec, worker)
     finally:
         worker.close()
     assert receipt.device.at_once == 2
@@ -130,12 +140,10 @@ def test_a_span_tells_of_the_predictor_that_has_too_little_memory(tmp_path: Path
 def test_the_model_reads_the_memory_that_children_write(tmp_path: Path) -> None:
     """No copy on the way: what the model is asked about lies in the ring."""
     request, spec = bound(tmp_path)
-    planner = Planner(spec.place, Ledger.load(spec.place), PlanSettings(spec.bound.span_size, spec.wanted))
-    card = load_card(DIGITS / "model")
-    predictor = Watching(spec.task, card, dtype="float32", batch_size=spec.bound.batch_size)
+    predictor = Watching(spec.task, load_card(DIGITS / "model"), dtype="float32", batch_size=spec.bound.batch_size)
     worker = Worker(spec, 1, lambda _: predictor)
     try:
-        found = list(work_in_threads(worker, planner.rows(request.sources.listing())))
+        found = work_of(request, spec, worker)
         assert [receipt.images for receipt in found] == [8]
         assert len(predictor.asked) == 2
         assert worker.ring is not None
