@@ -13,6 +13,7 @@ from functools import partial
 from random import Random
 from types import FrameType
 
+from beit_core import CheckpointError
 from pipeline import storage
 from pipeline.address import address_of, check_answers
 from pipeline.command import job
@@ -65,7 +66,7 @@ def run(config: RunConfig, task: AnyTask) -> int:
                 storage.sweep(request.place.root, wait_s=ENDING_S)
             return 1
         except Exception as error:
-            if getattr(error, "exit_code", 1) == 1:  # what cannot work (2) leaves nothing
+            if not isinstance(error, ConfigError | CheckpointError):  # what cannot work (exit 2) leaves nothing
                 _leave(request.place, report, engine, error=_sentence(error))
             raise
         finally:
