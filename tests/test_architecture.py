@@ -32,7 +32,7 @@ OWNERS = {
 }
 # What the models are made of; everything else is foreign to them.
 CORE_LIBRARIES = ("beit_core", "torch", "safetensors", "msgpack")
-DEVICE_OWNERS = ("pipeline/engine/device.py", "pipeline/engine/predictor.py")
+DEVICE_OWNERS = tuple(f"pipeline/engine/{name}.py" for name in ("device", "predictor", "transfer"))
 DEVICE_WORDS = ("cuda", "mps", "xpu")
 # Files of beit_core and pipeline that may print; jobs may always, their prints are their answer.
 PRINTERS: tuple[str, ...] = ()

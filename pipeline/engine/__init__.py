@@ -5,7 +5,7 @@
 `span_decoder.py`, `span_predictor.py` the same steps one by one
 `reader.py`     rows of the plan become spans to be read, `open_span.py`: `shard_walk.py`, `shard_stream.py`, `redo.py`
 `spans.py`      a span between its steps
-`predictor.py`  a model on one device · `device.py` what a device is and can do
+`predictor.py`  a model on one device: `device.py`, what that is and can do, `transfer.py`, batches there and back
 `loading.py`    the model on this node, and what `auto` means for it
 `layout.py`     how nodes are used · `cores.py` CPUs of this process
 `board.py`      where planned rows wait · `wire.py` rows and spans as Arrow blocks

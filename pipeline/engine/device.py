@@ -7,7 +7,7 @@ import functools
 import importlib.util
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TypeVar
 
@@ -216,32 +216,15 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
-class Events:
-    """CUDA events of a batch (pixels copied, begun, computed, returned), and the stream on which its answers return.
-
-    What threads wait for is `blocking`: they would use up a core each, which decoding needs.
-    """
-
-    def __init__(self, returning: torch.cuda.Stream) -> None:
-        self.returning = returning
-        self.begun = torch.cuda.Event(enable_timing=True)
-        self.computed = torch.cuda.Event(enable_timing=True, blocking=True)
-        self.copied, self.returned = torch.cuda.Event(blocking=True), torch.cuda.Event(blocking=True)
-
-
-def to_host(values: Column) -> Column:
-    """Tensors on the CPU, without bfloat16, which numpy does not know.
-
-    From a CUDA device the copies are under way: they are there once the current stream is.
-    """
+def each_tensor(values: Column, change: Callable[[Tensor], Tensor]) -> Column:
+    """A column with every tensor of it changed; whatever else it holds stays."""
     if isinstance(values, Tensor):
-        return _to_host(values)
-    return [_to_host(value) if isinstance(value, Tensor) else value for value in values]
-
-
-def _to_host(values: Tensor) -> Tensor:
-    values = values.float() if values.dtype == torch.bfloat16 else values
-    if values.device.type == "cpu":
+        return change(values)
+    if isinstance(values, np.ndarray):
         return values
-    # Into pinned memory, which the device writes by itself; a copy into any other waits on the CPU.
-    return torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
+    return [change(value) if isinstance(value, Tensor) else value for value in values]
+
+
+def readable(values: Tensor) -> Tensor:
+    """Without bfloat16, which numpy does not know."""
+    return values.float() if values.dtype == torch.bfloat16 else values

@@ -1,4 +1,4 @@
-"""A model on one device: batches of uint8 pixels in, column values out. Only this file and `device.py` know devices.
+"""A model on one device: batches of uint8 pixels in, column values out.
 
 Determinism: a batch is always `batch_size` images of one span, image i of the span in slot i % batch_size, failed and
 missing ones black. So an answer depends on its own pixels and slot, never on workers, retries or neighbours that fail.
@@ -20,20 +20,20 @@ from beit_core import ModelCard, PixelSpec, compile_model, pack
 from pipeline.engine.device import (
     AGAIN,
     DTYPES,
-    Events,
     attention,
     device_failures,
     device_kind,
     device_name,
+    each_tensor,
     first_line,
     free_memory,
     is_fatal,
     is_short_of_memory,
     keep_freed_memory,
     keep_to_fixed_kernels,
-    to_host,
-    when_done,
+    readable,
 )
+from pipeline.engine.transfer import OnDevice, Transfer
 from pipeline.errors import ConfigError, DeviceFailed, PipelineError
 from pipeline.output.receipts import DeviceUsed
 from pipeline.task import AnyTask, Batch, Column, Columns
@@ -60,14 +60,15 @@ class Asked:
 
 
 class Step:
-    """A batch on the device: `copied` waits until its pixels may be overwritten, `answers` until it is computed.
+    """A batch that the model has been asked about: `copied` waits until its pixels may be overwritten, `answers` until
+    it is computed.
 
     `seconds` is what the device needed for it, once the answers are here.
     """
 
-    def __init__(self, columns: Columns, reason: str | None, on_device: Events | None, seconds: float) -> None:
-        self.columns, self.reason, self.seconds = columns, reason, seconds
-        self._on_device = on_device
+    def __init__(self, columns: Columns, reason: str | None, on_device: OnDevice | None, seconds: float) -> None:
+        self.reason, self.seconds = reason, seconds
+        self._columns, self._on_device = columns, on_device
 
     def copied(self) -> None:
         """Wait until the device has the pixels."""
@@ -76,18 +77,13 @@ class Step:
                 self._on_device.copied.synchronize()
 
     def answers(self) -> Columns:
-        """The answers on the CPU, without bfloat16, which numpy does not know."""
-        events = self._on_device
-        if events is None:
-            return {name: to_host(values) for name, values in self.columns.items()}
-        # Copies on the model's stream would wait for the next batch.
-        with device_failures(), torch.cuda.stream(events.returning):
-            events.computed.synchronize()
-            self.seconds = events.begun.elapsed_time(events.computed) / 1000
-            answers = {name: to_host(values) for name, values in self.columns.items()}
-            events.returned.record()
-            events.returned.synchronize()
-            return answers
+        """The answers on the CPU, without bfloat16, which numpy does not know; to be asked for once."""
+        columns, self._columns = self._columns, {}
+        batch, self._on_device = self._on_device, None
+        if batch is None:
+            return {name: each_tensor(values, readable) for name, values in columns.items()}
+        columns, self.seconds = batch.fetch(columns)
+        return columns
 
 
 class Predictor:
@@ -125,8 +121,7 @@ class Predictor:
             compile_model(self.model)
         elif self.device.type == "cpu" and self.dtype == torch.bfloat16:
             pack(self.model)
-        self.copying = torch.cuda.Stream() if self.device.type == "cuda" else None
-        self.returning = torch.cuda.Stream() if self.device.type == "cuda" else None
+        self.transfer = Transfer() if self.device.type == "cuda" else None
 
     @property
     def used(self) -> DeviceUsed:
@@ -137,9 +132,6 @@ class Predictor:
     def prepare(self, views: tuple[np.ndarray, ...], uris: Sequence[str], sizes: Sequence[tuple[int, int]]) -> Asked:
         """A batch as `step` takes it, in the memory of these views; by any thread, while the device works on others."""
         prepared = {name: torch.from_numpy(values) for name, values in self.task.prepare(self.card, uris).items()}
-        if self.copying is not None:
-            with device_failures():
-                prepared = {name: values.pin_memory() for name, values in prepared.items()}
         return Asked(tuple(map(torch.from_numpy, views)), uris, sizes, prepared)
 
     def step(self, asked: Asked) -> Step:
@@ -153,38 +145,13 @@ class Predictor:
         with torch.inference_mode(), kernels:
             if self.device.type == "cpu":
                 torch.set_num_threads(1)  # one predictor per core; a fixed number keeps answers bit-identical
-            moved, on_device = self._copy(asked)
-            columns, reason = self._answer(moved)
-            if on_device is not None:
+            batch = None if self.transfer is None else self.transfer.bring(asked.views, asked.prepared)
+            here = asked if batch is None else replace(asked, views=batch.views, prepared=batch.prepared)
+            columns, reason = self._answer(here)
+            if batch is not None:
                 with device_failures():
-                    on_device.computed.record()
-        return Step(columns, reason, on_device, time.perf_counter() - began)
-
-    def _copy(self, asked: Asked) -> tuple[Asked, Events | None]:
-        """The batch where the model is: on a CPU the same."""
-        if self.copying is None or self.returning is None:
-            return asked, None
-        on_device = Events(self.returning)
-        # What the batch before did wrong may come to light here.
-        with device_failures(), torch.cuda.stream(self.copying):
-            views = self._moved(asked.views)
-            prepared = {name: values.to(self.device, non_blocking=True) for name, values in asked.prepared.items()}
-            on_device.copied.record()
-        here = torch.cuda.current_stream()
-        here.wait_event(on_device.copied)
-        on_device.begun.record()
-        for tensor in (*views, *prepared.values()):
-            tensor.record_stream(here)
-        return replace(asked, views=views, prepared=prepared), on_device
-
-    def _moved(self, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The pixels on the device; what torch has kept there of other batches makes room where they do not fit."""
-        try:
-            return tuple(view.to(self.device, non_blocking=True) for view in views)
-        except torch.OutOfMemoryError:
-            when_done()
-            free_memory(self.device.type)
-        return tuple(view.to(self.device, non_blocking=True) for view in views)
+                    batch.computed.record()
+        return Step(columns, reason, batch, time.perf_counter() - began)
 
     def _answer(self, asked: Asked) -> tuple[Columns, str | None]:
         """The answers for the whole batch, in pieces where the device has too little memory for it."""

@@ -111,7 +111,7 @@ def slots(name: str, model: Path, count: int = 8) -> Iterator[Check]:
     yield Check(f"{name}: the same bytes beside other pictures and padding", str(same), "True", same)
 
 
-def memory(model: Path, count: int = 64) -> Iterator[Check]:
+def memory(model: Path, count: int) -> Iterator[Check]:
     """A batch that does not fit is computed in parts, and comes out as it would have."""
     if not torch.cuda.is_available():
         yield Check("out of memory", "no device whose memory could end", "", None)
