@@ -2,6 +2,7 @@
 # make test     the whole test suite       (ARGS="-k weed -x" goes to pytest)
 # make torture  the slow fault tests
 # make gpu      what only an accelerator shows, as a table in build/gpu   (GPU_PYTHON=python that has torch with CUDA)
+# make fake-gpu  what the engine makes of a GPU, on a CUDA runtime made of host memory (fetches torch's CUDA wheel, 0.5 GB)
 # make lint     format, lint and type checks, as in CI      make format  mend what a machine can mend
 PYTHON ?= python3
 VENV   := .venv
@@ -17,7 +18,7 @@ DEMO   := build/demo/labels
 ARGS   ?=
 GPU_PYTHON ?= python3
 
-.PHONY: install install-test demo test torture gpu lint format clean
+.PHONY: install install-test demo test torture gpu fake-gpu lint format clean
 
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test
@@ -55,6 +56,9 @@ torture: install-test
 
 gpu:
 	$(GPU_PYTHON) -m tests.gpu $(ARGS)
+
+fake-gpu: install-test
+	$(PY) -m pytest -q -m fake_gpu tests/fake_cuda $(ARGS)
 
 lint: install-test
 	$(VENV)/bin/ruff format --check .

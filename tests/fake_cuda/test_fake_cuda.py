@@ -1,0 +1,192 @@
+"""What the engine makes of a GPU: right answers however late they come, and a word for whatever fails."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tests.fake_cuda.build import build, environment
+from tests.flow import DIGITS
+from tests.helpers import ROOT, clean_env, rows, run_job, tree_bytes
+from tests.models import save_dvae, save_masked
+from tests.photos import make_photos
+from tests.ray_head import ray_head_server
+
+pytestmark = [pytest.mark.fake_gpu, pytest.mark.timeout(900)]
+
+SCENES = ROOT / "tests/data/digits-seg"
+FLOAT32 = ("--local", "--dtype", "float32")
+LATE = {"FAKE_CUDA_DELAY_US": "30000"}
+
+
+@pytest.fixture(scope="session")
+def gpu() -> dict[str, str]:
+    """The environment of processes that have a GPU."""
+    out = ROOT / "build/fake-cuda"
+    build(out)
+    return environment(out)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photographs in tars, and models for tokens."""
+    folder = tmp_path_factory.mktemp("made")
+    make_photos(folder / "tars", 256, tars=2)
+    save_masked(folder / "masked")
+    save_dvae(folder / "dvae", side=64)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def embedded(gpu: dict[str, str], made: Path) -> dict[str, bytes]:
+    """What the GPU writes when nothing fails."""
+    done = embed(made / "calm", made, gpu)
+    assert done.returncode == 0, done.stderr
+    return tree_bytes(made / "calm/data")
+
+
+def embed(output: Path, made: Path, env: dict[str, str], *more: str) -> subprocess.CompletedProcess[str]:
+    """Sixteen batches of sixteen, of two shards at once."""
+    wanted = ["--input", made / "tars", "--model", DIGITS / "model", "--output", output, "--device", "gpu"]
+    return run_job("embed.py", *wanted, "--batch-size", "16", *more or FLOAT32, env=env)
+
+
+def vectors(table: pa.Table) -> np.ndarray:
+    return np.stack(table["embedding"].to_numpy())
+
+
+def test_what_nobody_has_waited_for_is_not_there(gpu: dict[str, str]) -> None:
+    """Else nothing else here would show anything."""
+    program = """
+import torch
+here = torch.ones(1000, pin_memory=True)
+there, back = here.to("cuda", non_blocking=True), torch.zeros(1000, pin_memory=True)
+beside = torch.cuda.Stream()
+with torch.cuda.stream(beside):
+    early = there.to("cpu")  # waits for its own stream alone
+back.copy_(there * 2, non_blocking=True)
+before = back.clone()
+torch.cuda.synchronize()
+print(early.isnan().all().item(), before.sum().item(), back.sum().item())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=clean_env(gpu | LATE), capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["True", "0.0", "2000.0"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "columns", "flags"),
+    [
+        ("label.py", ["label_ids"], ["--input", DIGITS / "shards", "--model", DIGITS / "model"]),
+        ("segment.py", ["mask"], ["--input", SCENES / "shards", "--model", SCENES / "model"]),
+        ("segment.py", ["mask"], ["--input", SCENES / "shards", "--model", SCENES / "model", "--inference", "slide",
+                                   "--limit", "8"]),
+        ("tokens.py", ["tokens"], ["--input", DIGITS / "shards", "--model", "dvae"]),
+        ("tokens.py", ["tokens", "masked", "predicted"],
+         ["--input", DIGITS / "shards", "--model", "masked", "--tokenizer", "dvae", "--batch-size", "16"]),
+    ],
+    ids=["label", "segment", "slide", "tokens", "masked"],
+)  # fmt: skip
+def test_a_task_answers_as_on_a_cpu(
+    gpu: dict[str, str], made: Path, tmp_path: Path, script: str, columns: list[str], flags: list[object]
+) -> None:
+    flags = [made / flag if flag in ("dvae", "masked") else flag for flag in flags]
+    run_job(script, *flags, *FLOAT32, "--device", "gpu", "--output", tmp_path / "gpu", env=gpu | LATE, code=0)
+    run_job(script, *flags, *FLOAT32, "--output", tmp_path / "cpu", code=0)
+    assert rows(tmp_path / "gpu").select(["uri", *columns]) == rows(tmp_path / "cpu").select(["uri", *columns])
+
+
+def test_vectors_are_those_of_a_cpu(embedded: dict[str, bytes], made: Path, tmp_path: Path) -> None:
+    wanted = ["--input", made / "tars", "--model", DIGITS / "model", "--output", tmp_path / "cpu"]
+    run_job("embed.py", *wanted, *FLOAT32, code=0)
+    assert len(embedded) == 2
+    assert np.allclose(vectors(rows(made / "calm")), vectors(rows(tmp_path / "cpu")), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", ["1", "2"])
+def test_the_bytes_are_the_same_in_whatever_order_things_come(
+    gpu: dict[str, str], made: Path, embedded: dict[str, bytes], tmp_path: Path, seed: str
+) -> None:
+    late = {"FAKE_CUDA_SEED": seed, "FAKE_CUDA_DELAY_US": str(1000 * int(seed) ** 5)}
+    done = embed(tmp_path / "out", made, gpu | late)
+    assert done.returncode == 0, done.stderr
+    assert tree_bytes(tmp_path / "out/data") == embedded
+
+
+@pytest.mark.parametrize("at", [3, 60, 400, 500, 600, 700])
+def test_a_gpu_that_fails_is_begun_again(
+    gpu: dict[str, str], made: Path, embedded: dict[str, bytes], tmp_path: Path, at: int
+) -> None:
+    once = {"FAKE_CUDA_FAIL_AT": str(at), "FAKE_CUDA_FAIL_ONCE": str(tmp_path / "failed")}
+    done = embed(tmp_path / "out", made, gpu | once)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("starting again") == 1
+    assert tree_bytes(tmp_path / "out/data") == embedded
+
+
+@pytest.mark.parametrize("at", [3, 450])
+def test_a_gpu_that_always_fails_ends_the_run_with_the_reason(
+    gpu: dict[str, str], made: Path, tmp_path: Path, at: int
+) -> None:
+    done = embed(tmp_path / "out", made, gpu | {"FAKE_CUDA_FAIL_AT": str(at)})
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("starting again") == 3
+    assert "the device failed (CUDA error: an illegal memory access was encountered)" in done.stderr.splitlines()[-1]
+    assert "terminate called" not in done.stderr
+
+
+def test_pages_that_cannot_be_locked_change_nothing(
+    gpu: dict[str, str], made: Path, embedded: dict[str, bytes], tmp_path: Path
+) -> None:
+    done = embed(tmp_path / "out", made, gpu | {"FAKE_CUDA_NO_LOCK": "1"})
+    assert done.returncode == 0, done.stderr
+    assert "cannot be locked" in done.stderr
+    assert tree_bytes(tmp_path / "out/data") == embedded
+
+
+@pytest.mark.usefixtures("embedded")
+def test_little_memory_takes_smaller_batches(gpu: dict[str, str], made: Path, tmp_path: Path) -> None:
+    little = gpu | {"FAKE_CUDA_MIB": "24"}
+    done = embed(tmp_path / "out", made, little, *FLOAT32, "--batch-size", "128")
+    assert done.returncode == 0, done.stderr
+    assert np.allclose(vectors(rows(tmp_path / "out")), vectors(rows(made / "calm")), rtol=1e-5, atol=1e-5)
+
+
+def test_an_old_gpu_computes_no_bfloat16(gpu: dict[str, str], made: Path, tmp_path: Path) -> None:
+    done = embed(tmp_path / "out", made, gpu | {"FAKE_CUDA_CAPABILITY": "75"}, "--local", "--dtype", "bfloat16")
+    assert done.returncode == 2
+    assert "only emulates it" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["well", "failing"])
+def test_gpus_of_a_cluster_write_the_same_bytes(
+    gpu: dict[str, str],
+    made: Path,
+    embedded: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fails: bool,
+) -> None:
+    once = {"FAKE_CUDA_FAIL_AT": "300", "FAKE_CUDA_FAIL_ONCE": str(tmp_path / "failed")}
+    for name, value in (gpu | (once if fails else {})).items():
+        monkeypatch.setenv(name, value)
+    with ray_head_server() as head:
+        more = ("--dtype", "float32", "--ray-address", head.address)
+        done = embed(tmp_path / "out", made, head.env, *more)
+    assert done.returncode == 0, done.stderr
+    assert "2 GPUs on 1 node" in done.stderr
+    assert (tmp_path / "failed").exists() == fails
+    assert tree_bytes(tmp_path / "out/data") == embedded
+
+
+def test_the_kit_finds_nothing_wrong(gpu: dict[str, str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.gpu", "--small", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, env=clean_env(gpu), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
