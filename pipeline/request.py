@@ -24,7 +24,7 @@ from pipeline.look import LOOK, look, wanted_of
 from pipeline.output.bound import SCHEMA, Bound, BoundModel, SpanSize, bind, is_ours, read_bound
 from pipeline.output.columns import schema_of
 from pipeline.output.place import Place
-from pipeline.plan.span_size import LEAST, LEAST_ON_ACCELERATORS, auto_span_size, images_in
+from pipeline.plan.span_size import LEAST, LEAST_ON_ACCELERATORS, auto_span_size, images_in, warn_of_padding
 from pipeline.report import ReportedModel
 from pipeline.source.item import Wanted
 from pipeline.source.kinds import Shard, Source
@@ -202,6 +202,8 @@ def _by_device(request: Request, device: Device) -> _Resolved:
     """For a new output: from the device that will predict."""
     config = request.config
     span_size = SpanSize.fixed(config.span_size) if config.span_size else _auto_span_size(request, device)
+    shards = all(isinstance(source, Shard) for source in request.first)
+    warn_of_padding(config.batch_size, span_size.shard if shards else span_size.least)
     batch_size = config.batch_size or min(device.batch_size, span_size.least)
     compiled = bool(config.compile)  # auto: CPUs are faster without, no GPU has been measured (docs/performance.md)
     return _Resolved(device.dtype, compiled, batch_size, span_size, device.cpu_class)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+from pipeline.log import warn
 from pipeline.output.bound import SpanSize
 from pipeline.source.item import Wanted
 from pipeline.source.kinds import Shard
@@ -29,6 +30,13 @@ def auto_span_size(bytes_per_image: int, least: int, in_shards: int | None) -> S
     most = most // least * least or most
     bounds = SpanSize(most, min(least, most), most)
     return bounds if in_shards is None else SpanSize(span_size_at(bounds, in_shards), bounds.least, most)
+
+
+def warn_of_padding(batch_size: int, images: int) -> None:
+    """Say so where batches of this size are never full, as the smallest spans have so few images."""
+    if batch_size > images:
+        spans = f"spans begin at {images} image{'s' * (images != 1)}, which no batch crosses"
+        warn(f"--batch-size {batch_size}: {spans}, so the rest is padding: give --span-size {batch_size} too")
 
 
 def span_size_at(size: SpanSize, known: int) -> int:

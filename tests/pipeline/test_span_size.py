@@ -54,6 +54,20 @@ def bound_size(source: Path, output: Path, **flags: int) -> SpanSize:
     return request.propose(request.checked(config, TASKS["label"]()), lambda: CPU).bound.span_size
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [({"batch_size": 33}, 1), ({"batch_size": 32}, 0), ({"batch_size": 33, "span_size": 33}, 0), ({"span_size": 7}, 0)],
+)
+def test_batches_that_are_larger_than_spans_are_warned_of(
+    flags: dict[str, int], said: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bound_size(DIGITS / "shards", tmp_path / "out", **flags)
+    line = (
+        "--batch-size 33: spans begin at 32 images, which no batch crosses, so the rest is padding: give --span-size 33"
+    )
+    assert capsys.readouterr().err.count(line) == said
+
+
 def test_more_than_a_thousand_shards_have_the_largest_spans(tmp_path: Path) -> None:
     shard = make_tar(tmp_path / "in/0000.tar", [("a.png", noise(1))])
     for number in range(1, 1000):
