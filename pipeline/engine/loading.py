@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import socket
 from collections.abc import Sequence
 
@@ -26,6 +28,8 @@ from pipeline.engine.predictor import Predictor
 from pipeline.errors import ConfigError, DeviceFailed, PipelineError, StorageError
 from pipeline.spec import Device, JobSpec, Trial
 
+GIB = 1 << 30
+
 
 def device_here(trial: Trial) -> Device:
     """This process's device, and what `auto` means on it; raises ConfigError where it cannot do what is asked.
@@ -41,6 +45,7 @@ def device_here(trial: Trial) -> Device:
         needs = "C++ compiler (g++, clang++ or c++)" if kind == "cpu" else "Triton with a C compiler (gcc, clang or cc)"
         raise ConfigError(f"--compile: there is no {needs}; install it, or leave the flag out")
     card = model_files.read(trial.model)
+    _check_memory(trial, card)
     batch_size = trial.batch_size or auto_batch_size(trial.task.pixel_specs(card)[0].size, kind, dtype)
     if batch_size > 1 and (trial.compile or (kind != "cpu" and not trial.batch_size)):
         predictor = _predictor(trial, card, dtype, batch_size)
@@ -49,6 +54,18 @@ def device_here(trial: Trial) -> Device:
         del predictor
         free_memory(kind)
     return Device(kind, device_name(kind), dtype, batch_size, cpu_class() if kind == "cpu" else "")
+
+
+def _check_memory(trial: Trial, card: ModelCard) -> None:
+    """Raise ConfigError for a batch whose pixels alone, as float32, take more than this machine's memory.
+
+    What a model needs beside them is not known, but where not even they fit, the system would kill every worker.
+    """
+    pixels = sum(3 * math.prod(spec.size) for spec in trial.task.pixel_specs(card) if spec.size is not None)
+    needed, there = 4 * pixels * trial.batch_size, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        takes = f"the pixels of one batch take {needed / GIB:,.0f} GiB, and this machine has {there / GIB:,.0f}"
+        raise ConfigError(f"--batch-size {trial.batch_size}: {takes}: give less")
 
 
 def device_there(trial: Trial, places: Sequence[str]) -> Device:
