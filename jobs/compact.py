@@ -34,7 +34,8 @@ def arguments() -> Parser:
 def main(flags: argparse.Namespace) -> int:
     """Print what the copy holds."""
     done = compact(flags.output, flags.dest, flags.rows_per_file, images=flags.images)
-    answer(f"{done.rows:,} rows in {done.files:,} files, {done.written:,} of them written now: {flags.dest}")
+    files = f"{done.files:,} file{'s' * (done.files != 1)}"
+    answer(f"{done.rows:,} rows in {files}, {done.written:,} of them written now: {flags.dest}")
     if done.lost:
         answer(f"pictures that could not be read any more, and are null: {done.lost:,}")
     return 0

@@ -163,12 +163,17 @@ def check_members(
     asked = [("image-column", wanted.image_column)] if wanted.image_column else []
     for flag, name in [*asked, *(("keep", name) for name in wanted.keep)]:
         if name not in there:
-            raise ConfigError(f"--{flag} {name}: no such member {has}")
+            raise ConfigError(f"--{flag} {name}: no such member {has}{_meant(name, there)}")
         _check_type(wanted, name)
     if not any(map(wanted.is_image, there)):
         photos = f", {HOW_TO_READ}" if any(map(wanted.passes_photo, there)) else ""
         raise NoImage(f"no image {has}: --image-column names the ending to take{photos}", types)
     return types
+
+
+def _meant(name: str, there: Iterable[str]) -> str:
+    plain = name.removeprefix(".")
+    return f": give {plain}" if plain in there else ""
 
 
 def endings(

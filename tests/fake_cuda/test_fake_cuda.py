@@ -85,8 +85,9 @@ print(early.isnan().all().item(), before.sum().item(), back.sum().item())
     [
         ("label.py", ["label_ids"], ["--input", DIGITS / "shards", "--model", DIGITS / "model"]),
         ("segment.py", ["mask"], ["--input", SCENES / "shards", "--model", SCENES / "model"]),
-        ("segment.py", ["mask"], ["--input", SCENES / "shards", "--model", SCENES / "model", "--inference", "slide",
-                                   "--limit", "8"]),
+        ("segment.py", ["mask"],
+         ["--input", SCENES / "shards", "--model", SCENES / "model", "--inference", "slide", "--batch-size", "4",
+          "--limit", "12"]),
         ("tokens.py", ["tokens"], ["--input", DIGITS / "shards", "--model", "dvae"]),
         ("tokens.py", ["tokens", "masked", "predicted"],
          ["--input", DIGITS / "shards", "--model", "masked", "--tokenizer", "dvae", "--batch-size", "16"]),
