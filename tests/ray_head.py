@@ -115,10 +115,10 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def ray_head_server() -> Iterator[RayHead]:
-    """Runs in a short folder of its own: a socket's path may have 107 characters only."""
+def ray_head_server(more: dict[str, str] | None = None) -> Iterator[RayHead]:
+    """In a short folder of its own: a socket's path may have 107 characters only. `more` is for its environment."""
     ports = list(free_block())[: 9 + WORKER_PORTS]
-    env, api = head_env(), f"http://127.0.0.1:{ports[1]}"
+    env, api = head_env() | (more or {}), f"http://127.0.0.1:{ports[1]}"
     with tempfile.TemporaryDirectory(prefix="rh", ignore_cleanup_errors=True) as temp:
         log = Path(temp) / "head.log"
         with log.open("wb") as out:

@@ -203,12 +203,17 @@ def batch_norm(x: Tensor, w: Tensor, b: Tensor, mean: Tensor, var: Tensor, _: bo
     return made, *[torch.empty(0, device=x.device)] * 3
 
 
+def native_batch_norm(*args: Any) -> Any:
+    return batch_norm(*args)[:3]
+
+
 CPU_OPS: dict[str, tuple[Made, Made]] = {  # what CPUs know by other names: how it is computed, and how it looks
     "_scaled_dot_product_efficient_attention": (attention, attention_shape),
     "_scaled_dot_product_flash_attention": (flash_attention, flash_attention_shape),
     "cudnn_batch_norm": (batch_norm, batch_norm),
     "cudnn_convolution": (convolution, convolution),
     "cudnn_convolution_transpose": (transposed, transposed),
+    "native_batch_norm": (native_batch_norm, native_batch_norm),
 }
 
 COPY = torch.ops.aten.copy_.default

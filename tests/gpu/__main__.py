@@ -37,7 +37,7 @@ def parts(work: Path, *, small: bool) -> Iterator[tuple[str, Part]]:
     for head in ("classifier", "segmenter"):
         yield f"slots of the {head}", partial(checks.slots, head, models[head])
     # What torch takes of a device it takes in pieces of 2 MiB: fewer small pictures need no more than one.
-    yield "memory", partial(checks.memory, models["classifier"], 1024 if small else 64)
+    yield "memory", partial(checks.memory, models["classifier"], 2048 if small else 64)
     yield "the four tasks", partial(checks.jobs, work / "jobs", masked, dvae)
     yield "throughput", partial(speed.throughput, models["classifier"], 8 if small else 256, compiling=not small)
     yield "a run", partial(speed.fed, work, models["classifier"], 64 if small else 65536)  # 8 s at 8,000/s
