@@ -2,7 +2,7 @@
 # make test     the whole test suite       (ARGS="-k weed -x" goes to pytest)
 # make torture  the slow fault tests
 # make gpu      what only an accelerator shows, as a table in build/gpu   (GPU_PYTHON=python that has torch with CUDA)
-# make fake-gpu  what the engine makes of a GPU, on a CUDA runtime made of host memory (fetches torch's CUDA wheel, 0.5 GB)
+# make fake-gpu  the path on CUDA without a GPU: torch's CUDA build (0.5 GB) on a runtime made of host memory
 # make lint     format, lint and type checks, as in CI      make format  mend what a machine can mend
 PYTHON ?= python3
 VENV   := .venv
