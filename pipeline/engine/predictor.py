@@ -113,6 +113,7 @@ class Predictor:
             keep_freed_memory()
         try:
             self.model = task.load(card).eval().to(device=self.device, dtype=self.dtype)
+            self.transfer = Transfer() if self.device.type == "cuda" else None
         except torch.OutOfMemoryError as error:
             raise ConfigError(f"--model {card.name}: the device has no room for it ({first_line(error)})") from error
         except torch.AcceleratorError as error:
@@ -121,7 +122,6 @@ class Predictor:
             compile_model(self.model)
         elif self.device.type == "cpu" and self.dtype == torch.bfloat16:
             pack(self.model)
-        self.transfer = Transfer() if self.device.type == "cuda" else None
 
     @property
     def used(self) -> DeviceUsed:

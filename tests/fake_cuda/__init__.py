@@ -12,6 +12,6 @@ is not read yet. New memory of the device holds NaN. What it cannot show: how fa
 
 Environment: FAKE_CUDA_SEED (the order of what nobody waits for), FAKE_CUDA_DELAY_US (how late that comes),
 FAKE_CUDA_MIB (the device's memory), FAKE_CUDA_DEVICES, FAKE_CUDA_CAPABILITY (90 is 9.0), FAKE_CUDA_NO_LOCK (no page can
-be locked), FAKE_CUDA_FAIL_AT (the operation after which every call fails), FAKE_CUDA_FAIL_ONCE (a file: fail only if it
-is not there, and leave it).
+be locked), FAKE_CUDA_FAIL_AT (the call from which on every call fails), FAKE_CUDA_FAIL_ONCE (a file: fail only if it is
+not there, and leave it).
 """

@@ -58,7 +58,7 @@ std::condition_variable wanted, advanced;
 std::map<cudaStream_t, std::shared_ptr<Stream>> streams;
 std::vector<std::pair<std::shared_ptr<Stream>, uint64_t>> waited_for;
 std::map<const char*, Range> ranges;
-size_t used = 0, operations = 0;
+size_t used = 0, calls = 0;
 cudaError_t failed = cudaSuccess;  // for good, as after an illegal access
 thread_local cudaError_t last = cudaSuccess;
 
@@ -133,7 +133,7 @@ void ensure_worker() {
 
 void fail_if_due() {
   static const long at = setting("FAKE_CUDA_FAIL_AT", -1);
-  if (long(++operations) != at) return;
+  if (long(++calls) != at) return;
   const char* once = getenv("FAKE_CUDA_FAIL_ONCE");
   FILE* mark = once ? fopen(once, "wx") : nullptr;
   if (once && !mark) return;
@@ -143,7 +143,6 @@ void fail_if_due() {
 
 Operation& add(cudaStream_t handle, std::function<void()> run, std::shared_ptr<Record> waits_for = nullptr) {
   ensure_worker();
-  fail_if_due();
   auto stream = stream_of(handle);
   stream->queue.push_back({++stream->added, std::move(run), waits_for});
   return stream->queue.back();
@@ -182,15 +181,17 @@ bool is_idle() {
 
 }  // namespace
 
-#define ASKED                                    \
-  if (failed != cudaSuccess) return error(failed); \
-  Lock lock(mutex)
+#define ASKED        \
+  Lock lock(mutex);  \
+  fail_if_due();     \
+  if (failed != cudaSuccess) return error(failed)
 
 extern "C" {
 
 // What kernels.py asks.
 void fake_enqueue(void* stream, void (*run)(long), long number) {
   Lock lock(mutex);
+  fail_if_due();
   add(static_cast<cudaStream_t>(stream), [=] { run(number); });
 }
 void fake_synchronize(void* stream) {
