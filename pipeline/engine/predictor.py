@@ -218,8 +218,11 @@ def _joined(pieces: Sequence[Columns]) -> Columns:
 def _one_column(pieces: Sequence[Column]) -> Column:
     if len(pieces) == 1:
         return pieces[0]
-    tensors = [piece for piece in pieces if isinstance(piece, Tensor)]
-    return torch.cat(tensors) if tensors else [value for piece in pieces for value in piece]
+    if tensors := [piece for piece in pieces if isinstance(piece, Tensor)]:
+        return torch.cat(tensors)
+    if arrays := [piece for piece in pieces if isinstance(piece, np.ndarray)]:  # a list's NaN would not be looked for
+        return np.concatenate(arrays)
+    return [value for piece in pieces for value in piece]
 
 
 def _to_values(values: Column) -> Values:

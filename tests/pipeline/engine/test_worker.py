@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -114,6 +115,21 @@ def test_a_device_that_fails_ends_the_run_and_the_same_command_continues(shards:
     assert run_here(shards, tmp_path / "out", "mean", batch_size=16) == 0
     assert run_here(shards, tmp_path / "calm", "mean", batch_size=16) == 0
     assert tree_bytes(tmp_path / "out/data") == tree_bytes(tmp_path / "calm/data")
+
+
+class InNumPy(Mean):
+    def predict(self, model: Any, batch: Batch) -> Columns:
+        means = model(batch.pixels).numpy()
+        means[3] = np.nan
+        return {"mean": means}
+
+
+def test_parts_of_a_batch_that_are_no_tensors_are_looked_through_as_a_whole_is() -> None:
+    predictor = Predictor(InNumPy(most=8), load_card(DIGITS / "model"), dtype="float32", batch_size=16)
+    step = predictor.step(predictor.prepare((np.zeros((16, 32, 32, 3), np.uint8),), [""] * 16, [(32, 32)] * 16))
+    answered = predictor.encode(step.answers(), step.reason)
+    assert predictor.at_once == 8
+    assert [number for number, error in enumerate(answered.errors) if error] == [3, 11]
 
 
 class Misspelt(Mean):
