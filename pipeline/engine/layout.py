@@ -10,6 +10,7 @@ from pipeline.errors import ConfigError
 
 FEW_CPUS = 4  # a GPU with fewer beside it is fed from other nodes, if there are any
 SHARE = 0.9  # of the CPUs go to workers; Ray keeps the rest, without which it hangs
+ROUNDING = 1e-6  # of a number of workers: Ray counts GPUs in ten thousandths, and 1 // 0.1 is 9
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def layout_of(nodes: Sequence[Node], gpus_per_worker: float, workers: int | None
 
 def _on_gpus(nodes: Sequence[Node], elsewhere: float, gpus_per_worker: float, workers: int | None) -> Layout:
     """For nodes with GPUs, and so many CPUs on other nodes."""
-    count = workers or max(1, sum(int(node.gpus // gpus_per_worker) for node in nodes))
+    count = workers or max(1, sum(_fitting(node, gpus_per_worker) for node in nodes))
     beside = min(node.cpus / node.gpus for node in nodes)
     said = f"{_counted(sum(node.gpus for node in nodes), 'GPU')} on {_nodes(nodes)}, {_counted(beside, 'CPU')} each"
     if beside < FEW_CPUS and elsewhere > sum(node.cpus for node in nodes):
@@ -77,6 +78,13 @@ def _on_gpus(nodes: Sequence[Node], elsewhere: float, gpus_per_worker: float, wo
     share = beside * gpus_per_worker
     children = int(share) - 1 if share >= FEW_CPUS else int(share)
     return Layout("fused", True, count, SHARE * share, max(1, children), f"{said}: fused")
+
+
+def _fitting(node: Node, gpus_per_worker: float) -> int:
+    """Workers for which a node has GPUs; each that has a part of one has it of one alone."""
+    if gpus_per_worker >= 1:
+        return int(node.gpus // gpus_per_worker)
+    return int(node.gpus) * int(1 / gpus_per_worker + ROUNDING)
 
 
 def _nodes(nodes: Sequence[Node]) -> str:

@@ -32,6 +32,13 @@ def test_ray_keeps_some_of_the_cpus(cpus: int) -> None:
     assert layout.workers * layout.cpus < cpus
 
 
+@pytest.mark.parametrize(
+    ("share", "gpus", "workers"), [(0.5, 1, 2), (0.2, 1, 5), (0.1, 8, 80), (0.4, 5, 10), (0.3334, 1, 2), (2, 7, 3)]
+)
+def test_there_is_a_worker_for_each_share_of_a_gpu_that_ray_gives(share: float, gpus: int, workers: int) -> None:
+    assert layout_of([Node(64, gpus)], share, None).workers == workers
+
+
 def test_a_number_of_workers_is_taken_as_given() -> None:
     assert layout_of([Node(4, 0)], 1.0, 2).workers == 2
     assert layout_of([Node(8, 2)], 0.5, 3).workers == 3
