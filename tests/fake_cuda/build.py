@@ -5,6 +5,7 @@ What torch's libraries want of NVIDIA's is read from them: a library of the same
 what `runtime.cpp` knows.
 """
 
+import hashlib
 import re
 import shutil
 import subprocess
@@ -23,10 +24,11 @@ VENDORS = re.compile(r"(cu|nccl|nv|__cuda)\w*$")
 
 def build(out: Path) -> None:
     """Raises CalledProcessError for a wheel that is not to be had, and for a compiler that fails."""
-    if (out / "done").exists():
+    torch = version("torch").partition("+")[0]
+    made_of, done = _digest(torch), out / "done"
+    if done.exists() and done.read_text() == made_of:
         return
     shutil.rmtree(out, ignore_errors=True)
-    torch = version("torch").partition("+")[0]
     _unpack(f"torch==={torch}", out / "site")  # === passes by wheels for CPUs, which are torch 2.13.0+cpu
     for package in HEADERS:
         _unpack(package, out / "headers")
@@ -35,13 +37,18 @@ def build(out: Path) -> None:
         file.write("\nimport warnings as _warnings\n\nwith _warnings.catch_warnings(action='ignore'):\n")
         file.write("    import fake_cuda_kernels as _kernels\n")
     _compile(out)
-    (out / "done").touch()
+    done.write_text(made_of)
 
 
 def environment(out: Path) -> dict[str, str]:
     """What a process needs beside the usual to find this torch and its device."""
     threads = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}  # the same sums on every run
     return {"LD_LIBRARY_PATH": str(out / "lib"), "PYTHONPATH": f"{out / 'site'}:{HERE.parents[1]}", **threads}
+
+
+def _digest(torch: str) -> str:
+    sources = [(HERE / name).read_bytes() for name in ("build.py", "kernels.py", "runtime.cpp")]
+    return hashlib.sha256(b"".join([torch.encode(), *sources])).hexdigest()
 
 
 def _unpack(requirement: str, into: Path) -> None:
