@@ -168,14 +168,19 @@ class Predictor:
                 if self.at_once == 1:
                     return {}, f"the device has too little memory for one image ({first_line(error)})"
             self.at_once = -(-self.at_once // 2)
-            free_memory(self.device.type)  # libraries take theirs beside what torch has
+            with device_failures():
+                free_memory(self.device.type)  # libraries take theirs beside what torch has
 
     def _ask(self, asked: Asked, start: int) -> Columns:
         piece = slice(start, start + self.at_once)
         views = tuple(spec.normalize(view[piece]) for view, spec in zip(asked.views, self.specs, strict=True))
         prepared = {name: values[piece] for name, values in asked.prepared.items()}
         batch = Batch(asked.uris[piece], asked.sizes[piece], views, self.dtype, prepared)
-        return self.task.predict(self.model, batch)
+        answers = self.task.predict(self.model, batch)
+        if self.transfer is None:
+            return answers
+        # They leave the device dense. Made so here, where smaller batches are tried if there is no memory for it.
+        return {name: each_tensor(values, Tensor.contiguous) for name, values in answers.items()}
 
     def encode(self, answers: Columns, reason: str | None) -> Answered:
         """Column values of a batch's answers; NaN and infinity become errors."""

@@ -83,14 +83,13 @@ class OnDevice:
         self.computed = torch.cuda.Event(enable_timing=True, blocking=True)
 
     def fetch(self, columns: Columns) -> tuple[Columns, float]:
-        """Wait for the batch; its answers on the CPU, and the seconds that it took. Raises DeviceFailed."""
+        """Wait for the batch; its answers, which are dense, on the CPU, and its seconds. Raises DeviceFailed."""
         # Copies on the model's stream would wait for the next batch.
         with device_failures(), torch.cuda.stream(self.transfer.returning):
             self.computed.synchronize()
             seconds = self.begun.elapsed_time(self.computed) / 1000
-            dense = {name: each_tensor(values, Tensor.contiguous) for name, values in columns.items()}
-            with self.transfer.landing(sum(map(_bytes, dense.values()))) as landing:
-                under_way = {name: each_tensor(values, landing.place) for name, values in dense.items()}
+            with self.transfer.landing(sum(map(_bytes, columns.values()))) as landing:
+                under_way = {name: each_tensor(values, landing.place) for name, values in columns.items()}
                 returned = torch.cuda.Event(blocking=True)
                 returned.record()
                 returned.synchronize()

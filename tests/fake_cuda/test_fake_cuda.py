@@ -159,6 +159,36 @@ def test_little_memory_takes_smaller_batches(gpu: dict[str, str], made: Path, tm
     assert np.allclose(vectors(rows(tmp_path / "out")), vectors(rows(made / "calm")), rtol=1e-5, atol=1e-5)
 
 
+def test_answers_that_lie_scattered_are_gathered_in_what_memory_there_is(gpu: dict[str, str]) -> None:
+    program = """
+import numpy as np, pyarrow as pa, torch
+from beit_core import load_card
+from pipeline.engine.predictor import Predictor
+from pipeline.task import Task
+
+class Scattered(Task):
+    name = "scattered"
+    def columns(self, card): return {"x": pa.list_(pa.float32(), 1 << 20)}
+    def load(self, card): return torch.nn.Identity()
+    def predict(self, model, batch):
+        means = batch.views[0].mean((1, 2, 3))
+        return {"x": means[:, None, None].expand(-1, 1 << 20, 4).contiguous()[..., 0]}  # 4 MiB of 16
+
+card = load_card("tests/data/digits/model")
+predictor = Predictor(Scattered(), card, dtype="float32", batch_size=8)
+pictures = np.arange(8, dtype=np.uint8)[:, None, None, None].repeat(32, 1).repeat(32, 2).repeat(3, 3)
+step = predictor.step(predictor.prepare((pictures,), [""] * 8, [(32, 32)] * 8))
+vectors = predictor.encode(step.answers(), step.reason).columns["x"]
+wanted = card.pixels.normalize(pictures).mean((1, 2, 3))[:, None]
+print(predictor.at_once, vectors.shape == (8, 1 << 20), np.allclose(vectors, wanted.numpy(), rtol=1e-5, atol=1e-5))
+"""
+    env = clean_env(gpu | {"FAKE_CUDA_MIB": "140"})
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["4", "True", "True"], done.stderr
+
+
 def test_an_old_gpu_computes_no_bfloat16(gpu: dict[str, str], made: Path, tmp_path: Path) -> None:
     done = embed(tmp_path / "out", made, gpu | {"FAKE_CUDA_CAPABILITY": "75"}, "--local", "--dtype", "bfloat16")
     assert done.returncode == 2
