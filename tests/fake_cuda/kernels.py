@@ -5,6 +5,7 @@ this project. A kernel makes its results at once, without values, as the meta de
 its tensors by addresses: like a GPU's it does not keep them alive.
 """
 
+import atexit
 import ctypes
 import itertools
 import os
@@ -22,6 +23,7 @@ runtime = ctypes.CDLL("libcudart.so.13")
 CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_long)
 runtime.fake_enqueue.argtypes = [ctypes.c_void_p, CALLBACK, ctypes.c_long]
 runtime.fake_synchronize.argtypes = [ctypes.c_void_p]
+atexit.register(runtime.fake_finish)
 
 waiting: dict[int, Callable[[], None]] = {}
 numbers = itertools.count()

@@ -59,6 +59,8 @@ std::map<cudaStream_t, std::shared_ptr<Stream>> streams;
 std::vector<std::pair<std::shared_ptr<Stream>, uint64_t>> waited_for;
 std::map<const char*, Range> ranges;
 size_t used = 0, calls = 0;
+pid_t owner = 0;  // of the thread that works: a forked child has none of its parent's
+bool finishing = false, finished = false;
 cudaError_t failed = cudaSuccess;  // for good, as after an illegal access
 thread_local cudaError_t last = cudaSuccess;
 
@@ -114,18 +116,20 @@ void work() {
   auto delay = std::chrono::microseconds(setting("FAKE_CUDA_DELAY_US", 20000));
   Lock lock(mutex);
   while (true) {
-    if (!wanted.wait_for(lock, delay, [] { return !waited_for.empty(); })) {
+    if (!wanted.wait_for(lock, delay, [] { return finishing || !waited_for.empty(); })) {
       run_any(lock, random);
       continue;
     }
+    if (waited_for.empty()) break;
     auto [stream, number] = waited_for.back();
     waited_for.pop_back();
     run_up_to(lock, stream, number);
   }
+  finished = true;
+  advanced.notify_all();
 }
 
 void ensure_worker() {
-  static pid_t owner = 0;  // a forked child has no threads of its parent
   if (owner == getpid()) return;
   owner = getpid();
   std::thread(work).detach();
@@ -197,6 +201,16 @@ void fake_enqueue(void* stream, void (*run)(long), long number) {
 void fake_synchronize(void* stream) {
   Lock lock(mutex);
   wait_for_stream(lock, static_cast<cudaStream_t>(stream));
+}
+
+void fake_finish() {  // nothing runs any more: Python is about to end
+  Lock lock(mutex);
+  if (owner != getpid()) return;
+  auto all = streams;
+  for (auto& [handle, _] : all) wait_for_stream(lock, handle);
+  finishing = true;
+  wanted.notify_all();
+  advanced.wait(lock, [] { return finished; });
 }
 
 // Devices.
