@@ -130,8 +130,8 @@ def kernel(name: str, op: Any) -> Made:
     def results(args: Sequence[Any], more: dict[str, Any], ours: Made, shape: Made) -> Any:
         try:
             with torch.inference_mode():
-                shapes = shape(*each(args, on_meta), **{key: each(one, on_meta) for key, one in more.items()})
-        except (NotImplementedError, RuntimeError):  # their shape depends on values
+                shapes = shape(*each(args, on_meta), **each_value(more, on_meta))
+        except (NotImplementedError, RuntimeError):  # shapes that depend on values; what is wrong is raised below
             runtime.fake_synchronize(stream())
             found = ours(*each(each(args, remembered), on_cpu), **{key: on_cpu(one) for key, one in more.items()})
             return each(found, lambda one: one.to("cuda") if isinstance(one, Tensor) else one)
