@@ -26,7 +26,6 @@ from pipeline.engine.device import (
     device_name,
     each_tensor,
     first_line,
-    free_memory,
     is_fatal,
     is_short_of_memory,
     keep_freed_memory,
@@ -37,6 +36,8 @@ from pipeline.engine.transfer import OnDevice, Transfer
 from pipeline.errors import ConfigError, DeviceFailed, PipelineError
 from pipeline.output.receipts import DeviceUsed
 from pipeline.task import AnyTask, Batch, Column, Columns
+
+TRY_AGAIN = 200  # batches after which more images at once are tried, where there was too little memory for them
 
 Values = np.ndarray | Sequence[object]
 
@@ -66,24 +67,23 @@ class Step:
     `seconds` is what the device needed for it, once the answers are here.
     """
 
-    def __init__(self, columns: Columns, reason: str | None, on_device: OnDevice | None, seconds: float) -> None:
+    def __init__(self, answers: Columns | OnDevice, reason: str | None, seconds: float) -> None:
         self.reason, self.seconds = reason, seconds
-        self._columns, self._on_device = columns, on_device
+        self._answers = answers
 
     def copied(self) -> None:
         """Wait until the device has the pixels."""
-        if self._on_device is not None:
+        if isinstance(self._answers, OnDevice):
             with device_failures():
-                self._on_device.copied.synchronize()
+                self._answers.copied.synchronize()
 
     def answers(self) -> Columns:
         """The answers on the CPU, without bfloat16, which numpy does not know; to be asked for once."""
-        columns, self._columns = self._columns, {}
-        batch, self._on_device = self._on_device, None
-        if batch is None:
-            return {name: each_tensor(values, readable) for name, values in columns.items()}
-        columns, self.seconds = batch.fetch(columns)
-        return columns
+        answers, self._answers = self._answers, {}
+        if isinstance(answers, OnDevice):
+            columns, self.seconds = answers.fetch()
+            return columns
+        return {name: each_tensor(values, readable) for name, values in answers.items()}
 
 
 class Predictor:
@@ -107,7 +107,8 @@ class Predictor:
         self.columns = task.columns(card).keys()
         self.specs: tuple[PixelSpec, ...] = task.pixel_specs(card)
         self.batch_size = batch_size
-        self.at_once = batch_size  # fewer after the device ran out of memory
+        self.at_once = self.fewest = batch_size  # fewer after the device ran out of memory
+        self._halved = 0  # batches since then
         keep_to_fixed_kernels(self.device.type, dtype)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -127,7 +128,7 @@ class Predictor:
     def used(self) -> DeviceUsed:
         """What receipts say of the device."""
         worker = f"{socket.gethostname()}:{os.getpid()}"
-        return DeviceUsed(self.name, worker, self.at_once if self.at_once < self.batch_size else None)
+        return DeviceUsed(self.name, worker, self.fewest if self.fewest < self.batch_size else None)
 
     def prepare(self, views: tuple[np.ndarray, ...], uris: Sequence[str], sizes: Sequence[tuple[int, int]]) -> Asked:
         """A batch as `step` takes it, in the memory of these views; by any thread, while the device works on others."""
@@ -145,16 +146,18 @@ class Predictor:
         with torch.inference_mode(), kernels:
             if self.device.type == "cpu":
                 torch.set_num_threads(1)  # one predictor per core; a fixed number keeps answers bit-identical
-            batch = None if self.transfer is None else self.transfer.bring(asked.views, asked.prepared)
-            here = asked if batch is None else replace(asked, views=batch.views, prepared=batch.prepared)
-            columns, reason = self._answer(here)
-            if batch is not None:
-                with device_failures():
-                    batch.computed.record()
-        return Step(columns, reason, batch, time.perf_counter() - began)
+            if self.transfer is None:
+                columns, reason = self._answer(asked)
+                return Step(columns, reason, time.perf_counter() - began)
+            batch = self.transfer.bring(asked.views, asked.prepared)
+            batch.answers, reason = self._answer(replace(asked, views=batch.views, prepared=batch.prepared))
+            with device_failures():
+                batch.computed.record()
+            return Step(batch, reason, time.perf_counter() - began)
 
     def _answer(self, asked: Asked) -> tuple[Columns, str | None]:
         """The answers for the whole batch, in pieces where the device has too little memory for it."""
+        self._grow()
         while True:
             try:
                 pieces = [self._ask(asked, start) for start in range(0, len(asked.uris), self.at_once)]
@@ -165,11 +168,19 @@ class Predictor:
                     raise DeviceFailed(f"the device failed ({first_line(error)}): {AGAIN}") from error
                 if not short:
                     return {}, f"the model failed ({first_line(error)})"
-                if self.at_once == 1:
-                    return {}, f"the device has too little memory for one image ({first_line(error)})"
-            self.at_once = -(-self.at_once // 2)
-            with device_failures():
-                free_memory(self.device.type)  # libraries take theirs beside what torch has
+                said = first_line(error)
+            if self.transfer is not None and self.transfer.make_room():
+                continue
+            if self.at_once == 1:
+                return {}, f"the device has too little memory for one image ({said})"
+            self.at_once, self._halved = -(-self.at_once // 2), 0
+            self.fewest = min(self.fewest, self.at_once)
+
+    def _grow(self) -> None:
+        """Try twice as many images at once again, where what took the memory may be gone by now."""
+        self._halved += 1
+        if self._halved == TRY_AGAIN and self.at_once < self.batch_size:
+            self.at_once, self._halved = min(2 * self.at_once, self.batch_size), 0
 
     def _ask(self, asked: Asked, start: int) -> Columns:
         piece = slice(start, start + self.at_once)

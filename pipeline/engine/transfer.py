@@ -11,7 +11,7 @@ import mmap
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import torch
@@ -33,36 +33,70 @@ ALIGNED = 64  # bytes: where the answers of a column begin
 
 
 class Transfer:
-    """The streams of one predictor, and the memory in which its answers arrive."""
+    """The streams of one predictor, what it has on the device, and the memory in which its answers arrive."""
 
     def __init__(self) -> None:
         self.copying, self.returning = torch.cuda.Stream(), torch.cuda.Stream()
         self._free: list[Landing] = []
-        self._lock = threading.Lock()
+        self._batches = 0  # on the device, or on their way there
+        self._changed = threading.Condition()
 
     def bring(self, views: Sequence[Tensor], prepared: Mapping[str, Tensor]) -> OnDevice:
         """Have a batch copied; what this thread asks of the device afterwards waits for it. Raises DeviceFailed."""
+        with self._changed:
+            self._batches += 1
         with device_failures():  # what the batch before did wrong may come to light here
-            with torch.cuda.stream(self.copying):
-                # From pageable memory: the CPU waits for such copies, which therefore go before the pixels.
-                prepared = {name: values.to("cuda", non_blocking=True) for name, values in prepared.items()}
-                batch = OnDevice(self, _moved(views), prepared)
-                batch.copied.record()
+            batch = self._copied(views, prepared)
             torch.cuda.current_stream().wait_event(batch.copied)
             batch.begun.record()
         return batch
 
+    def _copied(self, views: Sequence[Tensor], prepared: Mapping[str, Tensor]) -> OnDevice:
+        with suppress(torch.OutOfMemoryError):
+            return self._copy(views, prepared)
+        self.make_room()
+        return self._copy(views, prepared)
+
+    def _copy(self, views: Sequence[Tensor], prepared: Mapping[str, Tensor]) -> OnDevice:
+        with torch.cuda.stream(self.copying):
+            # From pageable memory: the CPU waits for such copies, which therefore go before the pixels.
+            there = {name: values.to("cuda", non_blocking=True) for name, values in prepared.items()}
+            batch = OnDevice(self, tuple(view.to("cuda", non_blocking=True) for view in views), there)
+            batch.copied.record()
+        return batch
+
+    def make_room(self) -> bool:
+        """Wait until the last batch is alone on the device, and free what is unused there; whether it was not alone.
+
+        Raises DeviceFailed.
+        """
+        with self._changed:
+            others = self._batches > 1
+            self._changed.wait_for(lambda: self._batches <= 1)
+        with device_failures():
+            when_done()
+            free_memory("cuda")
+        return others
+
     @contextmanager
-    def landing(self, size: int) -> Iterator[Landing]:
-        """Memory for so many bytes of answers. Of a batch that has failed it is not used again."""
+    def fetching(self, size: int) -> Iterator[Landing]:
+        """Memory for so many bytes of a batch's answers; afterwards nothing of the batch is on the device.
+
+        The memory in which answers of a batch that failed were to arrive is not used again.
+        """
         landing = self._take(size)
-        yield landing
-        landing.taken = 0
-        with self._lock:
-            self._free.append(landing)
+        try:
+            yield landing
+            landing.taken = 0
+            with self._changed:
+                self._free.append(landing)
+        finally:
+            with self._changed:
+                self._batches -= 1
+                self._changed.notify_all()
 
     def _take(self, size: int) -> Landing:
-        with self._lock:
+        with self._changed:
             for landing in self._free:
                 if landing.memory.nbytes >= size:
                     self._free.remove(landing)
@@ -71,29 +105,32 @@ class Transfer:
 
 
 class OnDevice:
-    """A batch on the device: it is `copied` from the caller's memory, `begun`, and `computed`.
+    """A batch on the device: it is `copied` from the caller's memory, `begun`, and `computed`; then it has `answers`.
 
     What threads wait for is `blocking`: they would use up a core each, which decoding needs.
     """
 
     def __init__(self, transfer: Transfer, views: tuple[Tensor, ...], prepared: Mapping[str, Tensor]) -> None:
         self.transfer, self.views, self.prepared = transfer, views, prepared
+        self.answers: Columns = {}  # dense
         self.copied = torch.cuda.Event(blocking=True)
         self.begun = torch.cuda.Event(enable_timing=True)
         self.computed = torch.cuda.Event(enable_timing=True, blocking=True)
 
-    def fetch(self, columns: Columns) -> tuple[Columns, float]:
-        """Wait for the batch; its answers, which are dense, on the CPU, and its seconds. Raises DeviceFailed."""
-        # Copies on the model's stream would wait for the next batch.
-        with device_failures(), torch.cuda.stream(self.transfer.returning):
+    def fetch(self) -> tuple[Columns, float]:
+        """Wait for the batch; its answers on the CPU, and its seconds. To be called once. Raises DeviceFailed."""
+        size = sum(map(_bytes, self.answers.values()))
+        with device_failures(), self.transfer.fetching(size) as landing:
             self.computed.synchronize()
             seconds = self.begun.elapsed_time(self.computed) / 1000
-            with self.transfer.landing(sum(map(_bytes, columns.values()))) as landing:
-                under_way = {name: each_tensor(values, landing.place) for name, values in columns.items()}
+            # Copies on the model's stream would wait for the next batch.
+            with torch.cuda.stream(self.transfer.returning):
+                under_way = {name: each_tensor(values, landing.place) for name, values in self.answers.items()}
                 returned = torch.cuda.Event(blocking=True)
                 returned.record()
-                returned.synchronize()
-                return {name: each_tensor(values, _kept) for name, values in under_way.items()}, seconds
+            returned.synchronize()
+            self.views, self.prepared, self.answers = (), {}, {}
+            return {name: each_tensor(values, _kept) for name, values in under_way.items()}, seconds
 
 
 class Landing:
@@ -112,16 +149,6 @@ class Landing:
         start, self.taken = self.taken, self.taken + _room(values)
         place = torch.from_numpy(self.memory[start : start + values.nbytes])
         return place.view(values.dtype).view(values.shape).copy_(values, non_blocking=True)
-
-
-def _moved(views: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The pixels on the device; what torch has kept there of other batches makes room where they do not fit."""
-    try:
-        return tuple(view.to("cuda", non_blocking=True) for view in views)
-    except torch.OutOfMemoryError:
-        when_done()
-        free_memory("cuda")
-    return tuple(view.to("cuda", non_blocking=True) for view in views)
 
 
 def _bytes(values: Column) -> int:

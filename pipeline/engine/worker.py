@@ -98,7 +98,7 @@ class Worker:
     @property
     def used(self) -> DeviceUsed:
         """What receipts say of the device, by the predictor that has the least memory."""
-        return min(self.predictors, key=lambda predictor: predictor.at_once).used
+        return min(self.predictors, key=lambda predictor: predictor.fewest).used
 
     def work(self, row: Row) -> Iterator[Receipt]:
         """Finish every span of a row; receipts come as files are written. Raises what ended the worker."""

@@ -109,6 +109,21 @@ def test_an_image_that_no_memory_is_enough_for_is_a_row(shards: Path, tmp_path: 
     assert "too little memory for one image" in table["error"][0].as_py()
 
 
+def test_memory_that_was_short_for_a_while_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.engine.predictor.TRY_AGAIN", 3)
+    predictor = Predictor(Mean(most=5), load_card(DIGITS / "model"), dtype="float32", batch_size=16)
+    batch = predictor.prepare((np.zeros((16, 32, 32, 3), np.uint8),), [""] * 16, [(32, 32)] * 16)
+
+    def step() -> int:
+        assert len(predictor.step(batch).answers()["mean"]) == 16
+        return predictor.at_once
+
+    assert [step() for _ in range(4)] == [4, 4, 4, 4]  # more were tried with the last
+    predictor.model.most = 16
+    assert [step() for _ in range(6)] == [4, 4, 8, 8, 8, 16]
+    assert predictor.used.at_once == 4
+
+
 def test_a_device_that_fails_ends_the_run_and_the_same_command_continues(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(DeviceFailed, match="AcceleratorError of 16 images"):
         run_here(shards, tmp_path / "out", "mean", batch_size=16, error="AcceleratorError", most=0)

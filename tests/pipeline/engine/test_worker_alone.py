@@ -124,7 +124,7 @@ def test_a_span_tells_of_the_predictor_that_has_too_little_memory(tmp_path: Path
 
     class Second(Predictor):
         def step(self, asked: Asked) -> Step:
-            self.at_once = 2  # as after it ran out of memory
+            self.at_once = self.fewest = 2  # as after it ran out of memory
             step = super().step(asked)
             done.set()
             return step
