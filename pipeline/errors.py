@@ -12,7 +12,7 @@
 An image that cannot be decoded is no exception at all: it is a row with a status and a reason.
 """
 
-DEVICE_FAILURES = 3  # of one run that a new process is started for; more are not chance
+DEVICE_FAILURES = 3  # of one run that a new process is started for, per worker; more are not chance
 
 
 class PipelineError(Exception):

@@ -42,7 +42,8 @@ class RowBoard:
     Ray runs a task again whose process died, from its first group on, and needs as many answers as before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, workers: int = 1) -> None:
+        self.most_failures = DEVICE_FAILURES * workers
         self.groups: list[_Planned | None] = []  # None where all rows are done
         self.group_of: dict[int, int] = {}
         self.total: int | None = None  # groups in all, once they are planned
@@ -129,7 +130,7 @@ class RowBoard:
     async def may_start_again(self, process: str) -> bool:
         """The device of this process has failed, which several of its threads may tell: whether it may be replaced."""
         self.failed.add(process)
-        return len(self.failed) <= DEVICE_FAILURES
+        return len(self.failed) <= self.most_failures
 
 
 def grouped(rows: Iterator[Row], workers: int = 1) -> Iterator[Group]:

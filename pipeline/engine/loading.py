@@ -34,8 +34,8 @@ GIB = 1 << 30
 def device_here(trial: Trial) -> Device:
     """This process's device, and what `auto` means on it; raises ConfigError where it cannot do what is asked.
 
-    On an accelerator a batch is tried, as the memory that a model needs shows in no formula; everywhere where the model
-    is to be compiled, as only that shows whether the compiler works.
+    On an accelerator a batch is tried, as the memory that a model needs shows in no formula, and whether its kernels
+    are there neither; everywhere where the model is to be compiled, as only that shows whether the compiler works.
     """
     kind = device_kind(trial.device)
     wake(kind)
@@ -47,7 +47,7 @@ def device_here(trial: Trial) -> Device:
     card = model_files.read(trial.model)
     _check_memory(trial, card)
     batch_size = trial.batch_size or auto_batch_size(trial.task.pixel_specs(card)[0].size, kind, dtype)
-    if batch_size > 1 and (trial.compile or (kind != "cpu" and not trial.batch_size)):
+    if batch_size > 1 and (trial.compile or kind != "cpu"):
         predictor = _predictor(trial, card, dtype, batch_size)
         fits = fitting(predictor)
         batch_size = trial.batch_size or fits

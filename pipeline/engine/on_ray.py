@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -29,7 +29,7 @@ from pipeline.engine.ray_metrics import RayMetrics
 from pipeline.engine.steps import Fused, Predicting, pull, read_step, write_step
 from pipeline.engine.watch import Watch
 from pipeline.engine.wire import reports_from_table
-from pipeline.errors import ConfigError
+from pipeline.errors import DEVICE_FAILURES, ConfigError, DeviceFailed
 from pipeline.log import say, warn
 from pipeline.output.receipts import Receipt
 from pipeline.plan.rows import Row
@@ -124,19 +124,32 @@ class OnRay:
         share = {"num_gpus": self.config.gpus_per_worker, "num_cpus": 0} if self.layout.on_gpus else {"num_cpus": 0.1}
         places = [storage.absolute(given) for given in (*self.config.input, self.config.output)]
         remote = [place for place in places if not storage.is_local(place)]
-        asked = self.ray.remote(**share)(device_there).remote(trial, remote)
-        try:
-            found: Device = self.ray.get(asked)
-        except Exception as error:
-            raise our_own(error) from error
+        found = self._answer(self.ray.remote(**share)(device_there), trial, remote)
+        if self.layout.on_gpus and found.kind == "cpu":
+            warn("Ray gives GPUs out, and torch finds none there that works: one core predicts in the place of each")
         return found
+
+    def _answer(self, task: Any, trial: Trial, places: list[str]) -> Device:
+        """What a worker says of its device; where that fails, another process is asked, DEVICE_FAILURES times."""
+        failures = 0
+        while True:
+            try:
+                return cast("Device", self.ray.get(task.remote(trial, places)))
+            except Exception as error:
+                known = our_own(error)
+                if not isinstance(known, DeviceFailed) or failures == DEVICE_FAILURES:
+                    raise known from error
+                failures += 1
+                say(f"{known}; starting again ({failures} of {DEVICE_FAILURES})", "warning")
 
     def execute(self, spec: JobSpec, rows: Iterator[Row]) -> Iterator[Receipt]:
         """Receipts as spans are finished, in any order."""
         here = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             self.ray.get_runtime_context().get_node_id(), soft=False
         )  # a node that is lost takes no rows along, unless it is the driver's
-        board = self.ray.remote(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)(RowBoard).remote()
+        board = self.ray.remote(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)(RowBoard).remote(
+            self.workers
+        )
         planning = Planning(board, rows, self.workers)
         hearing = Hearing(self.ray, board)
         try:

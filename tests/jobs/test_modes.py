@@ -87,6 +87,7 @@ def test_input_output_and_model_on_s3_in_one_process_and_as_a_job_on_gpu_nodes(
         assert run_here("s3://inb/digits", "s3://outb/local", model="s3://inb/model/", keep=("cls",)) == 0
     done = ray_head.submit("python", "jobs/label.py", *flags, "--output", "s3://outb/job", env=env)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "Ray gives GPUs out, and torch finds none there" in done.stdout
     assert tree_bytes("outb/job/data", weed.fs()) == tree_bytes("outb/local/data", weed.fs())
     table = rows("outb/job", weed.fs())
     assert right(table) == 357

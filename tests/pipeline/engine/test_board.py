@@ -114,6 +114,16 @@ def test_rows_that_nobody_survives_are_given_up_but_not_those_that_go_on() -> No
     assert asyncio.run(work()) == [(BEGINNINGS + number, number == BEGINNINGS - 1) for number in range(BEGINNINGS)]
 
 
+@pytest.mark.parametrize("workers", [1, 4])
+def test_processes_whose_device_fails_are_replaced_so_often_for_each_worker(workers: int) -> None:
+    async def work() -> list[bool]:
+        board = RowBoard(workers)
+        processes = [f"process {number}" for number in range(3 * workers + 1)]
+        return [await board.may_start_again(process) for process in processes for _ in range(2)]  # of two threads
+
+    assert asyncio.run(work()) == [True] * 6 * workers + [False] * 2
+
+
 class Calls:
     """Stands where Ray has the handle of a board: notes what is called."""
 
