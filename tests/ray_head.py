@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from tests.helpers import clean_env
 from tests.ports import free_block
 
@@ -131,3 +133,21 @@ def ray_head_server(more: dict[str, str] | None = None) -> Iterator[RayHead]:
             yield RayHead(f"127.0.0.1:{ports[0]}", api, metrics, env | {"RAY_API_SERVER_ADDRESS": api}, process.pid)
         finally:
             end(process)
+
+
+@contextmanager
+def gpu_node_beside_cpus(more: dict[str, str] | None = None) -> Iterator[RayHead]:
+    """A node of two CPUs, and one of a CPU and a GPU, which is pretended unless `more` has one."""
+    from ray.cluster_utils import Cluster  # here: few tests need it, and it takes a second
+
+    env, memory = head_env() | (more or {}), 200 << 20
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in env.items():
+            patch.setenv(name, value)
+        head = {"num_cpus": 2, "num_gpus": 0, "object_store_memory": memory, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=memory)
+            yield RayHead(cluster.address, "", "", env, os.getpid())
+        finally:
+            cluster.shutdown()

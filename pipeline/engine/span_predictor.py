@@ -42,7 +42,8 @@ class SpanPredictor:
         ]
         views = []
         for view in pixels:
-            batch = np.stack(view[start : start + len(rows)])
-            views.append(np.concatenate([batch, np.zeros((padding, *batch.shape[1:]), np.uint8)]))
+            batch = np.zeros((len(rows) + padding, *view[start].shape), np.uint8)
+            np.stack(view[start : start + len(rows)], out=batch[: len(rows)])
+            views.append(batch)
         uris = rows["uri"].to_pylist() + [""] * padding
         return self.predictor.prepare(tuple(views), uris, sizes + [(0, 0)] * padding)

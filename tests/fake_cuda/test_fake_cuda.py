@@ -15,7 +15,7 @@ from tests.flow import DIGITS
 from tests.helpers import ROOT, clean_env, rows, run_job, tree_bytes
 from tests.models import save_dvae, save_masked
 from tests.photos import make_photos
-from tests.ray_head import ray_head_server
+from tests.ray_head import gpu_node_beside_cpus, ray_head_server
 
 pytestmark = [pytest.mark.fake_gpu, pytest.mark.timeout(900)]
 
@@ -159,34 +159,66 @@ def test_little_memory_takes_smaller_batches(gpu: dict[str, str], made: Path, tm
     assert np.allclose(vectors(rows(tmp_path / "out")), vectors(rows(made / "calm")), rtol=1e-5, atol=1e-5)
 
 
-def test_answers_that_lie_scattered_are_gathered_in_what_memory_there_is(gpu: dict[str, str]) -> None:
-    program = """
+LARGE_ANSWERS = """
+import threading, time
 import numpy as np, pyarrow as pa, torch
 from beit_core import load_card
 from pipeline.engine.predictor import Predictor
 from pipeline.task import Task
 
-class Scattered(Task):
-    name = "scattered"
+class Large(Task):
+    name = "large"
     def columns(self, card): return {"x": pa.list_(pa.float32(), 1 << 20)}
     def load(self, card): return torch.nn.Identity()
-    def predict(self, model, batch):
-        means = batch.views[0].mean((1, 2, 3))
-        return {"x": means[:, None, None].expand(-1, 1 << 20, 4).contiguous()[..., 0]}  # 4 MiB of 16
+    def predict(self, model, batch):  # 4 MiB an image
+        return {"x": batch.views[0].mean((1, 2, 3))[:, None].expand(-1, 1 << 20).contiguous()}
+
+class Scattered(Large):
+    def predict(self, model, batch):  # 4 MiB of 16
+        return {"x": batch.views[0].mean((1, 2, 3))[:, None, None].expand(-1, 1 << 20, 4).contiguous()[..., 0]}
 
 card = load_card("tests/data/digits/model")
-predictor = Predictor(Scattered(), card, dtype="float32", batch_size=8)
 pictures = np.arange(8, dtype=np.uint8)[:, None, None, None].repeat(32, 1).repeat(32, 2).repeat(3, 3)
-step = predictor.step(predictor.prepare((pictures,), [""] * 8, [(32, 32)] * 8))
-vectors = predictor.encode(step.answers(), step.reason).columns["x"]
 wanted = card.pixels.normalize(pictures).mean((1, 2, 3))[:, None]
-print(predictor.at_once, vectors.shape == (8, 1 << 20), np.allclose(vectors, wanted.numpy(), rtol=1e-5, atol=1e-5))
+
+def are_right(step):
+    vectors = predictor.encode(step.answers(), step.reason).columns["x"]
+    return vectors.shape == (8, 1 << 20) and np.allclose(vectors, wanted.numpy(), rtol=1e-5, atol=1e-5)
 """
-    env = clean_env(gpu | {"FAKE_CUDA_MIB": "140"})
+
+
+def said_of_large_answers(program: str, gpu: dict[str, str], mib: int) -> list[str]:
+    env = clean_env(gpu | {"FAKE_CUDA_MIB": str(mib)})
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+        [sys.executable, "-c", LARGE_ANSWERS + program], cwd=ROOT, env=env, capture_output=True, text=True, check=False
     )
-    assert done.stdout.split() == ["4", "True", "True"], done.stderr
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_answers_that_lie_scattered_are_gathered_in_what_memory_there_is(gpu: dict[str, str]) -> None:
+    program = """
+predictor = Predictor(Scattered(), card, dtype="float32", batch_size=8)
+step = predictor.step(predictor.prepare((pictures,), [""] * 8, [(32, 32)] * 8))
+print(predictor.at_once, are_right(step))
+"""
+    assert said_of_large_answers(program, gpu, 140) == ["4", "True"]
+
+
+def test_answers_that_are_still_there_are_waited_for_before_batches_become_smaller(gpu: dict[str, str]) -> None:
+    program = """
+predictor = Predictor(Large(), card, dtype="float32", batch_size=8)
+first = predictor.step(predictor.prepare((pictures,), [""] * 8, [(32, 32)] * 8))
+def finish():
+    time.sleep(1)
+    print(are_right(first))
+finishing = threading.Thread(target=finish)
+finishing.start()
+second = predictor.step(predictor.prepare((pictures,), [""] * 8, [(32, 32)] * 8))
+finishing.join()
+print(predictor.at_once, are_right(second))
+"""
+    assert said_of_large_answers(program, gpu, 60) == ["True", "8", "True"]
 
 
 def test_an_old_gpu_computes_no_bfloat16(gpu: dict[str, str], made: Path, tmp_path: Path) -> None:
@@ -196,16 +228,27 @@ def test_an_old_gpu_computes_no_bfloat16(gpu: dict[str, str], made: Path, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("fails", [False, True], ids=["well", "failing"])
+@pytest.mark.parametrize("fails_at", ["", "3", "500"], ids=["well", "asked for its device", "working"])
 def test_gpus_of_a_cluster_write_the_same_bytes(
-    gpu: dict[str, str], made: Path, embedded: dict[str, bytes], tmp_path: Path, fails: bool
+    gpu: dict[str, str], made: Path, embedded: dict[str, bytes], tmp_path: Path, fails_at: str
 ) -> None:
-    once = {"FAKE_CUDA_FAIL_AT": "500", "FAKE_CUDA_FAIL_ONCE": str(tmp_path / "failed")}
-    with ray_head_server(gpu | (once if fails else {})) as head:
+    once = {"FAKE_CUDA_FAIL_AT": fails_at, "FAKE_CUDA_FAIL_ONCE": str(tmp_path / "failed")}
+    with ray_head_server(gpu | (once if fails_at else {})) as head:
         done = embed(tmp_path / "out", made, head.env, "--dtype", "float32", "--ray-address", head.address)
     assert done.returncode == 0, done.stderr
     assert "2 GPUs on 1 node" in done.stderr
-    assert (tmp_path / "failed").exists() == fails
+    assert (tmp_path / "failed").exists() == bool(fails_at)
+    assert ("starting again (1 of 3)" in done.stderr) == (fails_at == "3")
+    assert tree_bytes(tmp_path / "out/data") == embedded
+
+
+def test_a_gpu_that_other_nodes_read_for_writes_the_same_bytes(
+    gpu: dict[str, str], made: Path, embedded: dict[str, bytes], tmp_path: Path
+) -> None:
+    with gpu_node_beside_cpus(gpu | LATE) as head:
+        done = embed(tmp_path / "out", made, head.env, "--dtype", "float32", "--ray-address", head.address)
+    assert done.returncode == 0, done.stderr
+    assert "2 CPUs on other nodes: split" in done.stderr
     assert tree_bytes(tmp_path / "out/data") == embedded
 
 
@@ -225,3 +268,8 @@ for title, part in parts(Path(sys.argv[1]), small=True):
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert done.stderr.count("holds=True") >= 12
+
+
+def test_the_bench_measures_the_gpu(gpu: dict[str, str]) -> None:
+    flags = ["--model", DIGITS / "model", "--steps", "model", "--no-compile", "--batch-size", "8"]
+    assert run_job("bench.py", *flags, env=gpu, code=0).stdout.startswith("Fake GPU, ")
