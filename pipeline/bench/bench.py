@@ -92,7 +92,7 @@ def bench(wish: Wish, job: Path, work: Path) -> Report:
             f"--model {wish.model} {said}: give a BEiT, or leave {' and '.join(sorted(needed))} out of --steps"
         )
     about = {
-        "machine": f"{cores()} cores of {_processor()}",
+        "machine": _machine(),
         "model": wish.model or "BEiT-base with random weights",
         "torch": f"torch {version('torch')}",
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -140,6 +140,14 @@ def _run(wish: Wish, card: ModelCard, job: Path, work: Path, report: Report, eag
     rate = end_to_end.whole_run(job, str(card.path), inputs, work, wish.ray_address)
     looped = end_to_end.some_of(Images.of(inputs)) if wish.against_hf else []
     report.figures.append(end_to_end.figure(card, rate, looped, eager.ours))
+
+
+def _machine() -> str:
+    """Its GPU, if there is one that works, and its cores."""
+    from pipeline.engine.device import device_kind, device_name  # here: --help is not to wait for torch
+
+    kind, cpus = device_kind(), f"{cores()} cores of {_processor()}"
+    return cpus if kind == "cpu" else f"{device_name(kind)}, {cpus}"
 
 
 def _need_transformers() -> None:
