@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pipeline.log import for_people, say
-from pipeline.output.span_file import SpanFacts
+from pipeline.output.receipts import Receipt
 from pipeline.plan.rows import Row, UnreadShard
 from pipeline.source.kinds import Source
 
@@ -66,11 +66,12 @@ class Progress:
             self.unread.add(row.shard.uri)
             self.unread_bytes += row.shard.size
 
-    def advance(self, facts: SpanFacts) -> None:
+    def advance(self, receipt: Receipt) -> None:
         """A span is finished."""
+        facts, read = receipt.facts, receipt.reading.shard_bytes
         self.done += facts.images
-        if facts.source in self.unread and facts.read_bytes:
-            self.read_bytes += facts.read_bytes
+        if facts.source in self.unread and read:
+            self.read_bytes += read
             self.read_images += facts.images
         if self.first is None:
             self.first = time.monotonic(), facts.images

@@ -76,7 +76,7 @@ class RunReport:
         self.statuses.update(receipt.facts.statuses)
         self.steps.update(receipt.seconds)
         self.first_labels.update(receipt.first_labels)
-        self.unreadable.update(receipt.facts.unreadable)
+        self.unreadable.update(receipt.reading.unreadable)
         self.metrics.receipt(receipt)
         for example in receipt.examples:
             shown = self.examples.setdefault(example.status, [])

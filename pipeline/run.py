@@ -176,7 +176,7 @@ def _work(
             storage.delete(spec.place.success_file)
         for receipt in ready.execute(engine.spec_for_workers(spec), itertools.chain([first], rows)):
             report.add(receipt)
-            progress.advance(receipt.facts)
+            progress.advance(receipt)
             report.metrics.planned(before + progress.total)
             report.metrics.busy(engine.busy())
     storage.sweep(spec.place.root)  # workers may have been killed while they wrote

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipeline.engine.redo import kept, read_on
 from pipeline.engine.shard_stream import ShardStream
+from pipeline.output.receipts import Reading
 from pipeline.output.span_file import SpanFacts
 from pipeline.plan.names import span_name
 from pipeline.plan.rows import Redo
@@ -32,9 +33,9 @@ class OpenSpan:
         self.undone = frozenset(before["uri"].to_pylist() if before is not None else ()).union(forgotten)
         self.items = fetched(items, self.undone)
 
-    def close(self) -> SpanFacts:
-        """What is known once all items are taken; its counts are filled in when the span is written."""
-        return self.facts
+    def close(self) -> tuple[SpanFacts, Reading]:
+        """What is known once all items are taken; counts of the facts are filled in when the span is written."""
+        return self.facts, Reading()
 
 
 class FinishedSpan(NamedTuple):
@@ -72,15 +73,16 @@ class OpenShardSpan(OpenSpan):
             self.bytes += item.size
             yield item
 
-    def close(self) -> SpanFacts:
+    def close(self) -> tuple[SpanFacts, Reading]:
         (offset, skip), (next_offset, next_skip) = self.begin, self.stream.place(self.facts.start + self.images)
-        facts = replace(self.facts, images=self.images, offset=offset, skip=skip, repeated=self.stream.names.repeated)
+        facts = replace(
+            self.facts, images=self.images, offset=offset, skip=skip, next_offset=next_offset, next_skip=next_skip,
+            repeated=self.stream.names.repeated,
+        )  # fmt: skip
         self.stream.told = self.stream.passed.copy()
         unreadable = dict(self.stream.told - self.told) if self.is_new else {}
         read = next_offset - offset if self.stream.format.counts_bytes else self.bytes
-        return replace(
-            facts, next_offset=next_offset, next_skip=next_skip, unreadable=unreadable, read_bytes=max(0, read)
-        )
+        return facts, Reading(max(0, read), unreadable)
 
 
 def _up_to_own_row(stream: ShardStream, takes_it: Callable[[], bool]) -> Iterator[Item]:

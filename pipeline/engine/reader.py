@@ -12,6 +12,7 @@ from pipeline.engine.open_span import OpenShardSpan, OpenSpan
 from pipeline.engine.redo import kept
 from pipeline.engine.shard_stream import ShardStream
 from pipeline.engine.shard_walk import ShardWalk
+from pipeline.output.receipts import Receipt
 from pipeline.output.span_file import SpanFacts, as_it_is, facts_and_rows, find
 from pipeline.plan import part_file
 from pipeline.plan.rows import LooseSpan, Row, ShardSpan
@@ -25,8 +26,8 @@ class Reader:
 
     spec: JobSpec
 
-    def spans(self, row: Row) -> Iterator[SpanFacts | OpenSpan]:
-        """The spans of one row, in order: the facts of one that was finished already, or one to be read.
+    def spans(self, row: Row) -> Iterator[Receipt | OpenSpan]:
+        """The spans of one row, in order: the receipt of one that was finished already, or one to be read.
 
         The items of an open span have to be taken before the next span is asked for.
         """
@@ -37,9 +38,11 @@ class Reader:
         else:
             yield from ShardWalk(self.spec, row).spans()
 
-    def _loose(self, row: LooseSpan) -> SpanFacts | OpenSpan:
+    def _loose(self, row: LooseSpan) -> Receipt | OpenSpan:
+        if (done := self._done_meanwhile(row)) is not None:
+            return Receipt.of_finished(done)
         facts = SpanFacts(row.name, "", row.version, 0, row.stop - row.start, 0)
-        return self._done_meanwhile(row) or OpenSpan(facts, part_file.read_items(row), self._before(row), row.forgotten)
+        return OpenSpan(facts, part_file.read_items(row), self._before(row), row.forgotten)
 
     def _shard_span(self, row: ShardSpan) -> Iterator[OpenSpan]:
         stream = ShardStream(self.spec, row, Position(row.offset, row.skip))

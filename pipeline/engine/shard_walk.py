@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pyarrow as pa
 
 from pipeline.engine.open_span import FinishedSpan, OpenShardSpan, OpenSpan
 from pipeline.engine.redo import holds_own_row, kept, these
 from pipeline.engine.shard_stream import ShardStream
+from pipeline.output.receipts import Reading, Receipt
 from pipeline.output.span_file import SpanFacts, find, read_rows
 from pipeline.plan import entry_file
 from pipeline.plan.entry_file import PlacedSpan, ShardContent
@@ -39,13 +39,13 @@ class ShardWalk:
         self.opens_at = (0, 0)  # offset and skip from which the stream reads, once it is opened
         self.has_ended = self.ends_early = False
 
-    def spans(self) -> Iterator[SpanFacts | OpenSpan]:
+    def spans(self) -> Iterator[Receipt | OpenSpan]:
         """As `Reader.spans` gives them. The entry is not added where --limit stops the walk before the shard's end."""
         while (size := self._size()) > 0 and not self.has_ended:
-            facts = self._as_found()
+            facts = self._find(self.start)
             again, goes_on = self._again(facts)
             if facts is not None and not goes_on:
-                yield facts if again is None else self._redone(facts, again)
+                yield self._finished(facts) if again is None else self._redone(facts, again)
                 self._skip(facts, size)
             else:
                 earlier = FinishedSpan(facts, again) if facts is not None and again is not None else None
@@ -53,7 +53,7 @@ class ShardWalk:
                 if span is None:
                     break
                 yield span
-                facts = span.close()
+                facts, _ = span.close()
             self.done.append(PlacedSpan.of(facts))
             self.start += facts.images
             if facts.images < size:
@@ -92,13 +92,10 @@ class ShardWalk:
         facts = find(self.place, span_name(self.shard.name, start))
         return facts if facts is not None and facts.version == self.shard.version else None
 
-    def _as_found(self) -> SpanFacts | None:
-        """The facts of the next span, if it is finished."""
-        facts = self._find(self.start)
-        if facts is None:
-            return None
+    def _finished(self, facts: SpanFacts) -> Receipt:
+        """What a span reports that is passed by."""
         read = facts.next_offset - facts.offset if self.format.counts_bytes else 0
-        return replace(facts, read_bytes=max(0, read))
+        return Receipt.of_finished(facts, Reading(max(0, read)))
 
     def _again(self, facts: SpanFacts | None) -> tuple[pa.Table | None, bool]:
         """The rows of a finished span of which some are done again, if any, and whether what is behind it is added."""

@@ -16,6 +16,7 @@ from pipeline.decode.process import Undecoded
 from pipeline.engine.open_span import OpenSpan
 from pipeline.engine.reader import Reader
 from pipeline.engine.spans import UNDONE, DecodedSpan, undecodable
+from pipeline.output.receipts import Receipt
 from pipeline.output.span_file import SpanFacts
 from pipeline.plan.rows import Row
 from pipeline.source.item import Item
@@ -41,10 +42,10 @@ class SpanDecoder:
         self._answers: AnswersOrError = queue.SimpleQueue()  # of the span that is being decoded
         self.pool = DecodePool(spec.decode, 1, None, lambda error: self._answers.put(error))
 
-    def spans(self, row: Row) -> Iterator[SpanFacts | SpanPixels]:
-        """The spans of a row: the facts of one that was finished already, or the decoded span with its pixels."""
+    def spans(self, row: Row) -> Iterator[Receipt | SpanPixels]:
+        """The spans of a row: the receipt of one that was finished already, or the decoded span with its pixels."""
         for span in self.reader.spans(row):
-            yield span if isinstance(span, SpanFacts) else self._decoded(span)
+            yield span if isinstance(span, Receipt) else self._decoded(span)
 
     def sample(self, sources: Iterable[Source], count: int) -> SpanPixels:
         """The first `count` images of these sources as one span, of which nothing is looked up or written."""

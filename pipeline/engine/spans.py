@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.decode.decode import Decoded
 from pipeline.output.columns import BASE, answers_in, kept_array, to_array
-from pipeline.output.receipts import DeviceUsed, Receipt, examples, first_labels
+from pipeline.output.receipts import DeviceUsed, Reading, Receipt, examples, first_labels
 from pipeline.output.span_file import SpanFacts, counted, write_span
 from pipeline.source.item import Item
 from pipeline.spec import JobSpec
@@ -39,6 +39,7 @@ class DecodedSpan:
     """
 
     facts: SpanFacts
+    reading: Reading
     rows: pa.Table
     todo: np.ndarray
     kept: np.ndarray
@@ -47,15 +48,15 @@ class DecodedSpan:
 
     @staticmethod
     def of(
-        spec: JobSpec, facts: SpanFacts, images: Sequence[tuple[Item, Decoded]], before: pa.Table | None,
-        seconds: dict[str, float],
+        spec: JobSpec, read: tuple[SpanFacts, Reading], images: Sequence[tuple[Item, Decoded]],
+        before: pa.Table | None, seconds: dict[str, float],
     ) -> DecodedSpan:  # fmt: skip
-        """From the images and what decoding gave, in order."""
+        """From what `OpenSpan.close` tells, and the images with what decoding gave, in order."""
         rows = _base_rows(images)
         for name, type_ in spec.wanted.types.items():
             rows = rows.append_column(pa.field(name, type_), kept_array([i.kept.get(name) for i, _ in images], type_))
         todo = np.array([answer.status == OK for _, answer in images], bool)
-        return DecodedSpan(facts, rows, todo, np.array([a is UNDONE for _, a in images], bool), before, seconds)
+        return DecodedSpan(*read, rows, todo, np.array([a is UNDONE for _, a in images], bool), before, seconds)
 
 
 def _base_rows(images: Sequence[tuple[Item, Decoded]]) -> pa.Table:
@@ -74,6 +75,7 @@ class AnsweredSpan:
     """
 
     facts: SpanFacts
+    reading: Reading
     rows: pa.Table
     done: int
     seconds: dict[str, float]
@@ -90,7 +92,8 @@ class AnsweredSpan:
             rows, forgotten = _with_kept(rows, span.kept, span.before)
             facts = replace(facts, forgotten=forgotten)
         done = len(span.kept) - int(span.kept.sum())
-        return AnsweredSpan(facts, rows, done, {**span.seconds, "predict": seconds}, device, labels)
+        seconds_by_step = {**span.seconds, "predict": seconds}
+        return AnsweredSpan(facts, span.reading, rows, done, seconds_by_step, device, labels)
 
     def write(self, spec: JobSpec) -> SpanFacts:
         """Write the span's file; returns what its metadata hold."""
@@ -101,7 +104,7 @@ class AnsweredSpan:
     def receipt(self, facts: SpanFacts, write_s: float) -> Receipt:
         """What the written span reports."""
         seconds = {**self.seconds, "write": write_s}
-        return Receipt(facts, self.done, examples(self.rows), seconds, self.device, self.first_labels)
+        return Receipt(facts, self.done, examples(self.rows), seconds, self.device, self.first_labels, self.reading)
 
 
 def _filled(schema: pa.Schema, span: DecodedSpan, answered: Answered) -> pa.Table:

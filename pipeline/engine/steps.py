@@ -30,7 +30,6 @@ from pipeline.engine.wire import (
 from pipeline.errors import DeviceFailed, PipelineError
 from pipeline.output.place import Place
 from pipeline.output.receipts import Receipt
-from pipeline.output.span_file import SpanFacts
 from pipeline.plan.rows import LooseSpan, Row
 from pipeline.spec import JobSpec
 
@@ -149,7 +148,7 @@ def read_step(rows: pa.Table, spec: JobSpec, board: Any) -> Iterator[pa.Table]:
     decoder = _decoder(spec)
     for number, row in rows_from_table(rows):
         for span in decoder.spans(row):
-            if isinstance(span, SpanFacts):
+            if isinstance(span, Receipt):
                 yield finished_to_table(number, span)
             else:
                 yield decoded_to_table(number, *span)
@@ -181,10 +180,8 @@ def write_step(block: pa.Table, spec: JobSpec, board: Any) -> pa.Table:
     wait_as_the_run(spec, board)
     _check_place(spec.place)
     number, span = span_from_table(block)
-    if span is None:
-        return reports_to_table([(number, None)])
-    if isinstance(span, SpanFacts):
-        return reports_to_table([(number, Receipt.of_finished(span))])
+    if span is None or isinstance(span, Receipt):
+        return reports_to_table([(number, span)])
     if isinstance(span, SpanPixels):
         raise ValueError(f"the span {span.span.facts.name} came to be written without answers")
     began = time.perf_counter()

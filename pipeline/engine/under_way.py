@@ -19,7 +19,7 @@ from pipeline.engine.open_span import OpenSpan
 from pipeline.engine.predictor import Answered, joined
 from pipeline.engine.spans import UNDONE, AnsweredSpan, DecodedSpan, undecodable
 from pipeline.errors import PipelineError
-from pipeline.output.receipts import DeviceUsed, Receipt
+from pipeline.output.receipts import DeviceUsed, Reading, Receipt
 from pipeline.source.item import Item
 from pipeline.spec import JobSpec
 from pipeline.status import OK
@@ -51,7 +51,7 @@ class SpanUnderWay:
 
     def __init__(self, worker: SpanWorker, source: OpenSpan, receipts: Receipts) -> None:
         self.worker, self.source, self.receipts = worker, source, receipts
-        self.facts = source.facts
+        self.facts, self.reading = source.facts, Reading()
         self.items: list[Item] = []
         self.decoded: list[Decoded | None] = []
         self.answered: dict[int, Answered] = {}  # of each batch, by the index of its first image
@@ -81,7 +81,7 @@ class SpanUnderWay:
         """Write the file, and report."""
         spec, began = self.worker.spec, time.perf_counter()
         images = [(item, _known(item, answer)) for item, answer in zip(self.items, self.decoded, strict=True)]
-        span = DecodedSpan.of(spec, self.facts, images, self.source.before, self.seconds)
+        span = DecodedSpan.of(spec, (self.facts, self.reading), images, self.source.before, self.seconds)
         answered = joined(self.answered, len(images), spec.bound.batch_size)
         done = AnsweredSpan.of(spec, span, answered, self.seconds["predict"], self.worker.used)
         receipt = done.receipt(done.write(spec), time.perf_counter() - began)

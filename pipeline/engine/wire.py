@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.engine.span_decoder import Pixels, SpanPixels
 from pipeline.engine.spans import AnsweredSpan, DecodedSpan
-from pipeline.output.receipts import DeviceUsed, Receipt
+from pipeline.output.receipts import DeviceUsed, Reading, Receipt
 from pipeline.output.span_file import SpanFacts
 from pipeline.plan import rows as plan_rows
 from pipeline.plan.rows import Row
@@ -56,10 +56,10 @@ def _pairs(table: pa.Table) -> Iterator[tuple[int, str]]:
         yield from zip(numbers, texts, strict=True)
 
 
-def finished_to_table(number: int, facts: SpanFacts | None) -> pa.Table:
+def finished_to_table(number: int, receipt: Receipt | None) -> pa.Table:
     """A span that was finished already; None: the row of this number was read to its end."""
-    head = json.dumps({"span": "finished", "facts": asdict(facts)} if facts else {"span": "end"})
-    return _span_table(number, head, None, None, None)
+    head = {"span": "finished", "receipt": receipt.to_json()} if receipt else {"span": "end"}
+    return _span_table(number, json.dumps(head), None, None, None)
 
 
 def decoded_to_table(number: int, span: DecodedSpan, pixels: Pixels) -> pa.Table:
@@ -67,6 +67,7 @@ def decoded_to_table(number: int, span: DecodedSpan, pixels: Pixels) -> pa.Table
     head = {
         "span": "decoded",
         "facts": asdict(span.facts),
+        "reading": asdict(span.reading),
         "todo": span.todo.tolist(),
         "kept": span.kept.tolist(),
         "seconds": span.seconds,
@@ -79,27 +80,28 @@ def decoded_to_table(number: int, span: DecodedSpan, pixels: Pixels) -> pa.Table
 
 def answered_to_table(number: int, span: AnsweredSpan) -> pa.Table:
     """A span with its answers."""
-    head = {"span": "answered", "facts": asdict(span.facts), "done": span.done, "seconds": span.seconds}
-    head |= {"device": span.device, "first_labels": span.first_labels}
+    head = {"span": "answered", "facts": asdict(span.facts), "reading": asdict(span.reading), "done": span.done}
+    head |= {"seconds": span.seconds, "device": span.device, "first_labels": span.first_labels}
     return _span_table(number, json.dumps(head), _pack(span.rows), None, None)
 
 
-def span_from_table(table: pa.Table) -> tuple[int, SpanFacts | SpanPixels | AnsweredSpan | None]:
+def span_from_table(table: pa.Table) -> tuple[int, Receipt | SpanPixels | AnsweredSpan | None]:
     """The row's number and what the block holds; pixels are views into the block, not copies."""
     number, head = table["number"][0].as_py(), json.loads(table["head"][0].as_py())
     if head["span"] == "end":
         return number, None
-    facts = SpanFacts.of(head["facts"])
     if head["span"] == "finished":
-        return number, facts
+        return number, Receipt.from_json(head["receipt"])
+    facts, reading = SpanFacts.of(head["facts"]), Reading(**head["reading"])
     rows = _unpack(table, "rows")
     if rows is None:
         raise ValueError(f"the span {facts.name} travelled without its rows")
     if head["span"] == "answered":
         device = DeviceUsed(*head["device"])
-        return number, AnsweredSpan(facts, rows, head["done"], head["seconds"], device, head["first_labels"])
+        seconds, labels = head["seconds"], head["first_labels"]
+        return number, AnsweredSpan(facts, reading, rows, head["done"], seconds, device, labels)
     todo, kept = np.array(head["todo"], bool), np.array(head["kept"], bool)
-    span = DecodedSpan(facts, rows, todo, kept, _unpack(table, "before"), head["seconds"])
+    span = DecodedSpan(facts, reading, rows, todo, kept, _unpack(table, "before"), head["seconds"])
     return number, SpanPixels(span, _images(_buffer(table, "pixels"), head["shapes"]))
 
 

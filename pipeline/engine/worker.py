@@ -30,7 +30,6 @@ from pipeline.engine.reader import Reader
 from pipeline.engine.under_way import BatchUnderWay, Receipts, SpanUnderWay
 from pipeline.errors import DeviceFailed, PipelineError
 from pipeline.output.receipts import DeviceUsed, Receipt
-from pipeline.output.span_file import SpanFacts
 from pipeline.plan.rows import Row
 from pipeline.spec import JobSpec
 
@@ -110,8 +109,8 @@ class Worker:
         try:
             due = 0
             for span in self.reader.spans(row):
-                if isinstance(span, SpanFacts):
-                    yield Receipt.of_finished(span)
+                if isinstance(span, Receipt):
+                    yield span
                     continue
                 self._read(span, receipts)
                 due += 1
@@ -143,7 +142,7 @@ class Worker:
             began = time.perf_counter()
         if batch is not None:
             batch.seal()
-        span.facts = source.close()
+        span.facts, span.reading = source.close()
         span.part_done()
 
     def _next_batch(self, span: SpanUnderWay, before: BatchUnderWay | None) -> BatchUnderWay:

@@ -34,6 +34,16 @@ class FailedRow(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What reading a span tells beside its facts: its part of the shard, in bytes of that (0 where nobody knows), and
+    photos among the shard's members that cannot be read here, by ending.
+    """
+
+    shard_bytes: int = 0
+    unreadable: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Receipt:
     """What a finished span reports: `images` of it were done now; 0 if it was already finished."""
 
@@ -43,11 +53,12 @@ class Receipt:
     seconds: dict[str, float] = field(default_factory=dict)
     device: DeviceUsed = field(default_factory=DeviceUsed)
     first_labels: dict[str, int] = field(default_factory=dict)  # images by their first label, where the task has labels
+    reading: Reading = field(default_factory=Reading)
 
     @staticmethod
-    def of_finished(facts: SpanFacts) -> Receipt:
+    def of_finished(facts: SpanFacts, reading: Reading | None = None) -> Receipt:
         """For a span that was there already."""
-        return Receipt(facts, images=0)
+        return Receipt(facts, images=0, reading=reading or Reading())
 
     def to_json(self) -> str:
         """As text, for a Ray dataset."""
@@ -58,8 +69,8 @@ class Receipt:
         """The inverse of `to_json`."""
         raw = json.loads(text)
         examples = tuple(FailedRow(*row) for row in raw["examples"])
-        facts, device = SpanFacts.of(raw["facts"]), DeviceUsed(*raw["device"])
-        return Receipt(facts, raw["images"], examples, raw["seconds"], device, raw["first_labels"])
+        facts, device, reading = SpanFacts.of(raw["facts"]), DeviceUsed(*raw["device"]), Reading(**raw["reading"])
+        return Receipt(facts, raw["images"], examples, raw["seconds"], device, raw["first_labels"], reading)
 
 
 def examples(rows: pa.Table) -> tuple[FailedRow, ...]:

@@ -21,20 +21,17 @@ from pipeline.storage import Entry
 
 META = b"beit"
 SELDOM = ("forgotten",)  # facts that files without them do not speak of
-TOLD = ("unreadable", "read_bytes")  # facts that receipts tell and files do not hold
 FILES_AHEAD = 4  # held in memory
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class SpanFacts:
-    """What is known of a span: counts by status, and its position in which version of its source.
+    """What the metadata of a span's file hold: counts by status, and its position in which version of its source.
 
-    The metadata of its file hold it, but for what only receipts tell: how many bytes of a shard were read,
-    `read_bytes`, and which photos between the images cannot be read here, `unreadable`, by ending. `images` is how many
-    were cut for the span, which positions are counted in; `forgotten` are the uris of those that have no row any more,
-    sorted. `next_offset` and `next_skip` say where the following span of the shard begins, `repeated` whether a member
-    name had occurred twice by then.
+    `images` is how many were cut for the span, which positions are counted in; `forgotten` are the uris of those that
+    have no row any more, sorted. `next_offset` and `next_skip` say where the following span of the shard begins,
+    `repeated` whether a member name had occurred twice by then.
     """
 
     name: str
@@ -50,15 +47,12 @@ class SpanFacts:
     next_skip: int = 0
     repeated: bool = False
     forgotten: tuple[str, ...] = ()
-    unreadable: dict[str, int] = field(default_factory=dict)
-    read_bytes: int = 0
 
     @staticmethod
     def of(raw: Mapping[str, Any]) -> SpanFacts:
         """From JSON; raises KeyError for what is not there."""
-        always = {name: raw[name] for name in SpanFacts.__dataclass_fields__ if name not in (*SELDOM, *TOLD)}
-        told = {name: raw[name] for name in TOLD if name in raw}
-        return SpanFacts(**always, forgotten=tuple(raw.get("forgotten", ())), **told)
+        always = {name: raw[name] for name in SpanFacts.__dataclass_fields__ if name not in SELDOM}
+        return SpanFacts(**always, forgotten=tuple(raw.get("forgotten", ())))
 
     @property
     def rows(self) -> int:
@@ -88,7 +82,7 @@ def _encoded(table: pa.Table, facts: SpanFacts, bound: Bound) -> bytes:
 
     Where nothing is forgotten the metadata do not speak of it.
     """
-    held = {name: value for name, value in asdict(facts).items() if name not in TOLD and (value or name not in SELDOM)}
+    held = {name: value for name, value in asdict(facts).items() if value or name not in SELDOM}
     about = {**held, "failed": facts.failed, "run": bound.durable()}
     if facts.forgotten:
         about["rows"] = facts.rows

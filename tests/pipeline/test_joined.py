@@ -9,7 +9,7 @@ from pipeline.config import RunConfig
 from pipeline.engine.open_span import OpenSpan
 from pipeline.engine.reader import Reader
 from pipeline.output.ledger import Ledger
-from pipeline.output.span_file import SpanFacts
+from pipeline.output.receipts import Receipt
 from pipeline.plan.planner import Planner, PlanSettings
 from pipeline.plan.rows import LooseSpan
 from pipeline.request import begin, checked
@@ -40,8 +40,8 @@ def test_loose_images_that_another_run_has_finished_are_not_read(planned: tuple[
     assert len(rows) == 3
     for row in rows:
         (found,) = Reader(spec).spans(row)
-        assert isinstance(found, SpanFacts)
-        assert (found.name, found.images, found.failed) == (row.name, 2, 0)
+        assert isinstance(found, Receipt)
+        assert (found.images, found.facts.name, found.facts.images, found.facts.failed) == (0, row.name, 2, 0)
 
 
 def test_those_of_another_version_are(planned: tuple[JobSpec, list[LooseSpan]]) -> None:

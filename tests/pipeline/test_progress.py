@@ -12,6 +12,7 @@ import pytest
 from pipeline.engine.engine import _RowsAhead
 from pipeline.errors import StorageError
 from pipeline.log import log_as_json, phase, say
+from pipeline.output.receipts import Reading, Receipt
 from pipeline.output.span_file import SpanFacts
 from pipeline.plan.rows import LooseSpan, ShardRef, UnreadShard
 from pipeline.progress import STILL, Progress
@@ -29,7 +30,7 @@ def span(start: int) -> LooseSpan:
 
 
 def finished(progress: Progress, images: int, source: str = "") -> None:
-    progress.advance(SpanFacts("s", source, "v", 0, images, images, read_bytes=images))
+    progress.advance(Receipt(SpanFacts("s", source, "v", 0, images, images), images, reading=Reading(images)))
 
 
 def line(progress: Progress, capsys: Told) -> str:

@@ -28,7 +28,6 @@ from pipeline.output.columns import schema_of
 from pipeline.output.lease import IfRunning, Lease
 from pipeline.output.place import Place
 from pipeline.output.receipts import DeviceUsed, Receipt
-from pipeline.output.span_file import SpanFacts
 from pipeline.plan.rows import Row
 from pipeline.report import RunReport
 from pipeline.request import Request
@@ -146,7 +145,7 @@ class SimulatedEngine(Engine):
         return Device("cpu", "", "float32", 4)
 
     def execute(self, spec: JobSpec, rows: Iterator[Row]) -> Iterator[Receipt]:
-        reader, reading = Reader(spec), list[Iterator[SpanFacts | OpenSpan]]()
+        reader, reading = Reader(spec), list[Iterator[Receipt | OpenSpan]]()
         read: list[AnsweredSpan] = []
         while reading or read or (row := next(rows, None)):
             if not reading and not read:
@@ -162,8 +161,8 @@ class SimulatedEngine(Engine):
             span = next(one, None)
             if span is None:
                 reading.remove(one)
-            elif isinstance(span, SpanFacts):
-                yield Receipt.of_finished(span)
+            elif isinstance(span, Receipt):
+                yield span
             else:
                 read.append(answered(spec, span))
 

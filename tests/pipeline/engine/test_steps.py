@@ -13,6 +13,7 @@ from pipeline.engine.steps import read_step, write_step
 from pipeline.engine.wire import finished_to_table, rows_to_table
 from pipeline.errors import PipelineError
 from pipeline.output.place import Place
+from pipeline.output.receipts import Receipt
 from pipeline.output.span_file import SpanFacts
 from pipeline.plan.rows import ShardRef, UnreadShard, to_json
 from pipeline.request import begin, checked
@@ -36,5 +37,5 @@ def test_no_step_works_where_the_output_is_not_there(spec: JobSpec, tmp_path: Pa
     with pytest.raises(PipelineError, match="elsewhere is not there on the node"):
         next(read_step(rows, spec, None))
     with pytest.raises(PipelineError, match="elsewhere is not there on the node"):
-        write_step(finished_to_table(0, SpanFacts("a", "", "", 0, 1, 1)), spec, None)
+        write_step(finished_to_table(0, Receipt.of_finished(SpanFacts("a", "", "", 0, 1, 1))), spec, None)
     assert not (tmp_path / "elsewhere").exists()

@@ -16,7 +16,7 @@ from pipeline.engine.wire import (
     rows_to_table,
     span_from_table,
 )
-from pipeline.output.receipts import DeviceUsed, Receipt
+from pipeline.output.receipts import DeviceUsed, Reading, Receipt
 from pipeline.output.span_file import SpanFacts
 from pipeline.plan.rows import LooseSpan, Redo, Row, ShardRef, ShardSpan, ShardState, UnreadShard, to_json
 
@@ -33,6 +33,7 @@ ROWS = st.one_of(
 )
 STATUSES = st.dictionaries(TEXT, NUMBER, max_size=3)
 FACTS = st.builds(SpanFacts, TEXT, TEXT, TEXT, NUMBER, NUMBER, NUMBER, STATUSES, forgotten=URIS)
+READING = Reading(7, {".heic": 2})
 QUICK = settings(max_examples=60, deadline=None, derandomize=True)
 
 
@@ -53,12 +54,13 @@ def test_decoded_spans_arrive_with_their_pixels(
     pixels = [[random.integers(0, 256, (h, w, 3), np.uint8) for h, w in sizes] for _ in range(views)]
     rows = pa.table({"uri": pa.array([str(i) for i in range(len(sizes))], pa.string())})
     todo = np.arange(len(sizes)) % 2 == 0
-    span = DecodedSpan(facts, rows, todo, ~todo, rows if sizes else None, {"read": 0.5})
+    span = DecodedSpan(facts, READING, rows, todo, ~todo, rows if sizes else None, {"read": 0.5})
     arrived, found = span_from_table(decoded_to_table(number, span, pixels))
     assert arrived == number
     assert isinstance(found, tuple)
     after, images = found
-    assert (after.facts, after.rows, after.before, after.seconds) == (facts, rows, span.before, {"read": 0.5})
+    assert (after.facts, after.reading, after.rows, after.before) == (facts, READING, rows, span.before)
+    assert after.seconds == {"read": 0.5}
     assert (after.todo.tolist(), after.kept.tolist()) == (todo.tolist(), (~todo).tolist())
     assert [[image.tolist() for image in view] for view in images] == [[i.tolist() for i in view] for view in pixels]
 
@@ -67,7 +69,9 @@ def test_pixels_are_not_copied_on_arrival() -> None:
     pixels = [[np.full((4, 4, 3), 7, np.uint8)]]
     rows = pa.table({"uri": ["a"]})
     one = np.ones(1, bool)
-    block = decoded_to_table(1, DecodedSpan(SpanFacts("a", "", "", 0, 1, 0), rows, one, ~one, None, {}), pixels)
+    block = decoded_to_table(
+        1, DecodedSpan(SpanFacts("a", "", "", 0, 1, 0), READING, rows, one, ~one, None, {}), pixels
+    )
     _, found = span_from_table(block)
     assert isinstance(found, tuple)
     sent = np.frombuffer(block["pixels"].chunk(0).buffers()[2], np.uint8)
@@ -78,9 +82,10 @@ def test_pixels_are_not_copied_on_arrival() -> None:
 @given(NUMBER, FACTS, st.integers(0, 9))
 def test_answers_and_ends_arrive(number: int, facts: SpanFacts, done: int) -> None:
     rows = pa.table({"uri": ["a"], "x": [1.5]})
-    answered = AnsweredSpan(facts, rows, done, {"predict": 1.0}, DeviceUsed("cpu", "host:1", 8), {"cat": done})
+    answered = AnsweredSpan(facts, READING, rows, done, {"predict": 1.0}, DeviceUsed("cpu", "host:1", 8), {"cat": done})
     assert span_from_table(answered_to_table(number, answered)) == (number, answered)
-    assert span_from_table(finished_to_table(number, facts)) == (number, facts)
+    receipt = Receipt.of_finished(facts, READING)
+    assert span_from_table(finished_to_table(number, receipt)) == (number, receipt)
     assert span_from_table(finished_to_table(number, None)) == (number, None)
 
 
