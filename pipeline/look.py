@@ -42,9 +42,9 @@ def look(config: RunConfig, place: Place) -> FirstLook:
             raise ConfigError(
                 f"--output {place.root} lies below --input {given}: the next run would read its own result"
             )
-    endings = extensions() | (PHOTOS if config.unreadable == "row" else frozenset())
-    wanted = Wanted(frozenset(ending.removeprefix(".") for ending in endings), config.image_column, config.keep)
-    sources = Sources(config.input, config.input_format, endings, wanted, place.root)
+    images = extensions() | (PHOTOS if config.unreadable == "row" else frozenset())
+    wanted = Wanted(frozenset(extension.removeprefix(".") for extension in images), config.image_column, config.keep)
+    sources = Sources(config.input, config.input_format, images, wanted, place.root)
     listing = sources.listing()
     first = list(itertools.islice(listing, LOOK + 1))
     if not first:

@@ -43,11 +43,11 @@ class Form:
 
 
 def read_list(
-    lines: Iterator[str], ending: str, wanted: Wanted, endings: Collection[str], passed: PassedBy
+    lines: Iterator[str], ending: str, wanted: Wanted, extensions: Collection[str], passed: PassedBy
 ) -> Iterator[ListLine]:
     """The images of a list, in order. Raises ConfigError if the image column is ambiguous or a wanted one is missing.
 
-    `endings` are those of image files, with the dot. Comments, and rows that name no image, are counted in `passed`.
+    `extensions` are those of image files, with the dot. Comments, and rows that name no image, are counted in `passed`.
     """
     if ending == PLAIN:
         return map(ListLine, _uncommented(lines, passed))
@@ -56,7 +56,7 @@ def read_list(
     seen = list(_filled(csv.reader(head, delimiter=delimiter)))
     if not seen:
         return iter(())
-    form = form_of(seen, wanted.image_column, lambda cell: _names_an_image(cell, endings))
+    form = form_of(seen, wanted.image_column, lambda cell: _names_an_image(cell, extensions))
     kept = _places(form.header, wanted.keep)
     rows = _filled(_closed(itertools.chain(head, lines), delimiter))
     return _read(itertools.islice(rows, 1 if form.header else 0, None), form.column, kept, passed)
@@ -127,8 +127,8 @@ def _delimiter(head: list[str], usual: str, *, is_cut: bool) -> str:
     return max(widths, key=lambda one: widths[one])
 
 
-def _names_an_image(cell: str, endings: Collection[str]) -> bool:
-    return "://" in cell or ("." in cell and "." + cell.rpartition(".")[2].lower() in endings)
+def _names_an_image(cell: str, extensions: Collection[str]) -> bool:
+    return "://" in cell or ("." in cell and "." + cell.rpartition(".")[2].lower() in extensions)
 
 
 def form_of(rows: Rows, asked: str | None, is_image: Callable[[str], bool]) -> Form:

@@ -181,8 +181,8 @@ class Listing:
         try:
             with io.TextIOWrapper(storage.open_stream(entry), "utf-8-sig", newline="") as lines:
                 self.tables |= _ending(entry.uri) != PLAIN
-                wanted, endings = self.sources.wanted, self.extensions | PHOTOS
-                for line in read_list(lines, _ending(entry.uri), wanted, endings, self.passed):
+                wanted, images = self.sources.wanted, self.extensions | PHOTOS
+                for line in read_list(lines, _ending(entry.uri), wanted, images, self.passed):
                     yield self._named(storage.named_in(entry.uri, line.name), line)
         except ConfigError as error:
             raise ConfigError(f"--input {given}: {error}") from error
