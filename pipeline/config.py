@@ -37,7 +37,9 @@ class RunConfig:
     workers: str = field(
         default="auto", metadata={"help": "predictors (auto: all GPUs, else all cores)", "metavar": "N|MIN..MAX"}
     )
-    gpus_per_worker: float = field(default=1.0, metadata={"help": "GPUs one predictor takes; may be a fraction"})
+    gpus_per_worker: float = field(
+        default=1.0, metadata={"help": "GPUs one predictor takes: of 0.5 two share one in turns, of 2 one stands idle"}
+    )
     span_size: int = field(default=0, metadata={"help": "images per output file (0: auto)"})
     image_column: str | None = field(
         default=None,
