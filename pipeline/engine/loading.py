@@ -8,8 +8,6 @@ import os
 import socket
 from collections.abc import Sequence
 
-import numpy as np
-
 from beit_core import CheckpointError, ModelCard
 from pipeline import model_files, storage
 from pipeline.engine.device import (
@@ -90,18 +88,17 @@ def fitting(predictor: Predictor) -> int:
 
     Raises ConfigError where the model fails, or not even one does.
     """
-    sizes = [spec.size or (1, 1) for spec in predictor.specs]
-    count = predictor.batch_size
-    views = tuple(np.zeros((count, *size, 3), np.uint8) for size in sizes)
-    step = predictor.step(predictor.prepare(views, [""] * count, [sizes[0]] * count))
-    step.answers()
-    if step.reason is not None:
-        raise ConfigError(f"--model {predictor.card.name}: a batch cannot be computed here: {step.reason}")
+    if (reason := predictor.warm_up()) is not None:
+        raise ConfigError(f"--model {predictor.card.name}: a batch cannot be computed here: {reason}")
     return predictor.at_once
 
 
 def load_predictor(spec: JobSpec) -> Predictor:
-    """The task's model on this process's device; raises PipelineError if it is not the one the driver has read."""
+    """The task's model on this process's device; raises PipelineError if it is not the one the driver has read.
+
+    A GPU has computed a batch by then: else what loads and compiles kernels would look as if the device were busy, and
+    a worker of Ray's would take rows while others could do them.
+    """
     bound, card = spec.bound, model_files.read(spec.model)
     if card.fingerprint != bound.model.fingerprint:
         raise PipelineError(f"the model {spec.model} on this node is not the one that the run was started with")
@@ -115,7 +112,10 @@ def load_predictor(spec: JobSpec) -> Predictor:
     wake(kind)
     keep_to_share(kind, spec.gpus_per_worker)
     dtype = resolve_dtype(bound.dtype, kind)  # refused where it would be emulated
-    return _predictor(spec.trial, card, dtype, bound.batch_size)
+    predictor = _predictor(spec.trial, card, dtype, bound.batch_size)
+    if kind != "cpu":
+        predictor.warm_up()  # what fails there fails again for images, and becomes their reason
+    return predictor
 
 
 def _predictor(trial: Trial, card: ModelCard, dtype: str, batch_size: int) -> Predictor:

@@ -130,6 +130,17 @@ class Predictor:
         worker = f"{socket.gethostname()}:{os.getpid()}"
         return DeviceUsed(self.name, worker, self.fewest if self.fewest < self.batch_size else None)
 
+    def warm_up(self) -> str | None:
+        """Compute a batch of black images, for which kernels are loaded or compiled; the reason where that fails.
+
+        Raises DeviceFailed.
+        """
+        sizes = [spec.size or (1, 1) for spec in self.specs]
+        views = tuple(np.zeros((self.batch_size, *size, 3), np.uint8) for size in sizes)
+        step = self.step(self.prepare(views, [""] * self.batch_size, [sizes[0]] * self.batch_size))
+        step.answers()
+        return step.reason
+
     def prepare(self, views: tuple[np.ndarray, ...], uris: Sequence[str], sizes: Sequence[tuple[int, int]]) -> Asked:
         """A batch as `step` takes it, in the memory of these views; by any thread, while the device works on others."""
         prepared = {name: torch.from_numpy(values) for name, values in self.task.prepare(self.card, uris).items()}
@@ -138,6 +149,7 @@ class Predictor:
     def step(self, asked: Asked) -> Step:
         """Run the model on a batch; if it fails, the step holds the reason.
 
+        Its answers have to be asked for: a batch that finds too little memory waits for those of the batches before it.
         Raises DeviceFailed for an error that leaves the device, and this process, unusable.
         """
         began = time.perf_counter()

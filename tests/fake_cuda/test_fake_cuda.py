@@ -221,6 +221,30 @@ print(predictor.at_once, are_right(second))
     assert said_of_large_answers(program, gpu, 60) == ["True", "8", "True"]
 
 
+def test_a_worker_has_a_gpu_compute_a_batch_before_it_takes_rows(gpu: dict[str, str], tmp_path: Path) -> None:
+    """On a CPU that would be seconds in vain."""
+    program = """
+import sys
+from pathlib import Path
+from pipeline.engine.loading import load_predictor
+from pipeline.engine.predictor import Predictor
+from tests.pipeline.engine.test_worker_alone import bound
+
+steps, step = [], Predictor.step
+Predictor.step = lambda predictor, asked: steps.append(len(asked.uris)) or step(predictor, asked)
+_, spec = bound(Path(sys.argv[1]))
+print(load_predictor(spec).device, steps)
+"""
+    said = []
+    for number, env in enumerate([gpu, {"PYTHONPATH": str(ROOT)}]):
+        path = {"PYTHONPATH": f"{env['PYTHONPATH']}:{ROOT / 'jobs'}"}  # as for all tests
+        command = [sys.executable, "-c", program, str(tmp_path / str(number))]
+        done = subprocess.run(command, cwd=ROOT, env=clean_env(env | path), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout.strip())
+    assert said == ["cuda [4]", "cpu []"]
+
+
 def test_an_old_gpu_computes_no_bfloat16(gpu: dict[str, str], made: Path, tmp_path: Path) -> None:
     done = embed(tmp_path / "out", made, gpu | {"FAKE_CUDA_CAPABILITY": "75"}, "--local", "--dtype", "bfloat16")
     assert done.returncode == 2
