@@ -6,8 +6,10 @@ import ctypes
 import functools
 import importlib.util
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TypeVar
 
@@ -42,8 +44,10 @@ OUT_OF_MEMORY = (
     "DefaultCPUAllocator: can't allocate memory",
 )
 AGAIN = "what is finished is safe, the same command continues"
+HANG_S = 1800.0  # a device without an answer for so long has hung (large images on a CPU take minutes)
 
 Placed = TypeVar("Placed", nn.Module, Tensor)
+T = TypeVar("T")
 
 
 def device_kind(wanted: str = "auto") -> str:
@@ -55,7 +59,7 @@ def wake(kind: str) -> None:
     """Raise DeviceFailed where the GPU cannot be used, as one that others have for themselves, or has no kernels."""
     if kind == "cuda":
         with device_failures():
-            torch.zeros(1, device="cuda")
+            in_time(lambda: torch.zeros(1, device="cuda"))
 
 
 def gpus() -> int:
@@ -199,6 +203,30 @@ def device_failures() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise DeviceFailed(f"the device failed ({first_line(error)}): {AGAIN}") from error
+
+
+def in_time(work: Callable[[], T]) -> T:
+    """What `work` returns or raises, which asks the device for something. Raises DeviceFailed after HANG_S.
+
+    A call that hangs in a driver cannot be ended: its thread stays until the process ends.
+    """
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # handed over to the thread that waits
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="device", daemon=True).start()
+    if not wait([done], HANG_S).done:
+        raise has_hung()
+    return done.result()
+
+
+def has_hung() -> DeviceFailed:
+    """The error of a device that is no longer waited for."""
+    return DeviceFailed(f"the device has not answered for {HANG_S:.0f} s: {AGAIN}")
 
 
 def is_short_of_memory(error: Exception) -> bool:

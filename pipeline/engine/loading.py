@@ -18,6 +18,7 @@ from pipeline.engine.device import (
     device_kind,
     device_name,
     free_memory,
+    in_time,
     keep_to_share,
     resolve_dtype,
     wake,
@@ -88,7 +89,7 @@ def fitting(predictor: Predictor) -> int:
 
     Raises ConfigError where the model fails, or not even one does.
     """
-    if (reason := predictor.warm_up()) is not None:
+    if (reason := in_time(predictor.warm_up)) is not None:
         raise ConfigError(f"--model {predictor.card.name}: a batch cannot be computed here: {reason}")
     return predictor.at_once
 
@@ -114,7 +115,7 @@ def load_predictor(spec: JobSpec) -> Predictor:
     dtype = resolve_dtype(bound.dtype, kind)  # refused where it would be emulated
     predictor = _predictor(spec.trial, card, dtype, bound.batch_size)
     if kind != "cpu":
-        predictor.warm_up()  # what fails there fails again for images, and becomes their reason
+        in_time(predictor.warm_up)  # what fails there fails again for images, and becomes their reason
     return predictor
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import numpy as np
 
+from pipeline.engine.device import in_time
 from pipeline.engine.loading import load_predictor
 from pipeline.engine.predictor import Answered, Asked, joined
 from pipeline.engine.span_decoder import Pixels
@@ -27,10 +29,13 @@ class SpanPredictor:
         answered: dict[int, Answered] = {}
         for start in range(0, len(span.todo), size):
             if span.todo[start : start + size].any():
-                step = self.predictor.step(self._asked(span, pixels, start))
-                answered[start] = self.predictor.encode(step.answers(), step.reason)
+                answered[start] = in_time(partial(self._answered, self._asked(span, pixels, start)))
         answers = joined(answered, len(span.todo), size)
         return AnsweredSpan.of(self.spec, span, answers, time.perf_counter() - began, self.predictor.used)
+
+    def _answered(self, asked: Asked) -> Answered:
+        step = self.predictor.step(asked)
+        return self.predictor.encode(step.answers(), step.reason)
 
     def _asked(self, span: DecodedSpan, pixels: Pixels, start: int) -> Asked:
         rows = span.rows.slice(start, self.spec.bound.batch_size)

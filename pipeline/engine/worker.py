@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pipeline.decode.pool import DecodePool, PoolClosed
 from pipeline.decode.ring import Ring, RingClosed
-from pipeline.engine.device import AGAIN, lock_pages, unlock_pages
+from pipeline.engine.device import HANG_S, has_hung, lock_pages, unlock_pages
 from pipeline.engine.gate import Gate, GateClosed
 from pipeline.engine.loading import load_predictor
 from pipeline.engine.open_span import OpenSpan
@@ -37,7 +37,7 @@ from pipeline.spec import JobSpec
 BUFFERS = 6  # batches between reading and the model
 SPANS = 20  # spans between the first image read and the file written
 AHEAD = 2  # batches that the device has been asked about and has not answered
-HANG_S, WATCH_S = 1800.0, 5.0  # a device without an answer for so long has hung (large images on a CPU take minutes)
+WATCH_S = 5.0  # between two looks whether the device has hung
 FINISHERS = 8  # threads that encode answers; two of them wait for the device
 WRITERS = 8  # threads that write files, which a storage may keep waiting; the device is not to wait for them
 READERS = 4  # rows to be read concurrently: while some are finished, others fill the batches
@@ -209,7 +209,7 @@ class Worker:
             since = min(list(self._asked.values()), default=None)
             if since is not None and time.monotonic() - since > HANG_S:
                 try:
-                    hung(DeviceFailed(f"the device has not answered for {HANG_S:.0f} s: {AGAIN}"))
+                    hung(has_hung())
                 except Exception as error:  # it has been started again often enough
                     self.fail(error)
                 return

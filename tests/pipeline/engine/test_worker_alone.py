@@ -12,7 +12,10 @@ from label import Label
 from beit_core import load_card
 from pipeline.config import RunConfig
 from pipeline.engine.engine import work_in_threads
+from pipeline.engine.loading import fitting
 from pipeline.engine.predictor import Asked, Predictor, Step
+from pipeline.engine.span_decoder import SpanDecoder
+from pipeline.engine.span_predictor import SpanPredictor
 from pipeline.engine.worker import Worker
 from pipeline.errors import DeviceFailed, StorageError
 from pipeline.output.ledger import Ledger
@@ -88,6 +91,33 @@ def test_a_hung_device_whose_process_may_not_start_again_ends_the_worker(
     finally:
         asleep.set()
         worker.close()
+
+
+def test_a_device_that_hangs_where_no_worker_watches_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is asked what fits into its memory, or in the split layout."""
+    monkeypatch.setattr("pipeline.engine.device.HANG_S", 0.2)
+    request, spec = bound(tmp_path)
+    asleep = threading.Event()
+
+    class Hung(Predictor):
+        def step(self, asked: Asked) -> Step:
+            asleep.wait(60)
+            return super().step(asked)
+
+    predictor = of_digits(Hung, spec)
+    monkeypatch.setattr("pipeline.engine.span_predictor.load_predictor", lambda _: predictor)
+    decoder = SpanDecoder(spec)
+    try:
+        span = decoder.sample(request.sources.listing(), 4)
+        with pytest.raises(DeviceFailed, match="has not answered for"):
+            fitting(predictor)
+        with pytest.raises(DeviceFailed, match="has not answered for"):
+            SpanPredictor(spec).answer(*span)
+    finally:
+        asleep.set()
+        decoder.close()
 
 
 def test_a_predictor_that_cannot_load_its_model_ends_the_worker(tmp_path: Path) -> None:
