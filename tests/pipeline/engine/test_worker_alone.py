@@ -3,7 +3,7 @@
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -25,6 +25,8 @@ from pipeline.request import Request, begin, checked
 from pipeline.spec import Device, JobSpec
 from tests.flow import DIGITS, make_tar, png
 
+P = TypeVar("P", bound=Predictor)
+
 
 class Watching(Predictor):
     """Remembers what it was asked."""
@@ -35,6 +37,18 @@ class Watching(Predictor):
 
     def step(self, asked: Asked) -> Step:
         self.asked.append(asked)
+        return super().step(asked)
+
+
+class Hung(Predictor):
+    """Answers nothing until it is awake."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.awake = threading.Event()
+
+    def step(self, asked: Asked) -> Step:
+        self.awake.wait(60)
         return super().step(asked)
 
 
@@ -51,7 +65,7 @@ def work_of(request: Request, spec: JobSpec, worker: Worker) -> list[Receipt]:
     return list(work_in_threads(worker, planner.rows(request.sources.listing())))
 
 
-def of_digits(kind: type[Predictor], spec: JobSpec) -> Predictor:
+def of_digits(kind: type[P], spec: JobSpec) -> P:
     """A predictor of this kind, with a model that tells digits."""
     return kind(spec.task, load_card(DIGITS / "model"), dtype="float32", batch_size=spec.bound.batch_size)
 
@@ -73,12 +87,6 @@ def test_a_hung_device_whose_process_may_not_start_again_ends_the_worker(
     monkeypatch.setattr("pipeline.engine.worker.HANG_S", 0.2)
     monkeypatch.setattr("pipeline.engine.worker.WATCH_S", 0.1)
     request, spec = bound(tmp_path)
-    asleep = threading.Event()
-
-    class Hung(Predictor):
-        def step(self, asked: Asked) -> Step:
-            asleep.wait(60)
-            return super().step(asked)
 
     def refuse(error: DeviceFailed) -> None:
         raise error
@@ -89,7 +97,7 @@ def test_a_hung_device_whose_process_may_not_start_again_ends_the_worker(
         with pytest.raises(DeviceFailed, match="has not answered"):
             work_of(request, spec, worker)
     finally:
-        asleep.set()
+        predictor.awake.set()
         worker.close()
 
 
@@ -99,13 +107,6 @@ def test_a_device_that_hangs_where_no_worker_watches_is_not_waited_for(
     """As it is asked what fits into its memory, or in the split layout."""
     monkeypatch.setattr("pipeline.engine.device.HANG_S", 0.2)
     request, spec = bound(tmp_path)
-    asleep = threading.Event()
-
-    class Hung(Predictor):
-        def step(self, asked: Asked) -> Step:
-            asleep.wait(60)
-            return super().step(asked)
-
     predictor = of_digits(Hung, spec)
     monkeypatch.setattr("pipeline.engine.span_predictor.load_predictor", lambda _: predictor)
     decoder = SpanDecoder(spec)
@@ -116,7 +117,7 @@ def test_a_device_that_hangs_where_no_worker_watches_is_not_waited_for(
         with pytest.raises(DeviceFailed, match="has not answered for"):
             SpanPredictor(spec).answer(*span)
     finally:
-        asleep.set()
+        predictor.awake.set()
         decoder.close()
 
 
