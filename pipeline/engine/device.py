@@ -55,11 +55,19 @@ def device_kind(wanted: str = "auto") -> str:
     return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def wake(kind: str) -> None:
-    """Raise DeviceFailed where the GPU cannot be used, as one that others have for themselves, or has no kernels."""
-    if kind == "cuda":
-        with device_failures():
-            in_time(lambda: torch.zeros(1, device="cuda"))
+def woken(wanted: str = "auto") -> str:
+    """`device_kind`, once the device has done something.
+
+    Raises DeviceFailed for a GPU that cannot be used, as one that others have for themselves, or that has no kernels.
+    """
+
+    def wake() -> str:
+        kind = device_kind(wanted)
+        torch.zeros(1, device=kind)
+        return kind
+
+    with device_failures():
+        return in_time(wake)
 
 
 def gpus() -> int:

@@ -15,13 +15,12 @@ from pipeline.engine.device import (
     auto_batch_size,
     can_compile,
     cpu_class,
-    device_kind,
     device_name,
     free_memory,
     in_time,
     keep_to_share,
     resolve_dtype,
-    wake,
+    woken,
 )
 from pipeline.engine.predictor import Predictor
 from pipeline.errors import ConfigError, DeviceFailed, PipelineError, StorageError
@@ -36,8 +35,7 @@ def device_here(trial: Trial) -> Device:
     On an accelerator a batch is tried, as the memory that a model needs shows in no formula, and whether its kernels
     are there neither; everywhere where the model is to be compiled, as only that shows whether the compiler works.
     """
-    kind = device_kind(trial.device)
-    wake(kind)
+    kind = woken(trial.device)
     keep_to_share(kind, trial.gpus_per_worker)  # other workers are not there yet when a batch is tried
     dtype = resolve_dtype(trial.dtype, kind)
     if trial.compile and not can_compile(kind):
@@ -107,10 +105,9 @@ def load_predictor(spec: JobSpec) -> Predictor:
     here, there = spec.task.settings(card), json.loads(json.dumps(dict(bound.settings)))
     if changed := [name for name in there if json.loads(json.dumps(here.get(name))) != there[name]]:
         raise PipelineError(f"--{changed[0]} means something else on this node than where the run was started")
-    kind = device_kind(spec.device)
+    kind = woken(spec.device)
     if kind == "cpu" and spec.device_kind not in ("", kind):
         raise DeviceFailed(f"no GPU answers on {socket.gethostname()}: {AGAIN}")
-    wake(kind)
     keep_to_share(kind, spec.gpus_per_worker)
     dtype = resolve_dtype(bound.dtype, kind)  # refused where it would be emulated
     predictor = _predictor(spec.trial, card, dtype, bound.batch_size)
