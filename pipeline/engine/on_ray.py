@@ -147,9 +147,8 @@ class OnRay:
         here = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             self.ray.get_runtime_context().get_node_id(), soft=False
         )  # a node that is lost takes no rows along, unless it is the driver's
-        board = self.ray.remote(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)(RowBoard).remote(
-            self.workers
-        )
+        actor = self.ray.remote(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)(RowBoard)
+        board = actor.remote(self.workers)
         planning = Planning(board, rows, self.workers)
         hearing = Hearing(self.ray, board)
         try:
