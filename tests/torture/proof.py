@@ -87,22 +87,21 @@ def wait_until(true: Callable[[], Any], job: Job, timeout: float = 180, poll: fl
 
 def workers(driver: int, *, decoders: bool = True) -> set[int]:
     """Of the processes below a driver the actors that work on spans, and the children that decode."""
-    names = (b"MapWorker", b"Fused", *((b"pipeline.decode.child",) if decoders else ()))
-    found = set()
-    for process in descendants(driver):
-        with suppress(OSError):
-            command = Path(f"/proc/{process}/cmdline").read_bytes()
-            if any(name in command for name in names):
-                found.add(process)
-    return found
+    return at_work(driver, "MapWorker", "Fused", *(["pipeline.decode.child"] if decoders else []))
 
 
 def pullers(driver: int) -> set[int]:
     """Of the processes below a driver the Ray tasks that pull rows from the board."""
+    return at_work(driver, "MapBatches(pull)")
+
+
+def at_work(top: int, *names: str) -> set[int]:
+    """Of the processes below one those whose command holds one of these names; Ray calls its own after their task."""
     found = set()
-    for process in descendants(driver):
+    for process in descendants(top):
         with suppress(OSError):
-            if b"MapBatches(pull)" in Path(f"/proc/{process}/cmdline").read_bytes():
+            command = Path(f"/proc/{process}/cmdline").read_bytes()
+            if any(name.encode() in command for name in names):
                 found.add(process)
     return found
 
