@@ -32,8 +32,8 @@ GIB = 1 << 30
 def device_here(trial: Trial) -> Device:
     """This process's device, and what `auto` means on it; raises ConfigError where it cannot do what is asked.
 
-    On an accelerator a batch is tried, as the memory that a model needs shows in no formula, and whether its kernels
-    are there neither; everywhere where the model is to be compiled, as only that shows whether the compiler works.
+    On an accelerator a batch is tried, as no formula shows the memory that a model needs, or whether its kernels are
+    there; everywhere where the model is to be compiled, as only that shows whether the compiler works.
     """
     kind = woken(trial.device)
     keep_to_share(kind, trial.gpus_per_worker)  # other workers are not there yet when a batch is tried

@@ -108,7 +108,7 @@ class Predictor:
         self.specs: tuple[PixelSpec, ...] = task.pixel_specs(card)
         self.batch_size = batch_size
         self.at_once = self.fewest = batch_size  # fewer after the device ran out of memory
-        self._halved = 0  # batches since then
+        self._since_short = 0  # batches
         keep_to_fixed_kernels(self.device.type, dtype)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -185,14 +185,14 @@ class Predictor:
                 continue
             if self.at_once == 1:
                 return {}, f"the device has too little memory for one image ({said})"
-            self.at_once, self._halved = -(-self.at_once // 2), 0
+            self.at_once, self._since_short = -(-self.at_once // 2), 0
             self.fewest = min(self.fewest, self.at_once)
 
     def _grow(self) -> None:
         """Try twice as many images at once again, where what took the memory may be gone by now."""
-        self._halved += 1
-        if self._halved == TRY_AGAIN and self.at_once < self.batch_size:
-            self.at_once, self._halved = min(2 * self.at_once, self.batch_size), 0
+        self._since_short += 1
+        if self._since_short == TRY_AGAIN and self.at_once < self.batch_size:
+            self.at_once, self._since_short = min(2 * self.at_once, self.batch_size), 0
 
     def _ask(self, asked: Asked, start: int) -> Columns:
         piece = slice(start, start + self.at_once)

@@ -78,7 +78,7 @@ def test_every_task_writes_on_a_cluster_what_one_process_writes(
 def test_input_output_and_model_on_s3_in_one_process_and_as_a_job_on_gpu_nodes(
     weed: Weed, ray_head: RayHead, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The head has two CPUs and fake GPUs: readers, predictors and writers are steps of their own, and fit."""
+    """The head has two CPUs and two GPUs, which are pretended: a worker for each of them."""
     weed.put_tree(DIGITS / "shards", "inb/digits")
     weed.put_tree(DIGITS / "model", "inb/model")
     flags = ["--input", "s3://inb/digits", "--model", "s3://inb/model/", "--keep", "cls", "--dtype", "float32"]
